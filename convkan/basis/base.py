@@ -1,0 +1,81 @@
+"""The contract of a univariate basis: what an edge of a KAN is a weighted sum of."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Basis(ABC):
+    """K functions of one variable, described immutably and without tensors.
+
+    Subclasses are frozen dataclasses. They hold no state: a basis that lives on knots (``has_grid``) is handed
+    them on each call by the layer that owns them.
+
+    Channels are last and functions second to last, so that K planes of C channels lie one behind the other
+    (feature-major), the order in which the expanded convolution reads them.
+    """
+
+    has_grid: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def num_functions(self) -> int:
+        """K, the number of functions."""
+
+    @abstractmethod
+    def evaluate(
+        self,
+        x: Float[Tensor, "*batch channels"],
+        knots: Float[Tensor, "*groups channels knots"] | None = None,
+        *,
+        fast: bool = False,
+    ) -> Float[Tensor, "*batch functions channels"]:
+        """All K functions at every entry of ``x``.
+
+        Args:
+            x: Points, in float32 or float64.
+            knots: The knots of each channel, for a basis with a grid.
+            fast: The caller promises that knots are uniform and takes no gradient through the result, so that a
+                closed form may be used. Otherwise the result can be differentiated any number of times, with
+                one-sided derivatives at the knots.
+        """
+
+    @abstractmethod
+    def derivative(
+        self,
+        x: Float[Tensor, "*batch channels"],
+        knots: Float[Tensor, "*groups channels knots"] | None = None,
+        *,
+        fast: bool = False,
+    ) -> Float[Tensor, "*batch functions channels"]:
+        """The first derivative of all K functions at every entry of ``x``; arguments as in ``evaluate``."""
+
+    @abstractmethod
+    def resized(self, num_functions: int, num_knots: int | None) -> Self:
+        """The same kind of basis with other sizes, as read off the shapes of a checkpoint.
+
+        Raises:
+            ValueError: No basis of this kind has these sizes.
+        """
+
+
+def check_positive_int(name: str, value: object, minimum: int) -> None:
+    """Raise unless ``value`` is an integer of at least ``minimum``."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+
+
+def check_range(name: str, value: object) -> tuple[float, float]:
+    """``value`` as a pair of finite floats, low < high."""
+    try:
+        low, high = (float(end) for end in value)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a pair of numbers (low, high), got {value!r}") from None
+    if not (torch.tensor([low, high], device="cpu").isfinite().all() and low < high):
+        raise ValueError(f"{name} must be finite with low < high, got {value!r}")
+    return low, high

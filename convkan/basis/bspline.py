@@ -1,0 +1,213 @@
+"""B-splines on a grid with ``order`` extra knots beyond each end."""
+
+from dataclasses import dataclass, replace
+from math import comb, factorial
+from typing import ClassVar, Literal, Self, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from convkan.basis.base import Basis, check_positive_int, check_range
+
+Extrapolation = Literal["zero", "clamp", "linear"]
+
+# Past this order the alternating sum of the closed form loses more digits than Cox-de Boor costs time.
+HIGHEST_CLOSED_FORM_ORDER = 5
+
+
+def uniform_knots(
+    low: Float[Tensor, "*channels"], high: Float[Tensor, "*channels"], grid_size: int, order: int
+) -> Float[Tensor, "*channels knots"]:
+    """``grid_size`` equal intervals over [low, high], continued by ``order`` steps beyond each end.
+
+    The knots at ``low`` and ``high`` are those values exactly, since the closed right end is recognised by equality.
+    """
+    steps = torch.arange(-order, grid_size + order + 1, dtype=low.dtype, device=low.device)
+    knots = low.unsqueeze(-1) + ((high - low) / grid_size).unsqueeze(-1) * steps
+    return torch.where(steps == grid_size, high.unsqueeze(-1), knots)
+
+
+def _intervals(
+    x: Float[Tensor, "*batch 1 channels"], knots: Float[Tensor, "*groups knots channels"], margin: int
+) -> Bool[Tensor, "*batch intervals channels"]:
+    """Which half-open interval [t_i, t_{i+1}) holds x; the grid's right end belongs to the interval left of it."""
+    left, right = knots[..., :-1, :], knots[..., 1:, :]
+    end = knots[..., knots.shape[-2] - 1 - margin, :].unsqueeze(-2)
+    return torch.where(x == end, (left < x) & (x <= right), (left <= x) & (x < right))
+
+
+def _reciprocal_spans(knots: Float[Tensor, "*groups knots channels"], order: int) -> Tensor:
+    """1/(t_{i+order} − t_i), and 0 where knots coincide: the convention 0/0 = 0 of the recursion."""
+    span = knots[..., order:, :] - knots[..., :-order, :]
+    return torch.where(span > 0, 1 / torch.where(span > 0, span, 1), 0)
+
+
+def cox_de_boor(
+    x: Float[Tensor, "*batch channels"],
+    knots: Float[Tensor, "*groups knots channels"],
+    order: int,
+    margin: int,
+) -> Float[Tensor, "*batch functions channels"]:
+    """B-splines of ``order`` on any non-decreasing knots, by the recursion of de Boor and Cox.
+
+    B_{i,0} = [t_i ≤ x < t_{i+1}];  B_{i,k} = (x − t_i)/(t_{i+k} − t_i)·B_{i,k−1} + (t_{i+k+1} − x)/(t_{i+k+1} −
+    t_{i+1})·B_{i+1,k−1}. Within an interval this is a polynomial to autograd too, so every derivative is one-sided
+    from the interval that holds x. Source: de Boor, "A Practical Guide to Splines", ch. IX, eq. 14.
+
+    Args:
+        x: Points.
+        knots: Knots of each channel, second to last dimension.
+        order: Polynomial degree k.
+        margin: How many knots lie beyond the grid's end; the grid is closed on the right.
+    """
+    x = x.unsqueeze(-2)
+    values = _intervals(x, knots, margin).to(x.dtype)
+    for k in range(1, order + 1):
+        scale = _reciprocal_spans(knots, k)
+        rising = (x - knots[..., :-k, :]) * scale
+        falling = (knots[..., k:, :] - x) * scale
+        values = rising[..., :-1, :] * values[..., :-1, :] + falling[..., 1:, :] * values[..., 1:, :]
+    return values
+
+
+def uniform_bsplines(
+    x: Float[Tensor, "*batch channels"],
+    middle: Float[Tensor, "*groups channels"],
+    step: Float[Tensor, "*groups channels"],
+    order: int,
+    num_functions: int,
+) -> Float[Tensor, "*batch functions channels"]:
+    """``num_functions`` neighbouring B-splines on knots ``step`` apart, placed symmetrically about ``middle``.
+
+    With u the distance to a bump's centre in steps and (·)₊ = max(·, 0), the bump is
+    N_k(u) = 1/k! Σ_j (−1)^j C(k+1, j) ((k+1)/2 − j − |u|)₊^k; by symmetry only the terms with j < (k+1)/2 are needed.
+    Source: Schoenberg (1946), the central B-spline as a divided difference; de Boor, ch. IX, eq. 2.
+    """
+    offsets = torch.arange(num_functions, dtype=x.dtype, device=x.device) - (num_functions - 1) / 2
+    distance = (((x - middle) / step).unsqueeze(-2) - offsets.unsqueeze(-1)).abs()
+    terms = [
+        ((-1) ** j * comb(order + 1, j) / factorial(order)) * torch.relu((order + 1) / 2 - j - distance).pow(order)
+        for j in range((order + 2) // 2)
+    ]
+    return sum(terms[1:], start=terms[0])
+
+
+@dataclass(frozen=True)
+class BSpline(Basis):
+    """B-splines of ``order`` on a grid of ``grid_size`` intervals over ``grid_range``; K = grid_size + order.
+
+    The range and the equal spacing are where a layer starts; a grid that was adapted to data lives in the layer's
+    ``grid`` buffer. Source: Liu et al., "KAN: Kolmogorov-Arnold Networks" (arXiv 2404.19756), eq. 2.12 and 2.13.
+
+    Args:
+        grid_size: G, the number of intervals, at least 1.
+        order: k, the polynomial degree of the pieces, at least 0 (3: cubic).
+        grid_range: The ends (a, b) of the grid.
+        extrapolation: What the basis does outside [a, b]. ``"zero"``: it tapers to zero over k more intervals.
+            ``"clamp"``: it keeps its value at the end. ``"linear"``: it continues with its value and slope there.
+
+    Raises:
+        TypeError: A size is not an integer, or the range not a pair of numbers.
+        ValueError: A size is too small, the range empty or not finite, or the extrapolation unknown.
+
+    Example:
+        >>> BSpline(grid_size=8, grid_range=(-3, 3)).num_functions
+        11
+    """
+
+    has_grid: ClassVar[bool] = True
+
+    grid_size: int = 5
+    order: int = 3
+    grid_range: tuple[float, float] = (-1.0, 1.0)
+    extrapolation: Extrapolation = "zero"
+
+    def __post_init__(self) -> None:
+        check_positive_int("grid_size", self.grid_size, 1)
+        check_positive_int("order", self.order, 0)
+        object.__setattr__(self, "grid_range", check_range("grid_range", self.grid_range))
+        if self.extrapolation not in get_args(Extrapolation):
+            raise ValueError(f"extrapolation must be one of {get_args(Extrapolation)}, got {self.extrapolation!r}")
+
+    @property
+    def num_functions(self) -> int:
+        """K = grid_size + order."""
+        return self.grid_size + self.order
+
+    @property
+    def num_knots(self) -> int:
+        """G + 2k + 1, the length of the full knot vector."""
+        return self.grid_size + 2 * self.order + 1
+
+    def knots(self, num_channels: int) -> Float[Tensor, "channels knots"]:
+        """The uniform knots a layer starts with, one row a channel, in float64 on the CPU."""
+        low, high = torch.tensor(self.grid_range, dtype=torch.float64, device="cpu")
+        return uniform_knots(low, high, self.grid_size, self.order).repeat(num_channels, 1)
+
+    def ends(
+        self, knots: Float[Tensor, "*groups channels knots"]
+    ) -> tuple[Float[Tensor, "*groups channels"], Float[Tensor, "*groups channels"]]:
+        """a and b, the ends of each channel's grid, without the knots beyond."""
+        return knots[..., self.order], knots[..., self.order + self.grid_size]
+
+    def evaluate(self, x: Tensor, knots: Tensor | None = None, *, fast: bool = False) -> Tensor:
+        """B_1(x) … B_K(x), shape (*batch, K, channels)."""
+        knots = self._required(knots)
+        if self.extrapolation == "zero":
+            return self._splines(x, knots, self.order, fast)
+        low, high = self.ends(knots)
+        values = self._splines(torch.clamp(x, low, high), knots, self.order, fast)
+        if self.extrapolation == "clamp":
+            return values
+        excess = torch.where(x < low, x - low, torch.where(x > high, x - high, 0)).unsqueeze(-2)
+        return values + torch.where(excess < 0, self._slopes(low, knots), self._slopes(high, knots)) * excess
+
+    def derivative(self, x: Tensor, knots: Tensor | None = None, *, fast: bool = False) -> Tensor:
+        """B_1'(x) … B_K'(x), shape (*batch, K, channels); at a knot, the derivative on the knot's right."""
+        knots = self._required(knots)
+        if self.extrapolation == "zero":
+            return self._slopes(x, knots, fast)
+        low, high = self.ends(knots)
+        slopes = self._slopes(torch.clamp(x, low, high), knots, fast)
+        if self.extrapolation == "linear":
+            return slopes
+        return slopes * ((x >= low) & (x <= high)).unsqueeze(-2)
+
+    def resized(self, num_functions: int, num_knots: int | None) -> Self:
+        """The basis whose K and knot vector have these sizes: order = knots − 1 − K, grid size = K − order."""
+        if num_knots is None:
+            raise ValueError("a B-spline needs a grid, and there is none")
+        order = num_knots - 1 - num_functions
+        if order < 0 or num_functions - order < 1:
+            raise ValueError(f"no B-spline has {num_functions} functions on {num_knots} knots")
+        return replace(self, grid_size=num_functions - order, order=order)
+
+    def with_range(self, low: float, high: float) -> Self:
+        """The same basis over another range."""
+        return replace(self, grid_range=(low, high))
+
+    def _required(self, knots: Tensor | None) -> Tensor:
+        if knots is None or knots.shape[-1] != self.num_knots:
+            got = "none" if knots is None else f"{knots.shape[-1]}"
+            raise ValueError(f"knots must number {self.num_knots} a channel for {self}, got {got}")
+        return knots
+
+    def _splines(self, x: Tensor, knots: Tensor, order: int, fast: bool) -> Tensor:
+        """B-splines of ``order`` ≤ self.order on all the knots, without extrapolation."""
+        if fast and 1 <= order <= HIGHEST_CLOSED_FORM_ORDER:
+            low, high = self.ends(knots)
+            count = self.num_knots - 1 - order
+            return uniform_bsplines(x, (low + high) / 2, (high - low) / self.grid_size, order, count)
+        return cox_de_boor(x, knots.mT, order, margin=self.order)
+
+    def _slopes(self, x: Tensor, knots: Tensor, fast: bool = False) -> Tensor:
+        """B_i' = k·(B_{i,k−1}/(t_{i+k} − t_i) − B_{i+1,k−1}/(t_{i+k+1} − t_{i+1})) (de Boor, ch. X, eq. 12)."""
+        if self.order == 0:
+            return torch.zeros_like(self._splines(x, knots, 0, fast))
+        lower = self._splines(x, knots, self.order - 1, fast)
+        if fast:
+            low, high = self.ends(knots)
+            return (lower[..., :-1, :] - lower[..., 1:, :]) * (self.grid_size / (high - low)).unsqueeze(-2)
+        lower = lower * (self.order * _reciprocal_spans(knots.mT, self.order))
+        return lower[..., :-1, :] - lower[..., 1:, :]

@@ -1,0 +1,193 @@
+"""Learnable activations shared by all taps and outputs of a channel, and the cheap convolution they make."""
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convkan.basis import Basis, BSpline
+from convkan.nn.conv import PaddedConvolution, PaddingMode, keeps_channels_last
+from convkan.nn.layer import KANLayer, check_channels
+from convkan.ops import Channelwise, evaluate
+
+
+class LearnableActivation(KANLayer):
+    """ψ[c,r](x[n,c,…]): ``num_functions`` learnable functions for each channel, a drop-in for ReLU.
+
+    The weights are those of a KAN convolution with one group a channel: ``basis_weight`` is
+    (num_channels·num_functions, K), row c·num_functions + r.
+
+    Args:
+        num_channels: Channels of the input (dimension 1).
+        num_functions: Functions R of each channel.
+        basis: The univariate basis, or its name.
+        base_activation: Name of the fixed part of each function, or None.
+        backend: "auto", or the name of a backend.
+        device: Where the parameters live.
+        dtype: Floating point type of parameters and inputs.
+
+    Raises:
+        TypeError: A size is not an integer.
+        ValueError: A size is not positive, or a name unknown.
+
+    Shape:
+        (batch, num_channels, …) → (batch, num_channels·num_functions, …); output channel c·R + r.
+
+    Example:
+        >>> import torch
+        >>> LearnableActivation(3, num_functions=2)(torch.zeros(4, 3, 8, 8)).shape
+        torch.Size([4, 6, 8, 8])
+    """
+
+    random_base = False  # a channel with a base weight near zero would start out dead
+
+    def __init__(
+        self,
+        num_channels: int,
+        num_functions: int = 1,
+        *,
+        basis: Basis | str = BSpline(),
+        base_activation: str | None = "silu",
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_channels(num_channels=num_channels, num_functions=num_functions)
+        super().__init__(
+            num_channels,
+            num_channels * num_functions,
+            (),
+            num_channels,
+            False,
+            basis=basis,
+            base_activation=base_activation,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+        )
+        self.num_channels, self.num_functions = num_channels, num_functions
+
+    def forward(self, x: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels_out *space"]:
+        """Apply every channel's functions."""
+        if x.ndim < 2 or x.shape[1] != self.num_channels:
+            raise ValueError(f"input must have {self.num_channels} channels in dimension 1, got {tuple(x.shape)}")
+        channels_last = keeps_channels_last(x)
+        y = evaluate(
+            x, self.base_weight, self.basis_weight, self.grid, self.plan(Channelwise()), backend=self.backend
+        )
+        return y if channels_last else y.contiguous()
+
+    def extra_repr(self) -> str:
+        """Sizes and options."""
+        return f"{self.num_channels}, num_functions={self.num_functions}, {super().extra_repr()}"
+
+
+class LowRankKANConv2d(PaddedConvolution, nn.Module):
+    """A KAN convolution whose edges share ``rank`` functions a channel: φ[o,c,tap] = Σ_r w[o,c,r,tap]·ψ[c,r].
+
+    A ``LearnableActivation`` and then a plain convolution. Rank 1 costs about what a plain convolution costs; rank
+    K + 1 can represent every ``KANConv2d``. As there, padding pads the input, so a border tap contributes φ(0).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Taps in each dimension, an integer or a pair.
+        stride: Step of the output positions.
+        padding: Rows added on each side, "same" or "valid".
+        dilation: Distance of taps.
+        groups: Groups of channels that do not mix.
+        bias: Add a learnable constant.
+        padding_mode: What the padding holds: "zeros", "reflect", "replicate" or "circular".
+        rank: Functions R of each input channel.
+        basis: The univariate basis, or its name.
+        base_activation: Name of the fixed part of each function, or None.
+        backend: "auto", or the name of a backend.
+        device: Where the parameters live.
+        dtype: Floating point type of parameters and inputs.
+
+    Attributes:
+        activation: The functions ψ.
+        weight: w, (out_channels, in_channels/groups·rank, height, width).
+        bias: (out_channels,), or None.
+
+    Raises:
+        TypeError: A size is not an integer, or a tuple has the wrong length.
+        ValueError: A size is out of range, channels are not divisible by groups, or a name is unknown.
+
+    Shape:
+        (batch, in_channels, height, width) or (in_channels, height, width); the output likewise.
+
+    Example:
+        >>> import torch
+        >>> LowRankKANConv2d(3, 8, 3, padding=1, rank=2)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 8, 32, 32])
+    """
+
+    dims = 2
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | str | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = False,
+        padding_mode: PaddingMode = "zeros",
+        *,
+        rank: int = 1,
+        basis: Basis | str = BSpline(),
+        base_activation: str | None = "silu",
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        self._set_geometry(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode
+        )
+        check_channels(rank=rank)
+        self.rank = rank
+        self.activation = LearnableActivation(
+            in_channels,
+            rank,
+            basis=basis,
+            base_activation=base_activation,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+        )
+        shape = (out_channels, in_channels // groups * rank, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.register_parameter(
+            "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        )
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw new weights that keep the variance of activations."""
+        self.activation.reset_parameters()
+        nn.init.normal_(self.weight, 0, 1 / sqrt(self.weight[0].numel()))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(
+        self, x: Float[Tensor, "*batch in_channels height width"]
+    ) -> Float[Tensor, "*batch out_channels out_height out_width"]:
+        """Activate every padded pixel, then convolve."""
+        self.check_input(x)
+        if x.ndim == 3:
+            return self(x.unsqueeze(0)).squeeze(0)
+        activated = self.activation(self.pad(x))
+        return F.conv2d(activated, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        """Sizes and options."""
+        return f"{self.geometry_repr()}, bias={self.bias is not None}, rank={self.rank}"

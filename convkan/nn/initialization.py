@@ -1,0 +1,122 @@
+"""Initial weights that keep the variance of activations, whatever the basis, grid or fan-in."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from convkan.basis import Basis, BSpline
+from convkan.ops import Linear, Plan
+
+# How much the basis adds to the gradient, relative to the base activation. Random coefficients make rough
+# functions, rougher on finer grids; this bounds the slope they start with at any grid size.
+GRADIENT_SHARE = 1.0
+
+
+@dataclass(frozen=True)
+class EdgeMoments:
+    """Statistics of an edge's features under the reference input distribution, and the scales that follow.
+
+    Attributes:
+        base_std: Standard deviation of a base weight, for a fan-in of 1.
+        basis_std: Standard deviation of a coefficient, for a fan-in of 1.
+        means: Expectation of each feature, the base activation first if there is one.
+        constant: Coefficients whose function has mean 1 and is as nearly constant as the basis can be.
+    """
+
+    base_std: float
+    basis_std: float
+    means: tuple[float, ...]
+    constant: tuple[float, ...]
+
+
+@lru_cache(maxsize=256)
+def edge_moments(basis: Basis, base_activation: str | None) -> EdgeMoments:
+    """Scales for which φ(z) has mean 0 and variance 1/fan-in when its input z is standard normal.
+
+    If coefficients are independent with standard deviation σ and the mean of the function they make is then taken out
+    along ``constant``, Var φ = σ²·tr(Pᵀ M P), with M_jk = E[B_j B_k] and P the projection; likewise for the base
+    activation. The mean is taken out because a shared offset would grow from layer to layer at the expense of
+    the signal. Where the basis lives off the standard normal, a normal on its grid takes its place.
+    """
+    plan = Plan(basis, base_activation, uniform=False, geometry=Linear())
+    features, slopes, probability = _sample(plan, center=0.0, scale=1.0)
+    first = 0 if base_activation is None else 1
+    if isinstance(basis, BSpline) and features[:, first:].square().sum(1) @ probability < 0.05:
+        low, high = basis.grid_range
+        features, slopes, probability = _sample(plan, center=(low + high) / 2, scale=(high - low) / 2)
+
+    weighted = features * probability.unsqueeze(-1)
+    means = weighted.sum(0)
+    basis_means = means[first:]
+    gram = features[:, first:].mT @ weighted[:, first:]
+    ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    constant = torch.linalg.solve(gram + ridge, basis_means)
+    constant = constant / (basis_means @ constant)
+
+    projection = torch.eye(len(gram), dtype=gram.dtype) - torch.outer(constant, basis_means)
+    basis_variance = (projection.mT @ gram @ projection).trace().item()
+    basis_slope = ((slopes[:, first:] @ projection).square().sum(1) @ probability).item()
+    if base_activation is None:
+        share, base_variance = 1.0, 1.0
+    else:
+        centred = features[:, 0] - means[0] * (features[:, 1:] @ constant)
+        centred_slope = slopes[:, 0] - means[0] * (slopes[:, 1:] @ constant)
+        base_variance = (centred.square() @ probability).item()
+        base_roughness = (centred_slope.square() @ probability).item() / base_variance
+        basis_roughness = basis_slope / basis_variance
+        share = min(0.5, GRADIENT_SHARE * base_roughness / (GRADIENT_SHARE * base_roughness + basis_roughness))
+    return EdgeMoments(
+        base_std=sqrt((1 - share) / base_variance),
+        basis_std=sqrt(share / basis_variance) if basis_variance > 1e-12 else 0.0,
+        means=tuple(means.tolist()),
+        constant=tuple(constant.tolist()),
+    )
+
+
+def _sample(plan: Plan, center: float, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Features and slopes (points, 1 + K) at points dense enough for the basis, and normal probabilities (points)."""
+    count = 2001 + 40 * plan.basis.num_functions
+    z = torch.linspace(-6, 6, count, dtype=torch.float64, device="cpu")
+    probability = torch.exp(-z.square() / 2)
+    points = (center + scale * z).unsqueeze(-1)
+    grid = plan.basis.knots(1) if isinstance(plan.basis, BSpline) else None
+    features = plan.features(points, grid).flatten(1)
+    slopes = plan.features(points, grid, derivative=True).flatten(1)
+    return features, slopes, probability / probability.sum()
+
+
+@torch.no_grad()
+def initialize_edges(
+    base_weight: Tensor | None,
+    coefficients: Tensor,
+    basis: Basis,
+    base_activation: str | None,
+    *,
+    random_base: bool = True,
+) -> None:
+    """Fill the weights of a layer's edges so that the layer keeps mean 0 and variance 1.
+
+    Args:
+        base_weight: (out, in/groups, *kernel) or None.
+        coefficients: The view (out, in/groups, K, *kernel) of the basis weight.
+        basis: The layer's basis.
+        base_activation: Name of its base activation, or None.
+        random_base: Draw base weights from a normal distribution; else all have that distribution's scale, for
+            functions that no sum will mix.
+    """
+    if coefficients.is_meta or coefficients.numel() == 0:
+        return
+    moments = edge_moments(basis, base_activation)
+    fan_in = coefficients[0].numel() // basis.num_functions
+    by_function = coefficients.movedim(2, -1)
+    by_function.normal_(0, moments.basis_std / sqrt(fan_in))
+    means = coefficients.new_tensor(moments.means)
+    offset = by_function @ means[-basis.num_functions :]
+    if base_weight is not None:
+        scale = moments.base_std / sqrt(fan_in)
+        base_weight.normal_(0, scale) if random_base else base_weight.fill_(scale)
+        offset = offset + base_weight * means[0]
+    by_function.sub_(offset.unsqueeze(-1) * coefficients.new_tensor(moments.constant))

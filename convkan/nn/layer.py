@@ -1,0 +1,208 @@
+"""What every KAN layer is: a basis with weights and, for splines, a grid."""
+
+from typing import Any, ClassVar
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convkan.basis import Basis, BSpline, create_basis, get_activation
+from convkan.basis.bspline import uniform_knots
+from convkan.nn.initialization import initialize_edges
+from convkan.ops import Geometry, Plan, check_backend
+
+
+class KANLayer(nn.Module):
+    """Edges φ(x) = w_b·b(x) + Σ_k c_k·B_k(x) between ``in_channels`` inputs and ``out_channels`` sums.
+
+    The base class of all layers: it owns the parameters and the grid, not the geometry of the sum.
+
+    Attributes:
+        basis: The univariate basis, an immutable description.
+        base_activation: Name of b, or None.
+        backend: Name of the backend that evaluates the layer, or "auto".
+        base_weight: w_b, (out, in/groups, *kernel), or None without a base activation.
+        basis_weight: c, (out, K·in/groups, *kernel), feature-major: all channels of B_1, then of B_2, …
+        grid: The full knot vector of each channel, (in, knots), or None for a basis without a grid. A buffer: it
+            is saved and moved with the layer. Replace it with ``set_grid``, or by assignment, never in place.
+        uniform_knots: Whether the knots are equally spaced within each channel, in which case the closed form is
+            used. Decided when the grid is set or loaded.
+    """
+
+    random_base: ClassVar[bool] = True
+    base_weight: nn.Parameter | None
+    basis_weight: nn.Parameter
+    bias: nn.Parameter | None
+    grid: Tensor | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, ...],
+        groups: int,
+        bias: bool,
+        *,
+        basis: Basis | str,
+        base_activation: str | None,
+        backend: str,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        check_backend(backend)
+        get_activation(base_activation)
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        if not dtype.is_floating_point:
+            raise TypeError(f"dtype must be a floating point type, got {dtype}")
+        self.basis = create_basis(basis)
+        self.base_activation = base_activation
+        self.backend = backend
+        self._in, self._groups = in_channels, groups
+        fan_in = in_channels // groups
+
+        def empty(*shape: int) -> Tensor:
+            return torch.empty(*shape, device=device, dtype=dtype)
+
+        weight = nn.Parameter(empty(out_channels, fan_in, *kernel_size)) if base_activation else None
+        self.register_parameter("base_weight", weight)
+        planes = self.basis.num_functions * fan_in
+        self.basis_weight = nn.Parameter(empty(out_channels, planes, *kernel_size))
+        self.register_parameter("bias", nn.Parameter(empty(out_channels)) if bias else None)
+        knots = empty(in_channels, self.basis.num_knots) if isinstance(self.basis, BSpline) else None
+        self.register_buffer("grid", knots)
+        self.uniform_knots = True
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw new weights that keep the variance of activations, and lay the grid out anew over its range."""
+        if isinstance(self.basis, BSpline):
+            assert self.grid is not None
+            self.grid.copy_(self.basis.knots(self._in))
+            self.uniform_knots = True
+        initialize_edges(
+            self.base_weight,
+            self.coefficients,
+            self.basis,
+            self.base_activation,
+            random_base=self.random_base,
+        )
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    @property
+    def coefficients(self) -> Float[Tensor, "out in_per_group functions *kernel"]:
+        """The basis weight with the functions as a dimension of their own: a view, so writing to it is allowed."""
+        return rearrange(self.basis_weight, "o (f c) ... -> o c f ...", f=self.basis.num_functions)
+
+    def plan(self, geometry: Geometry) -> Plan:
+        """This layer's evaluation with the given geometry."""
+        return Plan(self.basis, self.base_activation, self.uniform_knots, geometry)
+
+    @torch.no_grad()
+    def set_grid(self, knots: Float[Tensor, "channels knots"]) -> None:
+        """Replace the knots, keeping the coefficients (so the function changes).
+
+        Args:
+            knots: The full knot vector of each channel, increasing; (in, G+2k+1) for the present basis.
+
+        Raises:
+            TypeError: The basis has no grid.
+            ValueError: The knots have another shape, are not finite, or do not increase.
+        """
+        if self.grid is None or not isinstance(self.basis, BSpline):
+            raise TypeError(f"a {type(self.basis).__name__} basis has no grid")
+        if knots.shape != self.grid.shape:
+            raise ValueError(f"knots must have shape {tuple(self.grid.shape)}, got {tuple(knots.shape)}")
+        knots = knots.detach().to(self.grid)
+        problem = _knot_problem(knots, self.basis)
+        if problem:
+            raise ValueError(f"knots must {problem}")
+        self._buffers["grid"] = knots.clone()
+        self._describe_grid()
+
+    def _describe_grid(self) -> None:
+        """Read off the grid whether it is uniform, and the range if all channels share one."""
+        if not isinstance(self.basis, BSpline) or self.grid is None or self.grid.is_meta:
+            return
+        grid = self.grid.double()
+        low, high = self.basis.ends(grid)
+        deviation = (grid - uniform_knots(low, high, self.basis.grid_size, self.basis.order)).abs()
+        rounding = torch.finfo(self.grid.dtype).eps * grid.abs().amax(1, keepdim=True)
+        self.uniform_knots = bool((deviation <= 2 * rounding).all())
+        described = torch.tensor(self.basis.grid_range, dtype=grid.dtype, device=grid.device).to(self.grid.dtype)
+        shared = bool((low == low[0]).all() and (high == high[0]).all())
+        if shared and not bool(described[0] == low[0] and described[1] == high[0]):
+            self.basis = self.basis.with_range(low[0].item(), high[0].item())
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "grid" and isinstance(value, Tensor) and "grid" in self.__dict__.get("_buffers", {}):
+            self.set_grid(value)
+        else:
+            super().__setattr__(name, value)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Adopt the sizes of an adapted or refined state before loading it."""
+        errors: list[str] = args[-1]
+        weight, grid = state_dict.get(f"{prefix}basis_weight"), state_dict.get(f"{prefix}grid")
+        if isinstance(weight, Tensor) and (isinstance(grid, Tensor) or self.grid is None):
+            problem = self._adopt_sizes(weight, grid)
+            if problem:
+                errors.append(f"{prefix.rstrip('.') or type(self).__name__}: {problem}")
+                return
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._describe_grid()
+
+    def _adopt_sizes(self, weight: Tensor, grid: Tensor | None) -> str | None:
+        """Resize to a state's basis, in place so that optimisers keep hold; or say why that cannot be."""
+        fan_in = self._in // self._groups
+        expected = (self.basis_weight.shape[0], *self.basis_weight.shape[2:])
+        if weight.ndim < 2 or (weight.shape[0], *weight.shape[2:]) != expected or weight.shape[1] % fan_in:
+            return None  # the ordinary size check names the mismatch
+        if self.grid is not None and (grid is None or grid.ndim != 2 or grid.shape[0] != self._in):
+            return None
+        try:
+            knots = None if grid is None else grid.shape[1]
+            basis = self.basis.resized(weight.shape[1] // fan_in, knots)
+        except ValueError as error:
+            return str(error)
+        if isinstance(basis, BSpline) and grid is not None and not grid.is_meta:
+            problem = _knot_problem(grid, basis)
+            if problem:
+                return f"the grid of the state must {problem}"
+        if basis != self.basis:
+            self.basis = basis
+            self.basis_weight.data = self.basis_weight.data.new_empty(weight.shape)
+            if self.grid is not None and grid is not None:
+                self._buffers["grid"] = self.grid.new_empty(grid.shape)
+        return None
+
+    def extra_repr(self) -> str:
+        """The options that all layers share."""
+        parts = [f"basis={self.basis}", f"base_activation={self.base_activation!r}"]
+        if not self.uniform_knots:
+            parts.append("uniform_knots=False")
+        if self.backend != "auto":
+            parts.append(f"backend={self.backend!r}")
+        return ", ".join(parts)
+
+
+def _knot_problem(knots: Float[Tensor, "channels knots"], basis: BSpline) -> str | None:
+    """What is wrong with the knots of ``basis``, or None."""
+    if not bool(knots.isfinite().all()):
+        return "be finite"
+    low, high = basis.ends(knots)
+    if not bool((knots.diff(dim=1) >= 0).all() and (low < high).all()):
+        return "increase along each channel"
+    return None
+
+
+def check_channels(**sizes: int) -> None:
+    """Raise unless every size is a positive integer."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise TypeError(f"{name} must be an integer, got {size!r}")
+        if size < 1:
+            raise ValueError(f"{name} must be positive, got {size}")
