@@ -1,0 +1,147 @@
+"""A small modern classifier: normalised inputs to every KAN layer, global pooling, a KAN head."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+
+from convkan.basis import Basis, create_basis
+from convkan.models.registry import register_model
+from convkan.nn import KANConv2d, KANLinear, LowRankKANConv2d
+
+GRID_RANGE = (-3.0, 3.0)  # three standard deviations of a normalised input
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The topology that ``kan_cnn`` and its twin share.
+
+    Each stage is two 3×3 convolutions; stages are divided by 2×2 max-pooling, and the last is pooled globally.
+
+    Attributes:
+        widths: Channels of each stage.
+        dropout: Probability of dropping a channel before the head.
+    """
+
+    widths: tuple[int, ...]
+    dropout: float
+
+    def __post_init__(self) -> None:
+        if not self.widths or not all(isinstance(w, int) and w > 0 for w in self.widths):
+            raise ValueError(f"widths must be positive integers, one a stage, got {self.widths!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
+
+
+class ConvNet(nn.Module):
+    """Convolutions in stages, global average pooling and a head.
+
+    Args:
+        stages: The topology.
+        in_channels: Channels of the input.
+        num_classes: Size of the output.
+        convolution: Makes a 3×3 convolution, with what belongs around it, from channels in and out.
+        head: Makes the head from features in and classes out.
+
+    Shape:
+        (batch, in_channels, height, width) → (batch, num_classes), for images of any size the stages can halve.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        in_channels: int,
+        num_classes: int,
+        convolution: partial[nn.Module],
+        head: partial[nn.Module],
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = in_channels
+        for index, width in enumerate(stages.widths):
+            if index > 0:
+                layers.append(nn.MaxPool2d(2))
+            layers += [convolution(before, width), convolution(width, width)]
+            before = width
+        self.features = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(stages.dropout)
+        self.head = head(before, num_classes)
+        self.smallest_side = 2 ** (len(stages.widths) - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch of images."""
+        if x.ndim != 4 or min(x.shape[2:]) < self.smallest_side:
+            side = self.smallest_side
+            raise ValueError(
+                f"input must be (batch, channels, height, width) of at least {side}×{side}, got {tuple(x.shape)}"
+            )
+        return self.head(self.dropout(self.features(x).mean(dim=(2, 3))))
+
+
+def _kan_convolution(in_channels: int, out_channels: int, rank: int | None, basis: Basis) -> nn.Sequential:
+    convolution: nn.Module
+    if rank is None:
+        convolution = KANConv2d(in_channels, out_channels, 3, padding=1, basis=basis)
+    else:
+        convolution = LowRankKANConv2d(in_channels, out_channels, 3, padding=1, rank=rank, basis=basis)
+    return nn.Sequential(nn.BatchNorm2d(in_channels, affine=False), convolution)
+
+
+def _kan_head(in_features: int, num_classes: int, basis: Basis) -> nn.Sequential:
+    return nn.Sequential(
+        nn.BatchNorm1d(in_features, affine=False), KANLinear(in_features, num_classes, bias=True, basis=basis)
+    )
+
+
+def _plain_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU()
+    )
+
+
+@register_model("kan_cnn", twin="plain_cnn")
+def kan_cnn(
+    num_classes: int = 10,
+    in_channels: int = 1,
+    widths: Sequence[int] = (8, 16, 32),
+    rank: int | None = None,
+    basis: Basis | str = "bspline",
+    grid_size: int = 5,
+    dropout: float = 0.0,
+) -> ConvNet:
+    """A KAN classifier for images of 8×8 to 64×64 pixels and more.
+
+    Every KAN layer is given a batch-normalised input, so that it stays on a grid of three standard deviations.
+
+    Args:
+        num_classes: Size of the output.
+        in_channels: Channels of the input.
+        widths: Channels of each stage.
+        rank: None for a function on every edge, R for ``LowRankKANConv2d`` with R functions a channel.
+        basis: The univariate basis, or its name.
+        grid_size: Intervals of the grid, for B-splines given by name.
+        dropout: Probability of dropping a feature before the head.
+    """
+    if basis == "bspline":
+        basis = create_basis("bspline", grid_size=grid_size, grid_range=GRID_RANGE)
+    basis = create_basis(basis)
+    return ConvNet(
+        Stages(tuple(widths), dropout),
+        in_channels,
+        num_classes,
+        partial(_kan_convolution, rank=rank, basis=basis),
+        partial(_kan_head, basis=basis),
+    )
+
+
+@register_model("plain_cnn", twin="plain_cnn")
+def plain_cnn(
+    num_classes: int = 10,
+    in_channels: int = 1,
+    widths: Sequence[int] = (8, 16, 32),
+    dropout: float = 0.0,
+) -> ConvNet:
+    """The plain CNN of ``kan_cnn``'s topology: convolution, batch normalisation, ReLU, and a linear head."""
+    stages = Stages(tuple(widths), dropout)
+    return ConvNet(stages, in_channels, num_classes, partial(_plain_convolution), partial(nn.Linear))

@@ -1,0 +1,111 @@
+"""Models by name."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import nn
+
+Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A registered model.
+
+    Attributes:
+        build: Makes the model from ``num_classes``, ``in_channels`` and its own options.
+        twin: Name of the plain CNN of the same topology; its own name for a plain CNN.
+    """
+
+    build: Callable[..., nn.Module]
+    twin: str
+
+
+MODELS: dict[str, ModelEntry] = {}
+
+
+def register_model(name: str, *, twin: str) -> Callable[[Builder], Builder]:
+    """Make a class or function available to ``create_model`` under ``name``.
+
+    Args:
+        name: The model's name.
+        twin: Name of the plain CNN of the same topology.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+
+    def register(build: Builder) -> Builder:
+        if name in MODELS:
+            raise ValueError(f"name must be new, got {name!r}, which is registered already")
+        MODELS[name] = ModelEntry(build, twin)
+        return build
+
+    return register
+
+
+def list_models() -> list[str]:
+    """The names of all models, sorted."""
+    return sorted(MODELS)
+
+
+def model_options(name: str) -> dict[str, Any]:
+    """The options of a model and their defaults, besides ``num_classes`` and ``in_channels``.
+
+    Raises:
+        ValueError: No model has this name.
+    """
+    parameters = inspect.signature(_entry(name).build).parameters
+    return {key: p.default for key, p in parameters.items() if key not in ("num_classes", "in_channels")}
+
+
+def create_model(name: str, num_classes: int = 10, in_channels: int = 1, **options: Any) -> nn.Module:
+    """A new model, with freshly drawn weights.
+
+    Args:
+        name: One of ``list_models()``.
+        num_classes: Size of the output: one logit a class.
+        in_channels: Channels of the input images.
+        **options: The model's own options; see ``model_options(name)``.
+
+    Returns:
+        A module from images (batch, in_channels, height, width) to logits (batch, num_classes).
+
+    Raises:
+        ValueError: No model has this name, or a size is out of range.
+        TypeError: The model has no such option.
+
+    Example:
+        >>> model = create_model("kkan_small", num_classes=10, grid_size=10)
+        >>> sum(p.numel() for p in model.parameters())
+        21280
+    """
+    known = model_options(name)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise TypeError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
+    for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{key} must be a positive integer, got {value!r}")
+    return _entry(name).build(num_classes=num_classes, in_channels=in_channels, **options)
+
+
+def twin(name: str) -> str:
+    """The name of the plain CNN with the topology of model ``name``; a plain CNN is its own twin.
+
+    Raises:
+        ValueError: No model has this name.
+
+    Example:
+        >>> twin("kkan_medium")
+        'cnn_medium'
+    """
+    return _entry(name).twin
+
+
+def _entry(name: str) -> ModelEntry:
+    if name not in MODELS:
+        raise ValueError(f"model must be one of {', '.join(list_models())}; got {name!r}")
+    return MODELS[name]
