@@ -59,7 +59,7 @@ class KANLayer(nn.Module):
         self.basis = create_basis(basis)
         self.base_activation = base_activation
         self.backend = backend
-        self._in, self._groups = in_channels, groups
+        self.num_inputs, self.num_groups = in_channels, groups
         fan_in = in_channels // groups
 
         def empty(*shape: int) -> Tensor:
@@ -80,7 +80,7 @@ class KANLayer(nn.Module):
         """Draw new weights that keep the variance of activations, and lay the grid out anew over its range."""
         if isinstance(self.basis, BSpline):
             assert self.grid is not None
-            self.grid.copy_(self.basis.knots(self._in))
+            self.grid.copy_(self.basis.knots(self.num_inputs))
             self.uniform_knots = True
         initialize_edges(
             self.base_weight,
@@ -157,11 +157,11 @@ class KANLayer(nn.Module):
 
     def _adopt_sizes(self, weight: Tensor, grid: Tensor | None) -> str | None:
         """Resize to a state's basis, in place so that optimisers keep hold; or say why that cannot be."""
-        fan_in = self._in // self._groups
+        fan_in = self.num_inputs // self.num_groups
         expected = (self.basis_weight.shape[0], *self.basis_weight.shape[2:])
         if weight.ndim < 2 or (weight.shape[0], *weight.shape[2:]) != expected or weight.shape[1] % fan_in:
             return None  # the ordinary size check names the mismatch
-        if self.grid is not None and (grid is None or grid.ndim != 2 or grid.shape[0] != self._in):
+        if self.grid is not None and (grid is None or grid.ndim != 2 or grid.shape[0] != self.num_inputs):
             return None
         try:
             knots = None if grid is None else grid.shape[1]

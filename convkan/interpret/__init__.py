@@ -1,0 +1,5 @@
+"""Looking inside a trained model."""
+
+from convkan.interpret.curves import curves
+
+__all__ = ["curves"]

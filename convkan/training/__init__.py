@@ -1,0 +1,25 @@
+"""Training image classifiers with Lightning; needs the ``train`` extra."""
+
+from convkan.training.callbacks import History, checkpoints
+from convkan.training.classifier import Classifier, Recipe, TrainingDivergedError
+from convkan.training.data import DATASETS, DataError, ImageData
+from convkan.training.files import AtomicCheckpointIO, write_atomically
+from convkan.training.optim import parameter_groups
+from convkan.training.saved import Description, load_classifier, save_classifier
+
+__all__ = [
+    "DATASETS",
+    "AtomicCheckpointIO",
+    "Classifier",
+    "DataError",
+    "Description",
+    "History",
+    "ImageData",
+    "Recipe",
+    "TrainingDivergedError",
+    "checkpoints",
+    "load_classifier",
+    "parameter_groups",
+    "save_classifier",
+    "write_atomically",
+]

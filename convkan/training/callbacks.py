@@ -1,0 +1,113 @@
+"""What is noted while training goes on."""
+
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+
+from convkan.training.classifier import Classifier
+from convkan.training.files import write_atomically
+
+
+class History(Callback):
+    """One row of figures an epoch, kept across resumption, written to ``history.csv`` and printed with the time left.
+
+    Each row has the epoch (from 1), ``{train,val}_{loss,accuracy}``, the learning rate, and three durations in
+    seconds: ``epoch_seconds`` (training part of the epoch), of it ``input_seconds`` waiting for batches and in the
+    loop between steps, and ``total_seconds`` with validation.
+
+    Args:
+        path: The CSV file.
+
+    Attributes:
+        rows: The epochs so far.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows, for the checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the rows of a checkpoint."""
+        self.rows = list(state_dict["rows"])
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clocks."""
+        self._epoch_start = self._step_end = time.perf_counter()
+        self._input_seconds = 0.0
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the time since the last step as input."""
+        self._input_seconds += time.perf_counter() - self._step_end
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note when the step ended."""
+        self._step_end = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add this epoch's row."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if isinstance(pl_module, Classifier):  # whose own figures of this epoch are logged after this hook
+            metrics |= {name: float(pl_module.metrics[name].compute()) for name in ("train_loss", "train_accuracy")}
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            **{name: metrics[name] for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")},
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "epoch_seconds": self._step_end - self._epoch_start,
+            "input_seconds": self._input_seconds,
+            "total_seconds": time.perf_counter() - self._epoch_start,
+        }
+        self.rows.append(row)
+        self._publish(trainer, row)
+
+    @rank_zero_only
+    def _publish(self, trainer: L.Trainer, row: dict[str, float]) -> None:
+        def write(partial: Path) -> None:
+            with partial.open("w", newline="") as file:
+                table = csv.DictWriter(file, fieldnames=list(row))
+                table.writeheader()
+                table.writerows(self.rows)
+
+        write_atomically(self.path, write)
+        max_epochs = trainer.max_epochs or 0
+        remaining = (max_epochs - row["epoch"]) * row["total_seconds"]
+        line = (
+            f"epoch {row['epoch']:.0f}/{max_epochs}  train loss {row['train_loss']:.4f}  "
+            f"val accuracy {row['val_accuracy']:.2%}  {row['total_seconds']:.1f} s  "
+            f"left {_clock(remaining)}"
+        )
+        bar = trainer.progress_bar_callback
+        if bar is None:
+            print(line, flush=True)
+        else:
+            bar.print(line)
+
+
+def checkpoints(folder: Path) -> ModelCheckpoint:
+    """Keeps ``best-*.ckpt`` by validation accuracy and ``last.ckpt`` of the last finished epoch."""
+    return ModelCheckpoint(
+        dirpath=folder,
+        filename="best-{epoch}",
+        monitor="val_accuracy",
+        mode="max",
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"

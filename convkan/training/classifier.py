@@ -1,0 +1,163 @@
+"""A classifier and how it is trained, as a Lightning module."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from convkan.regularization import total_coefficient_penalty
+from convkan.training.optim import (
+    OptimizerName,
+    ScheduleName,
+    create_optimizer,
+    create_schedule,
+    parameter_groups,
+)
+
+
+class TrainingDivergedError(Exception):
+    """The loss is no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to optimise.
+
+    Attributes:
+        optimizer: "adamw", "adam" or "sgd".
+        learning_rate: The highest rate of the schedule.
+        momentum: For "sgd", with Nesterov's correction.
+        schedule: "cosine", "one_cycle" or "constant".
+        warmup_epochs: Epochs over which the rate rises linearly.
+        weight_decay: Decay of ordinary weights, and of the others unless they are given their own.
+        coefficient_decay: Decay of basis weights.
+        base_decay: Decay of base weights.
+        label_smoothing: Probability spread evenly over all classes.
+        coefficient_penalty: Weight of the mean absolute coefficient in the loss.
+    """
+
+    optimizer: OptimizerName = "adamw"
+    learning_rate: float = 3e-3
+    momentum: float = 0.9
+    schedule: ScheduleName = "cosine"
+    warmup_epochs: float = 0.0
+    weight_decay: float = 1e-4
+    coefficient_decay: float | None = None
+    base_decay: float | None = None
+    label_smoothing: float = 0.0
+    coefficient_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+        for name in ("warmup_epochs", "coefficient_penalty"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+class Classifier(L.LightningModule):
+    """Trains ``model`` on images and labels by cross-entropy.
+
+    Args:
+        model: From images (batch, channels, height, width) to logits (batch, classes).
+        num_classes: Number of classes.
+        recipe: How to optimise.
+        seed: Dropout and other randomness inside the model follow from it and the epoch.
+    """
+
+    def __init__(self, model: nn.Module, num_classes: int, recipe: Recipe, seed: int = 0) -> None:
+        super().__init__()
+        self.model, self.recipe, self.seed = model, recipe, seed
+        # Metrics are updated each step and read once an epoch: reading them, or checking their input, costs as much
+        # as a step of a small model.
+        accuracy = partial(MulticlassAccuracy, num_classes, average="micro", validate_args=False)
+        self.metrics = nn.ModuleDict(
+            {
+                f"{part}_{name}": metric()
+                for part in ("train", "val", "test")
+                for name, metric in (("loss", MeanMetric), ("accuracy", accuracy))
+            }
+        )
+        self.test_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return self.model(x)
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the model's own randomness, so that an epoch does not depend on those before it."""
+        torch.manual_seed(self.seed * 10_007 + self.current_epoch)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy of a batch, with the penalty if the recipe has one."""
+        images, labels = batch
+        logits = self.model(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        self._update("train", loss, logits, labels)
+        if self.recipe.coefficient_penalty:
+            loss = loss + self.recipe.coefficient_penalty * total_coefficient_penalty(self.model)
+        if not torch.isfinite(loss):
+            where = "the model diverged" if images.isfinite().all() else "the images contain NaN or infinity"
+            raise TrainingDivergedError(
+                f"the loss became {loss.item()} in epoch {self.current_epoch + 1}, step {batch_idx + 1}: {where}. "
+                "A lower --learning-rate or --gradient-clip may help."
+            )
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Loss and accuracy on the validation part."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Loss, accuracy and confusions on the test part."""
+        self.test_confusion.update(self._evaluate("test", batch), batch[1])
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's figures."""
+        self._log("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the epoch's figures."""
+        self._log("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the final figures."""
+        self._log("test")
+
+    def _evaluate(self, part: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        logits = self.model(images)
+        self._update(part, F.cross_entropy(logits, labels), logits, labels)
+        return logits
+
+    def _update(self, part: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self.metrics[f"{part}_loss"].update(loss.detach(), len(labels))
+        self.metrics[f"{part}_accuracy"].update(logits.detach(), labels)
+
+    def _log(self, part: str) -> None:
+        self.log_dict({f"{part}_{name}": self.metrics[f"{part}_{name}"] for name in ("loss", "accuracy")})
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The recipe's optimiser, and its schedule step by step."""
+        recipe = self.recipe
+        groups = parameter_groups(
+            self.model,
+            recipe.weight_decay,
+            coefficient_decay=recipe.coefficient_decay,
+            base_decay=recipe.base_decay,
+        )
+        optimizer = create_optimizer(recipe.optimizer, groups, recipe.learning_rate, recipe.momentum)
+        total = int(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs or 1
+        schedule = create_schedule(
+            recipe.schedule, optimizer, total, round(total * min(1.0, recipe.warmup_epochs / epochs))
+        )
+        config: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]

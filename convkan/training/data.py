@@ -1,0 +1,372 @@
+"""Image data sets by name, held in memory as bytes, split once by seed and augmented batch by batch.
+
+Images are decoded once; a batch is then an index into one array, shifted and flipped as a whole, and normalised on the
+device that trains on it. Transforming image by image costs more than the training step of a small model.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import lightning as L
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+DATA_ROOT_VARIABLE = "CONVKAN_DATA"
+
+
+class DataError(Exception):
+    """A data set cannot be had; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images.
+
+    Attributes:
+        pixels: (count, channels, height, width), 0 … 255.
+        labels: (count,).
+    """
+
+    pixels: UInt8[Tensor, "count channels height width"]
+    labels: Int[Tensor, " count"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: Int[Tensor, " selected"]) -> "Images":
+        """The images at ``indices``."""
+        return Images(self.pixels[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Source:
+    """An entry of the table of data sets.
+
+    Attributes:
+        load: Returns training images, test images and class names, given where data lives and the image size asked
+            for (None: as stored).
+        shift: Largest random shift of the standard augmentation, in pixels.
+        flip: Whether the standard augmentation mirrors images.
+    """
+
+    load: Callable[[Path, int | None], tuple[Images, Images, list[str]]]
+    shift: int
+    flip: bool
+
+
+def _load_digits(root: Path, image_size: int | None) -> tuple[Images, Images, list[str]]:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    pixels = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    labels = torch.from_numpy(digits.target).long()
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=0.2, random_state=0, stratify=digits.target
+    )
+    images = Images(pixels, labels)
+    names = [str(name) for name in digits.target_names]
+    return images.select(torch.from_numpy(train)), images.select(torch.from_numpy(test)), names
+
+
+def _load_torchvision(
+    class_name: str,
+) -> Callable[[Path, int | None], tuple[Images, Images, list[str]]]:
+    def load(root: Path, image_size: int | None) -> tuple[Images, Images, list[str]]:
+        from torchvision import datasets
+
+        dataset_class = getattr(datasets, class_name)
+        parts = []
+        for train in (True, False):
+            stored = _open_torchvision(dataset_class, root, train)
+            pixels = torch.as_tensor(stored.data)
+            pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+            parts.append(Images(pixels.contiguous(), torch.as_tensor(stored.targets).long()))
+        return parts[0], parts[1], [str(name) for name in stored.classes]
+
+    return load
+
+
+def _open_torchvision(dataset_class: type, root: Path, train: bool) -> Dataset:  # type: ignore[type-arg]
+    """A stored torchvision data set, downloaded if it is not there."""
+    name = dataset_class.__name__
+    advice = f"Put its files under {root}, or point --data-root or {DATA_ROOT_VARIABLE} at a folder that has them."
+    try:
+        return dataset_class(root, train=train, download=False)
+    except RuntimeError:
+        pass  # torchvision's word for files that are missing, or whose checksum is wrong
+    except Exception as error:  # noqa: BLE001  (whatever a damaged file makes the decoder raise)
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise DataError(f"{name} under {root} is damaged ({reason}). Delete its files and fetch them again.") from error
+    try:
+        return dataset_class(root, train=train, download=True)
+    except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"{name} is missing or damaged under {root}, and downloading it failed ({reason}). {advice}"
+        ) from error
+
+
+def _load_folder(root: Path, image_size: int | None) -> tuple[Images, Images, list[str]]:
+    """Images in one folder a class, under root/train and root/test or all under root (then a fifth is for testing)."""
+    from sklearn.model_selection import train_test_split
+
+    if (root / "train").is_dir() and (root / "test").is_dir():
+        train, names = _decode_folder(root / "train", image_size)
+        test, test_names = _decode_folder(root / "test", image_size)
+        if names != test_names:
+            raise DataError(f"{root}/train and {root}/test must hold the same classes, got {names} and {test_names}.")
+        return train, test, names
+    images, names = _decode_folder(root, image_size)
+    if int(images.labels.bincount().min()) < 2:
+        raise DataError(f"{root}: every class needs at least 2 images, so that one can be for testing.")
+    train_part, test_part = train_test_split(
+        np.arange(len(images)), test_size=max(0.2, len(names) / len(images)), random_state=0, stratify=images.labels
+    )
+    return images.select(torch.from_numpy(train_part)), images.select(torch.from_numpy(test_part)), names
+
+
+def _decode_folder(root: Path, image_size: int | None) -> tuple[Images, list[str]]:
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms.v2 import functional as transforms
+
+    side = image_size or 32
+    try:
+        folder = ImageFolder(str(root))
+    except OSError as error:
+        raise DataError(f"{root} must hold one folder of images for each class: {error}") from error
+    pixels = torch.empty(len(folder), 3, side, side, dtype=torch.uint8)
+    for index, (path, _) in enumerate(folder.samples):
+        try:
+            image = folder.loader(path)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read as an image: {error}") from error
+        pixels[index] = fit_image(transforms.pil_to_tensor(image), (side, side))
+    return Images(pixels, torch.tensor(folder.targets)), list(folder.classes)
+
+
+def fit_image(
+    image: UInt8[Tensor, "channels height width"], size: tuple[int, int]
+) -> UInt8[Tensor, "channels new_height new_width"]:
+    """``image`` scaled until it just covers ``size`` (height, width), then cut to it from the middle."""
+    from torchvision.transforms.v2 import functional as transforms
+
+    height, width = image.shape[1:]
+    scale = max(size[0] / height, size[1] / width)
+    scaled = [max(size[0], round(height * scale)), max(size[1], round(width * scale))]
+    if scaled != [height, width]:
+        image = transforms.resize(image, scaled, antialias=True)
+    return transforms.center_crop(image, list(size))
+
+
+# A new data set is one line here.
+DATASETS: dict[str, Source] = {
+    "digits": Source(_load_digits, shift=1, flip=False),
+    "mnist": Source(_load_torchvision("MNIST"), shift=2, flip=False),
+    "fashion_mnist": Source(_load_torchvision("FashionMNIST"), shift=2, flip=True),
+    "cifar10": Source(_load_torchvision("CIFAR10"), shift=4, flip=True),
+    "cifar100": Source(_load_torchvision("CIFAR100"), shift=4, flip=True),
+    "folder": Source(_load_folder, shift=4, flip=True),
+}
+
+
+def shift_and_flip(
+    pixels: UInt8[Tensor, "batch channels height width"], shift: int, flip: bool, generator: torch.Generator
+) -> UInt8[Tensor, "batch channels height width"]:
+    """Shift each image by up to ``shift`` pixels, black moving in, and mirror half of them if ``flip``."""
+    count, _, height, width = pixels.shape
+    if shift:
+        padded = torch.nn.functional.pad(pixels, (shift,) * 4)
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+        rows, columns = torch.randint(2 * shift + 1, (2, count), generator=generator)
+        pixels = windows[torch.arange(count), :, rows, columns]
+    if flip:
+        mirrored = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
+        pixels = torch.where(mirrored, pixels.flip(-1), pixels)
+    return pixels
+
+
+class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
+    """Images fetched a batch at a time, augmented if asked for.
+
+    The random choices of a batch follow from the seed and the batch's first index alone, so they do not depend on
+    the number of worker processes.
+
+    Args:
+        images: The images.
+        seed: Seed of the augmentation; differs from epoch to epoch.
+        shift: Largest shift in pixels.
+        flip: Mirror half of the images.
+    """
+
+    def __init__(self, images: Images, seed: int = 0, shift: int = 0, flip: bool = False) -> None:
+        self.images, self.seed, self.shift, self.flip = images, seed, shift, flip
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        pixels, labels = self.__getitems__([index])
+        return pixels[0], labels[0]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """A whole batch: pixels (batch, channels, height, width) in uint8 and labels (batch,)."""
+        batch = self.images.select(torch.tensor(indices))
+        if not (self.shift or self.flip):
+            return batch.pixels, batch.labels
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + indices[0])
+        return shift_and_flip(batch.pixels, self.shift, self.flip, generator), batch.labels
+
+
+def channel_statistics(
+    pixels: UInt8[Tensor, "count channels height width"],
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, in units of full brightness; exact, from a count of bytes."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, deviations = [], []
+    for channel in range(pixels.shape[1]):
+        counts = torch.bincount(pixels[:, channel].flatten().int(), minlength=256).double()
+        mean = (counts @ values) / counts.sum()
+        variance = (counts @ (values - mean).square()) / counts.sum()
+        means.append(mean.item())
+        deviations.append(max(variance.sqrt().item(), 1 / 255))
+    return means, deviations
+
+
+def split_indices(count: int, val_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """A random partition of ``count`` images into training and validation indices."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    held_out = max(1, round(count * val_fraction))
+    return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+class ImageData(L.LightningDataModule):
+    """One data set of the table, split into training, validation and test parts.
+
+    Args:
+        dataset: A name in ``DATASETS``.
+        data_root: Where torchvision's folders, or a folder of class folders, lie; by default the environment variable
+            CONVKAN_DATA, or ``data``.
+        batch_size: Images a step.
+        val_fraction: Share of the training images held out for validation.
+        augment: "standard" (shifts, and flips where they keep the class) or "none".
+        image_size: Side to which ``folder`` scales images; other data sets come as they are.
+        num_workers: Loader processes; 0 loads in the training process, which is fastest for small images.
+        seed: Seed of order and augmentation.
+        split_seed: Seed of the split, apart, so that runs with other seeds are validated on the same images.
+
+    Attributes:
+        class_names: Name of each class.
+        mean: Mean of each channel over the training part, in units of full brightness.
+        std: Standard deviation likewise.
+
+    Raises:
+        ValueError: An argument is out of range, or no data set has this name.
+        DataError: The data cannot be had.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "digits",
+        *,
+        data_root: str | os.PathLike[str] | None = None,
+        batch_size: int = 64,
+        val_fraction: float = 0.1,
+        augment: Literal["standard", "none"] = "standard",
+        image_size: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if dataset not in DATASETS:
+            raise ValueError(f"dataset must be one of {', '.join(DATASETS)}; got {dataset!r}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {batch_size}")
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
+        if augment not in ("standard", "none"):
+            raise ValueError(f"augment must be 'standard' or 'none', got {augment!r}")
+        if image_size is not None and (dataset != "folder" or image_size < 1):
+            raise ValueError(f"image_size must be positive and goes with dataset 'folder' only, got {image_size}")
+        self.source = DATASETS[dataset]
+        self.root = Path(data_root or os.environ.get(DATA_ROOT_VARIABLE) or "data").expanduser()
+        self.batch_size, self.val_fraction, self.augment = batch_size, val_fraction, augment
+        self.image_size, self.num_workers = image_size, num_workers
+        self.seed, self.split_seed = seed, split_seed
+        self.class_names: list[str] = []
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the images, split them and measure the training part."""
+        if self.class_names:
+            return
+        available, self.test, names = self.source.load(self.root, self.image_size)
+        train, val = split_indices(len(available), self.val_fraction, self.split_seed)
+        if len(train) == 0:
+            raise ValueError(f"val_fraction {self.val_fraction} leaves none of {len(available)} images to train on")
+        self.train, self.val = available.select(train), available.select(val)
+        self.mean, self.std = channel_statistics(self.train.pixels)
+        self.class_names = names
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.train.pixels.shape[1:]
+        return channels, height, width
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """This epoch's batches: order and augmentation follow from the seed and the epoch."""
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        seed = self.seed * 10_007 + epoch
+        standard = self.augment == "standard"
+        images = BatchedImages(
+            self.train, seed, self.source.shift if standard else 0, self.source.flip and standard
+        )
+        order = RandomSampler(images, generator=torch.Generator().manual_seed(seed))
+        return self._loader(images, order)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """The validation part in order."""
+        return self._loader(BatchedImages(self.val))
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """The test part in order."""
+        return self._loader(BatchedImages(self.test))
+
+    def on_after_batch_transfer(
+        self, batch: tuple[Tensor, Tensor], dataloader_idx: int
+    ) -> tuple[Float[Tensor, "batch channels height width"], Int[Tensor, " batch"]]:
+        """Normalise on the device that computes."""
+        pixels, labels = batch
+        return normalize(pixels, self.mean, self.std), labels
+
+    def _loader(
+        self, images: BatchedImages, sampler: RandomSampler | None = None
+    ) -> DataLoader[tuple[Tensor, Tensor]]:
+        return DataLoader(
+            images,
+            # In evaluation no gradient is kept, so larger batches are free.
+            batch_size=self.batch_size if sampler is not None else max(self.batch_size, 250),
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=_as_fetched,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def normalize(
+    pixels: UInt8[Tensor, "batch channels height width"], mean: list[float], std: list[float]
+) -> Float[Tensor, "batch channels height width"]:
+    """Bytes to numbers of mean 0 and standard deviation 1 in each channel of the training part."""
+    scale = torch.tensor(std, device=pixels.device).view(-1, 1, 1)
+    return (pixels / 255 - torch.tensor(mean, device=pixels.device).view(-1, 1, 1)) / scale
+
+
+def _as_fetched(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return batch

@@ -1,0 +1,117 @@
+"""Optimisers, learning-rate schedules and parameter groups."""
+
+from math import cos, pi
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from convkan.nn import KANLayer
+
+OptimizerName = Literal["adamw", "adam", "sgd"]
+ScheduleName = Literal["cosine", "one_cycle", "constant"]
+
+
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    *,
+    coefficient_decay: float | None = None,
+    base_decay: float | None = None,
+) -> list[dict[str, Any]]:
+    """A model's parameters in groups with their own weight decay, for any torch optimiser.
+
+    Args:
+        model: The model.
+        weight_decay: Decay of ordinary weights.
+        coefficient_decay: Decay of basis weights of KAN layers; by default ``weight_decay``.
+        base_decay: Decay of base weights of KAN layers; by default ``weight_decay``.
+
+    Returns:
+        The groups that have parameters, each with a ``name``: "coefficients", "base", "weights", and "no_decay" for
+        biases and normalisation, which do not decay.
+
+    Raises:
+        ValueError: A decay is negative.
+
+    Example:
+        >>> from convkan import KANLinear
+        >>> [group["name"] for group in parameter_groups(KANLinear(2, 3, bias=True), 1e-4)]
+        ['coefficients', 'base', 'no_decay']
+    """
+    decays = {
+        "coefficients": weight_decay if coefficient_decay is None else coefficient_decay,
+        "base": weight_decay if base_decay is None else base_decay,
+        "weights": weight_decay,
+        "no_decay": 0.0,
+    }
+    for name, decay in decays.items():
+        if decay < 0:
+            raise ValueError(f"weight decay must not be negative, got {decay} for {name}")
+    groups: dict[str, list[nn.Parameter]] = {name: [] for name in decays}
+    seen: set[nn.Parameter] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter in seen:
+                continue
+            seen.add(parameter)
+            if isinstance(module, KANLayer) and name == "basis_weight":
+                groups["coefficients"].append(parameter)
+            elif isinstance(module, KANLayer) and name == "base_weight":
+                groups["base"].append(parameter)
+            else:
+                groups["weights" if parameter.ndim > 1 else "no_decay"].append(parameter)
+    return [
+        {"name": name, "params": parameters, "weight_decay": decays[name]}
+        for name, parameters in groups.items()
+        if parameters
+    ]
+
+
+def create_optimizer(
+    name: OptimizerName, groups: list[dict[str, Any]], learning_rate: float, momentum: float
+) -> Optimizer:
+    """An optimiser over parameter groups.
+
+    Raises:
+        ValueError: There is no such optimiser here, or the learning rate is not positive.
+    """
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+    match name:
+        case "adamw":
+            return AdamW(groups, lr=learning_rate)
+        case "adam":
+            return Adam(groups, lr=learning_rate)
+        case "sgd":
+            return SGD(groups, lr=learning_rate, momentum=momentum, nesterov=momentum > 0)
+    raise ValueError(f"optimizer must be one of adamw, adam, sgd; got {name!r}")
+
+
+def create_schedule(
+    name: ScheduleName, optimizer: Optimizer, total_steps: int, warmup_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """A learning rate that follows the step: linear warm-up, then the schedule's course to the last step.
+
+    ``cosine`` falls from the full rate to 0 along half a cosine; ``one_cycle`` is the same after a warm-up of at least
+    30 % of the steps (Smith, arXiv 1708.07120); ``constant`` stays.
+
+    Raises:
+        ValueError: There is no such schedule.
+    """
+    if name not in ("cosine", "one_cycle", "constant"):
+        raise ValueError(f"schedule must be one of cosine, one_cycle, constant; got {name!r}")
+    if name == "one_cycle":
+        warmup_steps = max(warmup_steps, round(0.3 * total_steps))
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        if name == "constant":
+            return 1.0
+        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return 0.5 * (1 + cos(pi * min(1.0, progress)))
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,1 @@
+"""Scripts: each is one command, ``python -m experiments.NAME``."""

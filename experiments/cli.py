@@ -1,0 +1,64 @@
+"""What the scripts' command lines have in common."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import TypeVar
+
+from jsonargparse import ArgumentParser
+
+from convkan.training import DataError, TrainingDivergedError
+
+Config = TypeVar("Config")
+DEBUG_VARIABLE = "CONVKAN_DEBUG"
+
+
+class UserError(Exception):
+    """Something the user can mend; the message says what."""
+
+
+def parse(config_class: type[Config], description: str, arguments: Sequence[str] | None = None) -> Config:
+    """Fill a dataclass from flags and ``--config FILE.yaml``.
+
+    Flags may be spelled with hyphens or underscores, and a switch given without a value is turned on.
+    """
+    parser = ArgumentParser(description=description, exit_on_error=True)
+    parser.add_argument("--config", action="config", help="a YAML file with any of these options")
+    parser.add_class_arguments(config_class, as_group=False)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    switches = {field.name for field in fields(config_class) if field.type is bool}  # type: ignore[arg-type]
+    values = parser.parse_args(_spelled(arguments, switches))
+    values.pop("config", None)
+    return config_class(**values.as_dict())
+
+
+def _spelled(arguments: list[str], switches: set[str]) -> list[str]:
+    spelled = []
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            name = name.replace("-", "_")
+            following = arguments[position + 1] if position + 1 < len(arguments) else "--"
+            bare = name in switches and not equals and following.lower() not in ("true", "false")
+            argument = f"--{name}{'=true' if bare else equals + value}"
+        spelled.append(argument)
+    return spelled
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script; what a user can mend ends it with one line and status 1.
+
+    With CONVKAN_DEBUG=1 in the environment the traceback is shown too.
+    """
+    try:
+        main()
+    except (UserError, DataError, TrainingDivergedError, OSError, ValueError, TypeError) as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        message = " ".join(str(error).split())
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,85 @@
+"""The record that a run leaves behind: what ran, where, and what came out."""
+
+import json
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from convkan.training import write_atomically
+
+PACKAGES = ("convkan-vision", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write a record as JSON, in one step.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    write_atomically(path, lambda partial: partial.write_text(json.dumps(record, indent=2) + "\n"))
+
+
+def environment() -> dict[str, Any]:
+    """The commit, package versions and device of this process."""
+    return {
+        "git_commit": git_commit(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the code, with "+" if it was changed since; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Learnable numbers of a model."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def count_multiply_adds(model: nn.Module, example: torch.Tensor) -> int:
+    """Multiply-adds of the convolutions and matrix products of one forward pass on ``example``.
+
+    The elementwise cost of evaluating bases is not in it, as that of a ReLU is not.
+    """
+    training = model.training
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model.eval()(example)
+    model.train(training)
+    return counter.get_total_flops() // 2
+
+
+def peak_memory_bytes() -> int:
+    """The most memory held so far: on the GPU if there is one, else by this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,329 @@
+"""Train an image classifier: ``python -m experiments.train [--dataset NAME] [--model NAME] …``.
+
+Bare, it trains a small KAN on the digits that come with scikit-learn, in under a minute. Everything a run leaves is in
+``runs/NAME``: its configuration, record, weights, logs and pictures. A killed run goes on with ``--resume runs/NAME``.
+"""
+
+import logging
+import sys
+import time
+import warnings
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
+
+from convkan.interpret.plot import plot_confusion, plot_edges, plot_learning_curves
+from convkan.models import create_model, model_options
+from convkan.nn import KANLayer
+from convkan.training import (
+    AtomicCheckpointIO,
+    Classifier,
+    Description,
+    History,
+    ImageData,
+    Recipe,
+    checkpoints,
+    save_classifier,
+    write_atomically,
+)
+from convkan.training.saved import example_input
+from experiments.cli import UserError, parse, run
+from experiments.records import (
+    count_multiply_adds,
+    count_parameters,
+    environment,
+    peak_memory_bytes,
+    write_record,
+)
+
+# Lightning's advice that does not apply, and torch's own notices: each is a line of noise in front of the results.
+QUIET = (
+    ".*does not have many workers.*",  # images come from memory; worker processes would only cost
+    ".*number of training batches.*smaller than the logging interval.*",
+    ".*Checkpoint directory .* exists and is not empty.*",  # as it must when a run is resumed
+    ".*treespec.*is deprecated.*",
+    ".*jit.script.*is deprecated.*",
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What to train, on what, and how.
+
+    Attributes:
+        dataset: digits, mnist, fashion_mnist, cifar10, cifar100, or folder (a folder of images for each class).
+        model: A name in convkan.models.list_models().
+        model_options: The model's own options, as --model_options.NAME VALUE.
+        epochs: Passes over the training part.
+        batch_size: Images a step.
+        optimizer: adamw, adam or sgd.
+        learning_rate: Highest learning rate.
+        momentum: For sgd.
+        schedule: cosine, one_cycle or constant.
+        warmup_epochs: Epochs of linear warm-up.
+        weight_decay: Decay of all weights but biases and normalisation.
+        coefficient_decay: Decay of spline coefficients, if it differs.
+        base_decay: Decay of base weights, if it differs.
+        coefficient_penalty: Weight of the mean absolute coefficient in the loss.
+        label_smoothing: Probability spread over all classes.
+        gradient_clip: Largest norm of the gradient; 0 does not clip.
+        augment: standard (shifts, and flips where they keep the class) or none.
+        val_fraction: Share of the training images held out for validation.
+        image_size: Side to which images of dataset folder are scaled.
+        early_stopping: Stop after this many epochs without a better validation accuracy.
+        precision: Lightning's name for it: 32-true, bf16-mixed, 16-mixed, 64-true, …
+        compile: Compile the model; the first steps then take minutes.
+        accelerator: auto, cpu, gpu, …
+        devices: How many.
+        strategy: Lightning's name for how devices share the work.
+        threads: CPU threads; by default torch's choice.
+        num_workers: Loader processes.
+        seed: Seed of weights, order, augmentation and dropout.
+        data_root: Where data sets lie; by default the environment variable CONVKAN_DATA, or ./data.
+        runs_root: Where runs are kept.
+        run_name: Name of this run; by default data set, model and time.
+        resume: Folder of a run to go on with, in its own configuration.
+    """
+
+    dataset: str = "digits"
+    model: str = "kan_cnn"
+    model_options: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 20
+    batch_size: int = 64
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: float = 5e-3
+    momentum: float = 0.9
+    schedule: Literal["cosine", "one_cycle", "constant"] = "one_cycle"
+    warmup_epochs: float = 0.0
+    weight_decay: float = 1e-4
+    coefficient_decay: float | None = None
+    base_decay: float | None = None
+    coefficient_penalty: float = 0.0
+    label_smoothing: float = 0.0
+    gradient_clip: float = 0.0
+    augment: Literal["standard", "none"] = "standard"
+    val_fraction: float = 0.1
+    image_size: int | None = None
+    early_stopping: int | None = None
+    precision: str = "32-true"
+    compile: bool = False
+    accelerator: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
+    threads: int | None = None
+    num_workers: int = 0
+    seed: int = 0
+    data_root: str | None = None
+    runs_root: str = "runs"
+    run_name: str | None = None
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "devices"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def recipe(self) -> Recipe:
+        """The part that says how to optimise."""
+        return Recipe(**{name: getattr(self, name) for name in Recipe.__dataclass_fields__})
+
+
+def main() -> None:
+    """Train, test and record one run."""
+    config = parse(TrainConfig, (__doc__ or "").splitlines()[0])
+    if config.resume is None:
+        config, folder = start(config)
+        checkpoint = None
+    else:
+        config, folder, checkpoint = take_up(config)
+    result = train(config, folder, checkpoint)
+    print(
+        f"test accuracy {result['test_accuracy']:.2%}, validation {result['val_accuracy']:.2%} "
+        f"(epoch {result['best_epoch']}), {result['parameters']:,} parameters, "
+        f"{result['seconds_per_epoch']:.2f} s per epoch ({result['input_seconds_per_epoch']:.2f} s of it input)\n"
+        f"results are in {folder}"
+    )
+
+
+def start(config: TrainConfig) -> tuple[TrainConfig, Path]:
+    """Make the folder of a new run and keep its configuration there."""
+    name = config.run_name or f"{config.dataset}-{config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path(config.runs_root) / name
+    if folder.exists():
+        raise UserError(
+            f"run_name must be new, and {folder} exists: choose another name, or go on with --resume {folder}"
+        )
+    # What can be checked is checked before anything is left on disk.
+    config.recipe()
+    return replace(config, run_name=name), folder
+
+
+def take_up(config: TrainConfig) -> tuple[TrainConfig, Path, Path | None]:
+    """The configuration and last checkpoint of an unfinished run."""
+    folder = Path(str(config.resume))
+    if config != TrainConfig(resume=config.resume):
+        raise UserError("--resume takes the run's own configuration: give no other options with it")
+    if (folder / "result.json").exists():
+        raise UserError(f"{folder} is finished: its results are in {folder / 'result.json'}")
+    try:
+        stored = yaml.safe_load((folder / "config.yaml").read_text())
+        config = TrainConfig(**stored)
+    except (OSError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"{folder} is not the folder of a run: {error}") from error
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    return config, folder, checkpoint if checkpoint.exists() else None
+
+
+def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> dict[str, Any]:
+    """Train a model, test its best epoch once, and leave everything in ``folder``.
+
+    Args:
+        config: The configuration.
+        folder: Where everything goes.
+        checkpoint: Go on from here.
+
+    Returns:
+        The record that is also in ``folder/result.json``.
+    """
+    quieten()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    L.seed_everything(config.seed, verbose=False)
+    data = ImageData(
+        config.dataset,
+        data_root=config.data_root,
+        batch_size=config.batch_size,
+        val_fraction=config.val_fraction,
+        augment=config.augment,
+        image_size=config.image_size,
+        num_workers=config.num_workers,
+        seed=config.seed,
+    )
+    data.setup()
+    channels, height, width = data.image_shape
+    options = dict(config.model_options)
+    if "image_size" in model_options(config.model):
+        options.setdefault("image_size", [height, width])
+    description = Description(
+        config.model, channels, (height, width), data.class_names, data.mean, data.std, options
+    )
+    model = description.create()
+    record = {
+        "parameters": count_parameters(model),
+        "multiply_adds": count_multiply_adds(model, example_input(description)),
+        "config": asdict(config),
+        "seed": config.seed,
+        **environment(),
+    }
+    trainer, history = build_trainer(config, folder)
+    classifier = Classifier(model, len(data.class_names), config.recipe(), config.seed)
+    if trainer.is_global_zero:
+        stored = yaml.safe_dump(asdict(config), sort_keys=False)
+        write_atomically(folder / "config.yaml", lambda partial: partial.write_text(stored))
+        print(
+            f"{config.model} on {config.dataset}: {record['parameters']:,} parameters, "
+            f"{record['multiply_adds']:,} multiply-adds an image, "
+            f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images"
+        )
+        print(f"in {folder}; if it is stopped, go on with: python -m experiments.train --resume {folder}")
+    if config.compile:
+        model.compile()
+    fit(trainer, classifier, data, checkpoint)
+
+    best = trainer.checkpoint_callback
+    [test] = trainer.test(
+        classifier, datamodule=data, ckpt_path=best.best_model_path, weights_only=True, verbose=False
+    )
+    val_accuracy = [row["val_accuracy"] for row in history.rows]
+    record |= {
+        "test_accuracy": test["test_accuracy"],
+        "test_loss": test["test_loss"],
+        "val_accuracy": max(val_accuracy),
+        "best_epoch": val_accuracy.index(max(val_accuracy)) + 1,
+        "epochs": len(history.rows),
+        "seconds_per_epoch": median([row["epoch_seconds"] for row in history.rows]),
+        "input_seconds_per_epoch": median([row["input_seconds"] for row in history.rows]),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    if trainer.is_global_zero:
+        save_classifier(folder / "model.safetensors", model, description)
+        draw(folder, classifier, history, data.class_names)
+        write_record(folder / "result.json", record)
+    return record
+
+
+def build_trainer(config: TrainConfig, folder: Path) -> tuple[L.Trainer, History]:
+    """Lightning's trainer with our callbacks and logs."""
+    history = History(folder / "history.csv")
+    callbacks: list[Callback] = [history, checkpoints(folder / "checkpoints")]
+    if config.early_stopping is not None:
+        callbacks.append(EarlyStopping("val_accuracy", mode="max", patience=config.early_stopping))
+    try:
+        trainer = L.Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            strategy=config.strategy,
+            precision=config.precision,  # type: ignore[arg-type]
+            max_epochs=config.epochs,
+            gradient_clip_val=config.gradient_clip or None,
+            callbacks=callbacks,
+            logger=[CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard", version="")],
+            plugins=[AtomicCheckpointIO()],
+            reload_dataloaders_every_n_epochs=1,  # an epoch's order and augmentation follow from its number
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            enable_progress_bar=sys.stderr.isatty(),
+        )
+    except L.pytorch.utilities.exceptions.MisconfigurationException as error:
+        raise UserError(str(error)) from error
+    return trainer, history
+
+
+def fit(trainer: L.Trainer, classifier: Classifier, data: ImageData, checkpoint: Path | None) -> None:
+    """Train, from a checkpoint if there is one."""
+    try:
+        trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except RuntimeError as error:
+        if checkpoint is not None and "PytorchStreamReader" in str(error):
+            raise UserError(f"{checkpoint} is not a readable checkpoint: {error}") from error
+        raise
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def draw(folder: Path, classifier: Classifier, history: History, class_names: list[str]) -> None:
+    """The run's pictures: learning curves, confusion matrix, and the first KAN layer's functions."""
+    figures = {
+        "learning_curves": plot_learning_curves(history.rows),
+        "confusion_matrix": plot_confusion(classifier.test_confusion.compute(), class_names),
+    }
+    for name, layer in classifier.model.named_modules():
+        if isinstance(layer, KANLayer):
+            figures["edge_functions"] = plot_edges(layer, f"{type(layer).__name__} {name}")
+            break
+    for name, figure in figures.items():
+        write_atomically(folder / f"{name}.png", figure.savefig)
+
+
+def median(values: list[float]) -> float:
+    """The median, which one slow epoch does not move."""
+    return float(torch.tensor(values).median())
+
+
+def quieten() -> None:
+    """Keep Lightning's notices out of the output."""
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
+
+
+if __name__ == "__main__":
+    run(main)
