@@ -85,12 +85,14 @@ def uniform_bsplines(
     Source: Schoenberg (1946), the central B-spline as a divided difference; de Boor, ch. IX, eq. 2.
     """
     offsets = torch.arange(num_functions, dtype=x.dtype, device=x.device) - (num_functions - 1) / 2
-    distance = (((x - middle) / step).unsqueeze(-2) - offsets.unsqueeze(-1)).abs()
-    terms = [
-        ((-1) ** j * comb(order + 1, j) / factorial(order)) * torch.relu((order + 1) / 2 - j - distance).pow(order)
-        for j in range((order + 2) // 2)
-    ]
-    return sum(terms[1:], start=terms[0])
+    distance = ((x - middle) / step).unsqueeze(-2) - offsets.unsqueeze(-1)
+    # No gradient is taken through this, so it works in place: fresh memory costs more than the arithmetic.
+    inside = distance.abs_().neg_().add_((order + 1) / 2).relu_()
+    bumps = inside.pow(order).mul_(1 / factorial(order))
+    for j in range(1, (order + 2) // 2):
+        inside = inside.sub_(1).relu_()  # (a − j)₊ = ((a − j + 1)₊ − 1)₊
+        bumps.add_(inside.pow(order), alpha=(-1) ** j * comb(order + 1, j) / factorial(order))
+    return bumps
 
 
 @dataclass(frozen=True)

@@ -1,150 +1,102 @@
-"""Checkpoints of other KAN libraries as modules of this one, computing the same function.
+"""Checkpoints of other KAN libraries as modules of this one that compute the same function.
 
-Everywhere y = conv(b(x̃), W_b) + conv(B(x̃), W_s); the libraries differ in keys, layouts and scale factors, which are
-folded into W_b and W_s.
+Everywhere y = conv(b(x̃), W_b) + conv(B(x̃), W_s). The libraries differ in keys, layouts and scale factors; the
+factors are folded into W_b and W_s.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
-from math import isqrt, prod
 from typing import Any
 
-import torch
-from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from convkan.basis import RBF, Basis, Chebyshev, get_activation
-from convkan.interop.state import activation_name, agree, rbf_basis, read_state, shared_grid, spline_basis
-from convkan.nn import KANConv2d, KANLinear
-from convkan.nn.conv import per_dimension
-from convkan.nn.layer import KANLayer, check_channels
+from convkan.interop.convolutional import convolutional_kans_layer, starostin_conv_kan
+from convkan.interop.dense import (
+    cheby_kan_layer,
+    efficient_kan,
+    efficient_kan_linear,
+    fast_kan_layer,
+    pykan_layer,
+)
 
-State = Mapping[str, Any]
 
+@dataclass(frozen=True)
+class Peer:
+    """How to load one kind of layer.
 
-class NormalizedKANLinear(nn.Module):
-    """y = Σ_k c_k·B_k(norm x) + W·b(x) + bias: a KAN layer whose norm acts on the basis, not on the base.
-
-    Source: Li, "Kolmogorov-Arnold Networks are Radial Basis Function Networks" (arXiv 2405.06721), as in fast-kan.
-
-    Args:
-        in_features: Size of the last dimension of the input.
-        out_features: Size of the last dimension of the output.
-        basis: The univariate basis.
-        base_activation: Name of b.
-        device: Where the parameters live.
-        dtype: Floating point type of parameters and inputs.
-
-    Shape:
-        (…, in_features) → (…, out_features)
-
-    Example:
-        >>> NormalizedKANLinear(4, 3)(torch.zeros(2, 4)).shape
-        torch.Size([2, 3])
+    Attributes:
+        load: The loader. Its parameters after the state are those constructor arguments that say something
+            about the function; None stands for what the state tells.
+        irrelevant: The peer's other constructor arguments: how it draws its first weights, trains or reports,
+            where it lies, and the range of a grid and the presence of a scaler, on which the state has the
+            last word.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        basis: Basis | str = RBF(),
-        base_activation: str = "silu",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        get_activation(base_activation)
-        self.base_activation = base_activation
-        self.norm = nn.LayerNorm(in_features, device=device, dtype=dtype)
-        self.spline = KANLinear(
-            in_features, out_features, basis=basis, base_activation=None, device=device, dtype=dtype
+    load: Callable[..., nn.Module]
+    irrelevant: tuple[str, ...] = ()
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """All arguments that the peer's constructor has."""
+        return (*list(signature(self.load).parameters)[1:], *self.irrelevant)
+
+
+_START = ("scale_noise", "scale_base", "scale_spline", "grid_eps", "grid_range")
+_PYKAN_START = ("noise_scale", "scale_base", "scale_base_mu", "scale_base_sigma", "scale_sp", "sparse_init")
+_PYKAN_TRAINING = ("grid_eps", "grid_range", "sp_trainable", "sb_trainable", "save_plot_data", "device")
+
+PEERS: dict[str, Peer] = {
+    "efficient-kan KANLinear": Peer(efficient_kan_linear, (*_START, "enable_standalone_scale_spline")),
+    "efficient-kan KAN": Peer(efficient_kan, _START),
+    "Convolutional-KANs KAN_Convolutional_Layer": Peer(convolutional_kans_layer, (*_START, "device")),
+    "StarostinV ConvKAN": Peer(starostin_conv_kan, (*_START, "enable_standalone_scale_spline", "bias")),
+    "ChebyKAN ChebyKANLayer": Peer(cheby_kan_layer),
+    "fast-kan FastKANLayer": Peer(fast_kan_layer, ("spline_weight_init_scale",)),
+    "pykan KANLayer": Peer(pykan_layer, (*_PYKAN_START, *_PYKAN_TRAINING)),
+}
+SOURCES: tuple[str, ...] = tuple(PEERS)
+
+
+def load_peer(source: str, state_dict: Mapping[str, Tensor], **config: Any) -> nn.Module:
+    """A module that computes what another library's layer computes with this state.
+
+    The state decides on the grid (its size, order, range and spacing), the dtype, the device and whether
+    there is a scaler; arguments that repeat what it tells may be omitted, sizes that contradict it are
+    refused. Other omitted arguments have the peer's defaults.
+
+    Args:
+        source: One of ``SOURCES``: the library and its class.
+        state_dict: The layer's own state, without a prefix.
+        config: Arguments of the peer's constructor. Activations are a class, module, function or name in any
+            case.
+
+    Returns:
+        A KANLinear, a KANConv2d, or a composition where no single layer is exact: nn.Sequential for a
+        network, ``NormalizedKANLinear`` for fast-kan's layer norm. It maps x to y alone and owns its tensors.
+
+    Raises:
+        TypeError: An argument is not one of this peer, or of a wrong type; a value of the state is not a
+            floating point tensor.
+        ValueError: The source is unknown; keys are missing or unexpected; shapes contradict each other or the
+            arguments; tensors are not finite; knots do not strictly increase, or differ where ours have
+            one grid; we do not have the activation.
+
+    Example:
+        >>> import torch
+        >>> state = {"cheby_coeffs": torch.zeros(4, 3, 6)}
+        >>> layer = load_peer("ChebyKAN ChebyKANLayer", state, input_dim=4, output_dim=3, degree=5)
+        >>> layer(torch.ones(2, 4)).shape
+        torch.Size([2, 3])
+    """
+    if not isinstance(source, str) or source not in PEERS:
+        raise ValueError(f"source must be one of {', '.join(map(repr, SOURCES))}; got {source!r}")
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"state_dict must be a mapping from keys to tensors, got {type(state_dict).__name__}")
+    peer = PEERS[source]
+    unknown = [name for name in config if name not in peer.arguments]
+    if unknown:
+        raise TypeError(
+            f"config of {source!r} must be among {', '.join(peer.arguments)}; got also {', '.join(unknown)}"
         )
-        self.base = nn.Linear(in_features, out_features, device=device, dtype=dtype)
-
-    def forward(self, x: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
-        """Add the two branches."""
-        activation = get_activation(self.base_activation)
-        assert activation is not None
-        return self.spline(self.norm(x)) + self.base(activation.value(x))
-
-    def extra_repr(self) -> str:
-        """The options that no submodule shows."""
-        return f"base_activation={self.base_activation!r}"
-
-
-@torch.no_grad()
-def _fill(
-    layer: KANLayer,
-    base_weight: Tensor | None,
-    coefficients: Tensor,
-    grid: Tensor | None = None,
-    bias: Tensor | None = None,
-) -> None:
-    """Copy weights in the shapes of ``base_weight`` and ``coefficients``, and set the grid."""
-    layer.coefficients.copy_(coefficients)
-    for parameter, value in ((layer.base_weight, base_weight), (layer.bias, bias)):
-        if parameter is not None and value is not None:
-            parameter.copy_(value)
-    if grid is not None:
-        layer.set_grid(grid)
-
-
-def _linear(
-    basis: Basis,
-    base_activation: str | None,
-    base_weight: Float[Tensor, "out in"] | None,
-    coefficients: Float[Tensor, "out in functions"],
-    grid: Float[Tensor, "in knots"] | None = None,
-    bias: Float[Tensor, " out"] | None = None,
-) -> KANLinear:
-    out_features, in_features, _ = coefficients.shape
-    layer = KANLinear(
-        in_features,
-        out_features,
-        bias is not None,
-        basis=basis,
-        base_activation=base_activation,
-        device="meta",  # every parameter is about to be filled: drawing them would only disturb the generator
-        dtype=coefficients.dtype,
-    ).to_empty(device=coefficients.device)
-    _fill(layer, base_weight, coefficients, grid, bias)
-    return layer
-
-
-def _conv(
-    basis: Basis,
-    base_activation: str,
-    base_weight: Float[Tensor, "out in_per_group height width"],
-    coefficients: Float[Tensor, "out in_per_group height width functions"],
-    grid: Float[Tensor, "in knots"],
-    **geometry: Any,
-) -> KANConv2d:
-    layer = KANConv2d(
-        grid.shape[0],
-        coefficients.shape[0],
-        (coefficients.shape[2], coefficients.shape[3]),
-        **geometry,
-        basis=basis,
-        base_activation=base_activation,
-        device="meta",
-        dtype=coefficients.dtype,
-    ).to_empty(device=coefficients.device)
-    _fill(layer, base_weight, coefficients.movedim(-1, 2), grid)
-    return layer
-
-
-def _kan_linear_layout(state: State, prefix: str, inputs: str, out: str, lead: str = "") -> dict[str, str]:
-    """Keys and dimensions of efficient-kan's KANLinear, which many copied; the state decides on the scaler."""
-    suffix = prefix.rpartition(".")[0].rpartition(".")[2]  # layers may differ in their grids
-    layout = {
-        f"{prefix}base_weight": f"{lead} {out} {inputs}",
-        f"{prefix}spline_weight": f"{lead} {out} {inputs} functions{suffix}",
-        f"{prefix}grid": f"{lead} {inputs} knots{suffix}",
-    }
-    if f"{prefix}spline_scaler" in state:
-        layout[f"{prefix}spline_scaler"] = f"{lead} {out} {inputs}"
-    return layout
+    return peer.load(state_dict, **{k: v for k, v in config.items() if k not in peer.irrelevant})

@@ -1,0 +1,123 @@
+"""What the library computes, written again in numpy, scipy and plain loops."""
+
+from itertools import product
+
+import numpy as np
+import scipy.interpolate
+from numpy.polynomial.chebyshev import chebvander
+
+from convkan.basis import RBF, BSpline, Chebyshev
+from convkan.nn import KANLayer
+
+PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+ACTIVATIONS = {
+    None: None,
+    "identity": lambda x: x,
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+}
+
+
+def scipy_bsplines(x: np.ndarray, knots: np.ndarray, order: int, derivative: int = 0) -> np.ndarray:
+    """All B-splines of one channel: closed at the grid's right end, tapering to zero beyond it."""
+    functions = np.eye(len(knots) - order - 1)
+    inside = scipy.interpolate.BSpline(knots, functions, order)(x, derivative)
+    longer = np.concatenate([[knots[0]] * order, knots, [knots[-1]] * order])
+    padded = np.pad(functions, ((order, order), (0, 0)))
+    outside = scipy.interpolate.BSpline(longer, padded, order, extrapolate=False)(x, derivative)
+    on_grid = (x >= knots[order]) & (x <= knots[-order - 1])
+    return np.where(on_grid[..., None], inside, np.nan_to_num(outside))
+
+
+def basis_functions(basis, x: np.ndarray, knots: np.ndarray | None) -> np.ndarray:
+    """All functions of a basis at the points of one channel, functions last."""
+    match basis:
+        case BSpline(extrapolation="zero"):
+            return scipy_bsplines(x, knots, basis.order)
+        case BSpline():
+            ends = np.clip(x, knots[basis.order], knots[-basis.order - 1])
+            values = scipy_bsplines(ends, knots, basis.order)
+            if basis.extrapolation == "clamp":
+                return values
+            return values + scipy_bsplines(ends, knots, basis.order, 1) * (x - ends)[..., None]
+        case Chebyshev():
+            return chebvander(np.tanh(x), basis.degree)
+        case RBF():
+            centers = np.linspace(*basis.center_range, basis.num_centers)
+            return np.exp(-(((x[..., None] - centers) / (centers[1] - centers[0])) ** 2))
+    raise NotImplementedError(f"write the oracle of {basis}")
+
+
+def edge_features(layer: KANLayer, x: np.ndarray) -> np.ndarray:
+    """(b(x), B_1(x) … B_K(x)) for each channel of (batch, channels, *space), features last."""
+    planes = []
+    for channel in range(x.shape[1]):
+        knots = None if layer.grid is None else layer.grid[channel].numpy()
+        values = basis_functions(layer.basis, x[:, channel], knots)
+        base = ACTIVATIONS[layer.base_activation]
+        if base is not None:
+            values = np.concatenate([base(x[:, channel])[..., None], values], axis=-1)
+        planes.append(values)
+    return np.stack(planes, axis=1)
+
+
+def edge_weights(layer: KANLayer) -> np.ndarray:
+    """The weights of each edge, (out, in/groups, *kernel, features)."""
+    weights = layer.coefficients.detach().movedim(2, -1).numpy()
+    if layer.base_weight is None:
+        return weights
+    return np.concatenate([layer.base_weight.detach().numpy()[..., None], weights], axis=-1)
+
+
+def kan_convolution(layer, x: np.ndarray) -> np.ndarray:
+    """y[n,o,p] = Σ_{c in group} Σ_tap φ[o,c,tap](x̃[n,c, p·stride + tap·dilation]) + bias[o], loop by loop."""
+    kernel, stride, dilation = layer.kernel_size, layer.stride, layer.dilation
+    if layer.padding == "same":
+        totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        amounts = [(total // 2, total - total // 2) for total in totals]
+    elif layer.padding == "valid":
+        amounts = [(0, 0)] * len(kernel)
+    else:
+        amounts = [(p, p) for p in layer.padding]
+    features = edge_features(
+        layer, np.pad(x, [(0, 0), (0, 0), *amounts], mode=PADDING_MODES[layer.padding_mode])
+    )
+    weights = edge_weights(layer)
+    space = features.shape[2:-1]
+    positions = [
+        (n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(space, kernel, stride, dilation, strict=True)
+    ]
+    in_group, out_group = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+    y = np.zeros((len(x), layer.out_channels, *positions))
+    for n, o in np.ndindex(y.shape[:2]):
+        for position in np.ndindex(*positions):
+            for c, tap in product(range(in_group), np.ndindex(*kernel)):
+                pixel = tuple(
+                    p * s + t * d for p, s, t, d in zip(position, stride, tap, dilation, strict=True)
+                )
+                channel = o // out_group * in_group + c
+                y[(n, o, *position)] += weights[(o, c, *tap)] @ features[(n, channel, *pixel)]
+            if layer.bias is not None:
+                y[(n, o, *position)] += layer.bias[o].item()
+    return y
+
+
+def kan_linear(layer, x: np.ndarray) -> np.ndarray:
+    """y[o] = Σ_i φ[o,i](x[i]) + bias[o]."""
+    features, weights = edge_features(layer, x), edge_weights(layer)
+    y = np.zeros((len(x), layer.out_features))
+    for n, o in np.ndindex(*y.shape):
+        y[n, o] = sum(weights[o, i] @ features[n, i] for i in range(layer.in_features))
+        if layer.bias is not None:
+            y[n, o] += layer.bias[o].item()
+    return y
+
+
+def learnable_activation(layer, x: np.ndarray) -> np.ndarray:
+    """y[n, c·R + r, …] = ψ[c,r](x[n,c,…])."""
+    features, weights = edge_features(layer, x), edge_weights(layer)
+    count = layer.num_functions
+    y = np.zeros((len(x), layer.num_channels * count, *x.shape[2:]))
+    for c, r in product(range(layer.num_channels), range(count)):
+        y[:, c * count + r] = features[:, c] @ weights[c * count + r, 0]
+    return y
