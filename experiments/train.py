@@ -98,11 +98,11 @@ class TrainConfig:
     epochs: int = 20
     batch_size: int = 64
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    learning_rate: float = 5e-3
+    learning_rate: float = 1e-2
     momentum: float = 0.9
     schedule: Literal["cosine", "one_cycle", "constant"] = "one_cycle"
     warmup_epochs: float = 0.0
-    weight_decay: float = 1e-4
+    weight_decay: float = 0.02
     coefficient_decay: float | None = None
     base_decay: float | None = None
     coefficient_penalty: float = 0.0

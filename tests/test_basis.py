@@ -227,9 +227,9 @@ class TestBSpline:
         assert (basis.num_functions, basis.num_knots) == (6, 9)
 
     def test_wrong_number_of_knots_is_named(self):
-        with pytest.raises(ValueError, match="knots must number 12 .* got 7"):
+        with pytest.raises(ValueError, match=r"knots must number 12 .* got 7"):
             BSpline().evaluate(torch.zeros(2, 1), torch.zeros(1, 7))
-        with pytest.raises(ValueError, match="knots must number 12 .* got none"):
+        with pytest.raises(ValueError, match=r"knots must number 12 .* got none"):
             BSpline().derivative(torch.zeros(2, 1))
 
 

@@ -16,7 +16,7 @@ from cases import (
 )
 from tolerances import HALF_DTYPES, assert_agree, relative_error
 from torch import nn
-from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
+from torch.func import functional_call, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
 
 from convkan import (
     KANConv1d,
@@ -498,5 +498,5 @@ class TestDispatch:
         layer = case()
         for part in kan_layers(layer):
             part.backend = "gone"
-        with pytest.raises(ValueError, match="backend must be one of .* got 'gone'"):
+        with pytest.raises(ValueError, match=r"backend must be one of .* got 'gone'"):
             layer(case.input())

@@ -23,7 +23,7 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def assert_agree(actual: Tensor, expected: Tensor, name: str = "values", factor: float = 1.0) -> None:
-    """Raise unless both agree to the tolerance of ``actual``'s type, widened by ``factor`` where errors add up."""
+    """Raise unless both agree to the tolerance of ``actual``'s type, times ``factor`` where errors add up."""
     error, tolerance = relative_error(actual, expected), factor * TOLERANCES[actual.dtype]
     # Written so that NaN fails.
     assert error <= tolerance, f"{name}: relative error {error:.3g} exceeds {tolerance:.3g}"

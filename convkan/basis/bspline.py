@@ -43,6 +43,11 @@ def _reciprocal_spans(knots: Float[Tensor, "*groups knots channels"], order: int
     return torch.where(span > 0, 1 / torch.where(span > 0, span, 1), 0)
 
 
+def _held_within(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """``x`` clamped to [low, high], with the slope 1 at the ends themselves (``torch.clamp`` has 1/2 there)."""
+    return torch.where(x < low, low, torch.where(x > high, high, x))
+
+
 def cox_de_boor(
     x: Float[Tensor, "*batch channels"],
     knots: Float[Tensor, "*groups knots channels"],
@@ -159,7 +164,7 @@ class BSpline(Basis):
         if self.extrapolation == "zero":
             return self._splines(x, knots, self.order, fast)
         low, high = self.ends(knots)
-        values = self._splines(torch.clamp(x, low, high), knots, self.order, fast)
+        values = self._splines(_held_within(x, low, high), knots, self.order, fast)
         if self.extrapolation == "clamp":
             return values
         excess = torch.where(x < low, x - low, torch.where(x > high, x - high, 0)).unsqueeze(-2)
@@ -171,7 +176,7 @@ class BSpline(Basis):
         if self.extrapolation == "zero":
             return self._slopes(x, knots, fast)
         low, high = self.ends(knots)
-        slopes = self._slopes(torch.clamp(x, low, high), knots, fast)
+        slopes = self._slopes(_held_within(x, low, high), knots, fast)
         if self.extrapolation == "linear":
             return slopes
         return slopes * ((x >= low) & (x <= high)).unsqueeze(-2)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convkan.basis import Basis, BSpline
-from convkan.nn.conv import PaddedConvolution, PaddingMode, keeps_channels_last
+from convkan.nn.conv import PaddedConvolution, PaddingMode, in_memory_format, keeps_channels_last
 from convkan.nn.layer import KANLayer, check_channels
 from convkan.ops import Channelwise, evaluate
 
@@ -78,7 +78,7 @@ class LearnableActivation(KANLayer):
         y = evaluate(
             x, self.base_weight, self.basis_weight, self.grid, self.plan(Channelwise()), backend=self.backend
         )
-        return y if channels_last else y.contiguous()
+        return in_memory_format(y, channels_last)
 
     def extra_repr(self) -> str:
         """Sizes and options."""

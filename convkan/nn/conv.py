@@ -56,6 +56,14 @@ def keeps_channels_last(x: Tensor) -> bool:
     return x.ndim > 2 and x.shape[1] > 1 and x.stride(1) == 1 and x.stride(-1) != 1
 
 
+def in_memory_format(y: Tensor, channels_last: bool) -> Tensor:
+    """``y`` laid out like the input: channels together where the format exists, else pixels together."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return y.contiguous(
+        memory_format=formats.get(y.ndim, torch.contiguous_format) if channels_last else torch.contiguous_format
+    )
+
+
 class PaddedConvolution:
     """The arguments that convolutions share, checked, and the padding and shape rules that follow from them.
 
@@ -184,8 +192,8 @@ class _KANConv(PaddedConvolution, KANLayer):
             x, self.base_weight, self.basis_weight, self.grid, self.plan(convolution), backend=self.backend
         )
         if self.bias is not None:
-            y = y + self.bias.view(-1, *(1,) * self.dims)
-        return y if channels_last else y.contiguous()
+            y = y + self.bias.to(y.dtype).view(-1, *(1,) * self.dims)
+        return in_memory_format(y, channels_last)
 
     def extra_repr(self) -> str:
         """Sizes and options."""

@@ -13,6 +13,8 @@ from convkan.ops import Linear, Plan
 # How much the basis adds to the gradient, relative to the base activation. Random coefficients make rough
 # functions, rougher on finer grids; this bounds the slope they start with at any grid size.
 GRADIENT_SHARE = 1.0
+HIGHEST_SHARE = 0.2  # of the variance
+SMALLEST_VARIANCE = 1e-12  # below it the basis can make nothing but constants
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,12 @@ def edge_moments(basis: Basis, base_activation: str | None) -> EdgeMoments:
         centred_slope = slopes[:, 0] - means[0] * (slopes[:, 1:] @ constant)
         base_variance = (centred.square() @ probability).item()
         base_roughness = (centred_slope.square() @ probability).item() / base_variance
-        basis_roughness = basis_slope / basis_variance
-        share = min(0.5, GRADIENT_SHARE * base_roughness / (GRADIENT_SHARE * base_roughness + basis_roughness))
+        basis_roughness = basis_slope / max(basis_variance, SMALLEST_VARIANCE)
+        share = GRADIENT_SHARE * base_roughness / (GRADIENT_SHARE * base_roughness + basis_roughness)
+        share = min(HIGHEST_SHARE, share)
     return EdgeMoments(
         base_std=sqrt((1 - share) / base_variance),
-        basis_std=sqrt(share / basis_variance) if basis_variance > 1e-12 else 0.0,
+        basis_std=sqrt(share / basis_variance) if basis_variance > SMALLEST_VARIANCE else 0.0,
         means=tuple(means.tolist()),
         constant=tuple(constant.tolist()),
     )

@@ -112,16 +112,9 @@ class KANLayer(nn.Module):
             TypeError: The basis has no grid.
             ValueError: The knots have another shape, are not finite, or do not increase.
         """
-        if self.grid is None or not isinstance(self.basis, BSpline):
+        if self.grid is None:
             raise TypeError(f"a {type(self.basis).__name__} basis has no grid")
-        if knots.shape != self.grid.shape:
-            raise ValueError(f"knots must have shape {tuple(self.grid.shape)}, got {tuple(knots.shape)}")
-        knots = knots.detach().to(self.grid)
-        problem = _knot_problem(knots, self.basis)
-        if problem:
-            raise ValueError(f"knots must {problem}")
-        self._buffers["grid"] = knots.clone()
-        self._describe_grid()
+        self.grid = knots.detach().to(self.grid, copy=True)
 
     def _describe_grid(self) -> None:
         """Read off the grid whether it is uniform, and the range if all channels share one."""
@@ -138,10 +131,19 @@ class KANLayer(nn.Module):
             self.basis = self.basis.with_range(low[0].item(), high[0].item())
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "grid" and isinstance(value, Tensor) and "grid" in self.__dict__.get("_buffers", {}):
-            self.set_grid(value)
-        else:
-            super().__setattr__(name, value)
+        """Check a grid that is assigned, and note whether it is uniform."""
+        new_grid = name == "grid" and isinstance(value, Tensor) and "grid" in self.__dict__.get("_buffers", {})
+        if new_grid:
+            assert isinstance(self.basis, BSpline)
+            assert self.grid is not None
+            if value.shape != self.grid.shape:
+                raise ValueError(f"knots must have shape {tuple(self.grid.shape)}, got {tuple(value.shape)}")
+            problem = _knot_problem(value, self.basis)
+            if problem:
+                raise ValueError(f"knots must {problem}")
+        super().__setattr__(name, value)
+        if new_grid:
+            self._describe_grid()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Adopt the sizes of an adapted or refined state before loading it."""
@@ -168,13 +170,14 @@ class KANLayer(nn.Module):
             basis = self.basis.resized(weight.shape[1] // fan_in, knots)
         except ValueError as error:
             return str(error)
-        if isinstance(basis, BSpline) and grid is not None and not grid.is_meta:
+        if isinstance(basis, BSpline) and grid is not None:
             problem = _knot_problem(grid, basis)
             if problem:
                 return f"the grid of the state must {problem}"
         if basis != self.basis:
             self.basis = basis
             self.basis_weight.data = self.basis_weight.data.new_empty(weight.shape)
+            self.basis_weight.grad = None
             if self.grid is not None and grid is not None:
                 self._buffers["grid"] = self.grid.new_empty(grid.shape)
         return None
@@ -191,6 +194,8 @@ class KANLayer(nn.Module):
 
 def _knot_problem(knots: Float[Tensor, "channels knots"], basis: BSpline) -> str | None:
     """What is wrong with the knots of ``basis``, or None."""
+    if knots.is_meta:
+        return None
     if not bool(knots.isfinite().all()):
         return "be finite"
     low, high = basis.ends(knots)

@@ -73,7 +73,7 @@ class KANLinear(KANLayer):
         y = evaluate(
             x, self.base_weight, self.basis_weight, self.grid, self.plan(Linear()), backend=self.backend
         )
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
         """Sizes and options."""

@@ -100,10 +100,11 @@ class Plan:
         return torch.cat([fixed.unsqueeze(-2), planes], dim=-2)
 
     def _knots(self, grid: Tensor) -> Tensor:
-        if not (self.uniform and grid.dtype.itemsize < 4 and isinstance(self.basis, BSpline)):
-            return _at_least_float32(grid)
-        # Rounding to half precision makes equal steps unequal; the ends still tell what was meant.
-        low, high = self.basis.ends(grid.float())
+        grid = _at_least_float32(grid)
+        if not (self.uniform and isinstance(self.basis, BSpline)):
+            return grid
+        # A grid that went through a lower precision keeps its rounding; its ends still tell what was meant.
+        low, high = self.basis.ends(grid)
         return uniform_knots(low, high, self.basis.grid_size, self.basis.order)
 
 
