@@ -15,12 +15,12 @@ from typing import Any, Literal
 import lightning as L
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import nn
 
 from convkan.interpret.plot import plot_confusion, plot_edges, plot_learning_curves
-from convkan.models import create_model, model_options
+from convkan.models import model_options
 from convkan.nn import KANLayer
 from convkan.training import (
     AtomicCheckpointIO,
@@ -211,9 +211,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     options = dict(config.model_options)
     if "image_size" in model_options(config.model):
         options.setdefault("image_size", [height, width])
-    description = Description(
-        config.model, channels, (height, width), data.class_names, data.mean, data.std, options
-    )
+    description = Description(config.model, channels, (height, width), data.class_names, data.mean, data.std, options)
     model = description.create()
     record = {
         "parameters": count_parameters(model),
@@ -237,10 +235,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         model.compile()
     fit(trainer, classifier, data, checkpoint)
 
-    best = trainer.checkpoint_callback
-    [test] = trainer.test(
-        classifier, datamodule=data, ckpt_path=best.best_model_path, weights_only=True, verbose=False
-    )
+    [test] = trainer.test(classifier, datamodule=data, ckpt_path="best", weights_only=True, verbose=False)
     val_accuracy = [row["val_accuracy"] for row in history.rows]
     record |= {
         "test_accuracy": test["test_accuracy"],
@@ -281,7 +276,7 @@ def build_trainer(config: TrainConfig, folder: Path) -> tuple[L.Trainer, History
             enable_model_summary=False,
             enable_progress_bar=sys.stderr.isatty(),
         )
-    except L.pytorch.utilities.exceptions.MisconfigurationException as error:
+    except MisconfigurationException as error:
         raise UserError(str(error)) from error
     return trainer, history
 

@@ -41,29 +41,21 @@ LAYERS = {
     "conv2d-depthwise": LayerCase(partial(KANConv2d, 3, 6, 3, stride=2, padding=1, groups=3), (2, 3, 5, 5)),
     "conv2d-same": LayerCase(partial(KANConv2d, 2, 2, (2, 4), padding="same", dilation=(1, 2)), (2, 2, 4, 7)),
     "conv2d-pointwise": LayerCase(partial(KANConv2d, 3, 2, 1), (2, 3, 3, 2)),
-    "conv2d-reflect": LayerCase(
-        partial(KANConv2d, 1, 2, 3, padding=(1, 2), padding_mode="reflect"), (2, 1, 4, 4)
-    ),
+    "conv2d-reflect": LayerCase(partial(KANConv2d, 1, 2, 3, padding=(1, 2), padding_mode="reflect"), (2, 1, 4, 4)),
     "conv2d-replicate": LayerCase(
         partial(KANConv2d, 2, 1, 3, padding=2, padding_mode="replicate", bias=True), (1, 2, 3, 3)
     ),
-    "conv2d-circular": LayerCase(
-        partial(KANConv2d, 2, 2, 3, padding="same", padding_mode="circular"), (2, 2, 3, 4)
-    ),
+    "conv2d-circular": LayerCase(partial(KANConv2d, 2, 2, 3, padding="same", padding_mode="circular"), (2, 2, 3, 4)),
     "conv3d": LayerCase(partial(KANConv3d, 2, 2, (1, 2, 3), padding=(0, 1, 1)), (1, 2, 2, 2, 3)),
     "activation": LayerCase(partial(LearnableActivation, 3), (2, 3, 2, 2)),
     "activation-2": LayerCase(partial(LearnableActivation, 3, num_functions=2), (4, 3)),
-    "lowrank": LayerCase(
-        partial(LowRankKANConv2d, 4, 2, 3, padding=1, groups=2, rank=2, bias=True), (2, 4, 4, 4)
-    ),
+    "lowrank": LayerCase(partial(LowRankKANConv2d, 4, 2, 3, padding=1, groups=2, rank=2, bias=True), (2, 4, 4, 4)),
     "lowrank-reflect": LayerCase(
         partial(LowRankKANConv2d, 2, 2, 3, padding=1, stride=2, padding_mode="reflect"), (2, 2, 4, 4)
     ),
 }
 # One of each class, for what does not depend on the geometry.
-LAYER_CLASSES = {
-    name: LAYERS[name] for name in ("linear", "conv1d", "conv2d", "conv3d", "activation-2", "lowrank")
-}
+LAYER_CLASSES = {name: LAYERS[name] for name in ("linear", "conv1d", "conv2d", "conv3d", "activation-2", "lowrank")}
 
 BASIS_CASES: list[Basis] = [create() for create in BASES.values()] + [
     BSpline(grid_size=4, extrapolation="clamp"),

@@ -79,22 +79,16 @@ def kan_convolution(layer, x: np.ndarray) -> np.ndarray:
         amounts = [(0, 0)] * len(kernel)
     else:
         amounts = [(p, p) for p in layer.padding]
-    features = edge_features(
-        layer, np.pad(x, [(0, 0), (0, 0), *amounts], mode=PADDING_MODES[layer.padding_mode])
-    )
+    features = edge_features(layer, np.pad(x, [(0, 0), (0, 0), *amounts], mode=PADDING_MODES[layer.padding_mode]))
     weights = edge_weights(layer)
     space = features.shape[2:-1]
-    positions = [
-        (n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(space, kernel, stride, dilation, strict=True)
-    ]
+    positions = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(space, kernel, stride, dilation, strict=True)]
     in_group, out_group = layer.in_channels // layer.groups, layer.out_channels // layer.groups
     y = np.zeros((len(x), layer.out_channels, *positions))
     for n, o in np.ndindex(y.shape[:2]):
         for position in np.ndindex(*positions):
             for c, tap in product(range(in_group), np.ndindex(*kernel)):
-                pixel = tuple(
-                    p * s + t * d for p, s, t, d in zip(position, stride, tap, dilation, strict=True)
-                )
+                pixel = tuple(p * s + t * d for p, s, t, d in zip(position, stride, tap, dilation, strict=True))
                 channel = o // out_group * in_group + c
                 y[(n, o, *position)] += weights[(o, c, *tap)] @ features[(n, channel, *pixel)]
             if layer.bias is not None:

@@ -67,9 +67,7 @@ def test_training_libraries_stay_in_training(module):
 def loaded_by(statement):
     report = "import json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     code = f"{statement}\n{report}"
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
-    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
     return set(json.loads(run.stdout))
 
 

@@ -41,9 +41,7 @@ def points(basis, knots, count=60):
 
 
 def expected_bsplines(basis, x, knots, derivative=0):
-    channels = [
-        scipy_bsplines(x[:, c].numpy(), knots[c].numpy(), basis.order, derivative) for c in range(len(knots))
-    ]
+    channels = [scipy_bsplines(x[:, c].numpy(), knots[c].numpy(), basis.order, derivative) for c in range(len(knots))]
     return torch.tensor(np.stack(channels, axis=-1))
 
 
@@ -74,9 +72,7 @@ class TestBSpline:
     def test_tapers_to_zero_like_scipy_beyond_the_grid(self, order, fast):
         basis = BSpline(4, order)
         knots = basis.knots(1)
-        x = torch.cat([torch.linspace(-1, 1, 41, dtype=torch.float64) * 3.07, torch.tensor([-1e3, 1e3])])[
-            :, None
-        ]
+        x = torch.cat([torch.linspace(-1, 1, 41, dtype=torch.float64) * 3.07, torch.tensor([-1e3, 1e3])])[:, None]
         values, slopes = (f(x, knots, fast=fast) for f in (basis.evaluate, basis.derivative))
         assert_agree(values, expected_bsplines(basis, x, knots))
         assert_agree(slopes, expected_bsplines(basis, x, knots, 1))
@@ -185,9 +181,7 @@ class TestBSpline:
         for fast in (True, False):
             assert torch.equal(basis.derivative(x, knots, fast=fast).squeeze(-1), expected.double())
         x.requires_grad_()
-        by_autograd = [
-            torch.autograd.grad(basis.evaluate(x, knots)[:, k].sum(), x)[0].squeeze(1) for k in range(5)
-        ]
+        by_autograd = [torch.autograd.grad(basis.evaluate(x, knots)[:, k].sum(), x)[0].squeeze(1) for k in range(5)]
         assert torch.equal(torch.stack(by_autograd, 1), expected.double())
 
     @pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)

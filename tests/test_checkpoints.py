@@ -42,9 +42,7 @@ def assert_restored(restored, layer, x):
     assert torch.equal(restored(x), layer(x))
     for ours, theirs in zip(kan_layers(restored), kan_layers(layer), strict=True):
         assert ours.uniform_knots == theirs.uniform_knots
-        sizes = [
-            (type(b), b.num_functions, getattr(b, "num_knots", None)) for b in (ours.basis, theirs.basis)
-        ]
+        sizes = [(type(b), b.num_functions, getattr(b, "num_knots", None)) for b in (ours.basis, theirs.basis)]
         assert sizes[0] == sizes[1]
         # Channels with ranges of their own leave the basis with the one it started with.
         assert ours.basis == theirs.basis or not ours.uniform_knots

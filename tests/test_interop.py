@@ -171,9 +171,7 @@ def test_result_round_trips_through_a_checkpoint(source, tmp_path):
 
 
 def test_results_are_layers_of_this_library():
-    kinds = {
-        source: type(load_peer(source, *example(source)[:1], **example(source)[1])) for source in SOURCES
-    }
+    kinds = {source: type(load_peer(source, *example(source)[:1], **example(source)[1])) for source in SOURCES}
     assert kinds == {
         LINEAR: KANLinear,
         NETWORK: nn.Sequential,
@@ -396,9 +394,7 @@ class LouderSiLU(nn.SiLU):
     pass
 
 
-@pytest.mark.parametrize(
-    "activation", ["swash", "", nn.ELU, nn.ELU(), LouderSiLU, LouderSiLU(), torch.sin, int]
-)
+@pytest.mark.parametrize("activation", ["swash", "", nn.ELU, nn.ELU(), LouderSiLU, LouderSiLU(), torch.sin, int])
 def test_unknown_activations_are_refused_with_the_names_there_are(activation):
     state, config, _ = example(LINEAR)
     with pytest.raises(ValueError, match=r"base_activation must be one of .*gelu.*silu.*got"):
@@ -481,9 +477,7 @@ def test_empty_state_is_refused(source):
         load_peer(source, {})
 
 
-@pytest.mark.parametrize(
-    ("argument", "key"), [("use_layernorm", "layernorm"), ("use_base_update", "base_linear")]
-)
+@pytest.mark.parametrize(("argument", "key"), [("use_layernorm", "layernorm"), ("use_base_update", "base_linear")])
 def test_fast_kan_branch_that_contradicts_the_state_is_refused(argument, key):
     state, config, _ = example(FAST)
     with pytest.raises(ValueError, match=f"got also {key}.weight, {key}.bias"):
@@ -542,15 +536,11 @@ def test_grid_that_differs_between_taps_is_refused():
     state, config, _ = vectors("convkan_grouped")
     source = config.pop("source")
     state["kan_layer.grid"][1, 17] += 1e-9
-    with pytest.raises(
-        ValueError, match=r"kan_layer.grid\[1, 17\] must equal kan_layer.grid\[1, 15\].*; got \["
-    ):
+    with pytest.raises(ValueError, match=r"kan_layer.grid\[1, 17\] must equal kan_layer.grid\[1, 15\].*; got \["):
         load_peer(source, state, **config)
     state, config, _ = example(KERNELS)
     state["convs.5.conv.grid"][7] += 1e-9
-    with pytest.raises(
-        ValueError, match=r"convs.5.conv.grid\[7\] must equal convs.2.conv.grid\[0\].*; got \["
-    ):
+    with pytest.raises(ValueError, match=r"convs.5.conv.grid\[7\] must equal convs.2.conv.grid\[0\].*; got \["):
         load_peer(KERNELS, state, **config)
 
 
@@ -567,9 +557,7 @@ def test_grids_may_differ_between_input_channels():
         state[f"convs.{3 * out + 1}.conv.grid"] *= 1.5
     layer = load_peer(KERNELS, state, **config)
     assert torch.equal(layer.grid[1], 1.5 * layer.grid[0])
-    alone = {
-        f"convs.{o}.conv.{k}": state[f"convs.{3 * o + 1}.conv.{k}"] for o in range(4) for k in LAYER_KEYS
-    }
+    alone = {f"convs.{o}.conv.{k}": state[f"convs.{3 * o + 1}.conv.{k}"] for o in range(4) for k in LAYER_KEYS}
     isolated = torch.zeros_like(arrays["x"])
     isolated[:, 1] = arrays["x"][:, 1]
     single = load_peer(KERNELS, alone, in_channels=1)

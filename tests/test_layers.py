@@ -109,9 +109,7 @@ class TestSignature:
             layer.coefficients[1, 0, 5] = 42
         assert layer.coefficients.data_ptr() == layer.basis_weight.data_ptr()
         fan_in = shape[1]
-        assert (
-            layer.basis_weight[1, 5 * fan_in] == 42
-        ).all()  # feature-major: all channels of B_1, then of B_2
+        assert (layer.basis_weight[1, 5 * fan_in] == 42).all()  # feature-major: all channels of B_1, then of B_2
 
     @pytest.mark.parametrize("name", ["conv1d", "conv2d", "conv3d"])
     @pytest.mark.parametrize("kernel", [1, 2, 3, 4])
@@ -246,9 +244,7 @@ class TestConversion:
     @pytest.mark.parametrize("dtype", [torch.float64, *HALF_DTYPES])
     def test_to_converts_everything(self, case, dtype):
         layer = case()
-        convert = {torch.float64: layer.double, torch.float16: layer.half, torch.bfloat16: layer.bfloat16}[
-            dtype
-        ]
+        convert = {torch.float64: layer.double, torch.float16: layer.half, torch.bfloat16: layer.bfloat16}[dtype]
         assert convert() is layer
         assert {tensor.dtype for tensor in layer.state_dict().values()} == {dtype}
         assert layer(case.input(dtype)).dtype == dtype
@@ -526,9 +522,7 @@ class TestSpecialCases:
         x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
         assert_agree(low(x), full(x))
 
-    @pytest.mark.filterwarnings(
-        "ignore:Using padding='same' with even kernel"
-    )  # of torch's plain convolution
+    @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # of torch's plain convolution
     @pytest.mark.parametrize("name", [name for name in LAYERS if name.startswith("conv")])
     def test_identity_base_without_coefficients_is_the_plain_convolution(self, name):
         layer = randomize(LAYERS[name](base_activation="identity", dtype=torch.float64))
@@ -653,9 +647,7 @@ class TestErrors:
     def test_inputs_must_not_be_smaller_than_the_kernel(self, convolution):
         layer = convolution(1, 1, 3, dilation=2)
         dims = layer.dims
-        with pytest.raises(
-            ValueError, match="input must be at least as large as the kernel: padded size 4, kernel"
-        ):
+        with pytest.raises(ValueError, match="input must be at least as large as the kernel: padded size 4, kernel"):
             layer(torch.ones(1, 1, *[5] * (dims - 1), 4))
         assert layer(torch.ones(1, 1, *[5] * dims)).shape == (1, 1, *[1] * dims)
 

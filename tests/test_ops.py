@@ -128,12 +128,9 @@ class TestEveryBackendAgreesWithReference:
             groups, dims = generator.integers(1, 4), generator.integers(1, 4)
             convolution = (KANConv1d, KANConv2d, KANConv3d)[dims - 1]
             kernel, stride, padding, dilation = (
-                [int(n) for n in generator.integers(low, high, dims)]
-                for low, high in ((1, 4), (1, 3), (0, 3), (1, 3))
+                [int(n) for n in generator.integers(low, high, dims)] for low, high in ((1, 4), (1, 3), (0, 3), (1, 3))
             )
-            size = [
-                int(d * (k - 1) + 1 + generator.integers(0, 3)) for k, d in zip(kernel, dilation, strict=True)
-            ]
+            size = [int(d * (k - 1) + 1 + generator.integers(0, 3)) for k, d in zip(kernel, dilation, strict=True)]
             inputs, outputs = int(groups * generator.integers(1, 3)), int(groups * generator.integers(1, 3))
             layer = convolution(
                 inputs, outputs, kernel, stride, padding, dilation, int(groups), True, dtype=torch.float64
@@ -259,9 +256,7 @@ class TestDerivatives:
         layer = randomize(case(basis=basis, dtype=torch.float64))
         x = case.input(torch.float64)
         runs_here(layer, backend, x)
-        ours, expected = (
-            double_backward(with_backend(layer, b), x.requires_grad_()) for b in (backend, "reference")
-        )
+        ours, expected = (double_backward(with_backend(layer, b), x.requires_grad_()) for b in (backend, "reference"))
         for value, wanted in zip(ours, expected, strict=True):
             assert_agree(value, wanted, factor=10)
 
@@ -324,9 +319,7 @@ def pde_loss(model, x):
     """mean (Δu)² and its gradients by the parameters: one order beyond a double backward."""
     x = x.detach().clone().requires_grad_()
     (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
-    laplacian = sum(
-        torch.autograd.grad(slope[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(x.shape[1])
-    )
+    laplacian = sum(torch.autograd.grad(slope[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(x.shape[1]))
     loss = laplacian.square().mean()
     return loss.detach(), torch.autograd.grad(loss, tuple(model.parameters()), materialize_grads=True)
 
@@ -372,9 +365,7 @@ TRANSFORMS = {
     "jacrev": lambda f, x: jacrev(f)(x),
     "jacfwd": lambda f, x: jacfwd(f)(x),
     "hessian": lambda f, x: hessian(lambda x: f(x).square().sum())(x),
-    "gradient for each sample": lambda f, x: vmap(torch.func.grad(lambda row: f(row[None]).square().sum()))(
-        x
-    ),
+    "gradient for each sample": lambda f, x: vmap(torch.func.grad(lambda row: f(row[None]).square().sum()))(x),
 }
 
 
@@ -440,9 +431,7 @@ class TestTransforms:
 
 
 class TestMemory:
-    @pytest.mark.parametrize(
-        "name", ["linear", "linear-3d-bias", "conv2d", "conv2d-grouped", "conv3d", "activation"]
-    )
+    @pytest.mark.parametrize("name", ["linear", "linear-3d-bias", "conv2d", "conv2d-grouped", "conv3d", "activation"])
     @pytest.mark.parametrize("basis", [BSpline(), Chebyshev(), RBF()], ids=repr)
     @every_fast_backend
     def test_only_input_and_parameters_are_kept_for_the_backward_pass(self, name, basis, backend):
@@ -491,9 +480,7 @@ class TestDispatch:
 
     @every_class
     def test_an_unknown_backend_is_refused_with_the_names_there_are(self, case):
-        with pytest.raises(
-            ValueError, match=f"backend must be one of auto, {', '.join(BACKENDS)}; got 'fast'"
-        ):
+        with pytest.raises(ValueError, match=f"backend must be one of auto, {', '.join(BACKENDS)}; got 'fast'"):
             case(backend="fast")
         layer = case()
         for part in kan_layers(layer):

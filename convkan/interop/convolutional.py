@@ -69,9 +69,7 @@ def _channels(count: int, out_channels: int | None, in_channels: int | None) -> 
     check_channels(**{name: size for name, size in given.items() if size is not None})
     if out_channels is None and in_channels is None:
         if count > 1:
-            raise ValueError(
-                f"in_channels must be given, since the state tells only that kernels are {count}"
-            )
+            raise ValueError(f"in_channels must be given, since the state tells only that kernels are {count}")
         in_channels = 1
     out_channels = out_channels or count // (in_channels or 1)
     in_channels = in_channels or count // out_channels

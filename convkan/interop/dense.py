@@ -59,10 +59,7 @@ def efficient_kan(
     given = list(layers_hidden) if isinstance(layers_hidden, Sequence) else layers_hidden
     agree(layers_hidden=(given, widths))
     return nn.Sequential(
-        *(
-            _efficient_layer(tensors, f"layers.{n}.", base_activation, grid_size, spline_order)
-            for n in range(depth)
-        )
+        *(_efficient_layer(tensors, f"layers.{n}.", base_activation, grid_size, spline_order) for n in range(depth))
     )
 
 
@@ -117,9 +114,7 @@ def fast_kan_layer(
     if not use_layernorm:
         return linear(basis, activation if use_base_update else None, coefficients, weight, bias=bias)
     spline = linear(basis, None, coefficients)
-    norm = nn.LayerNorm(in_features, device="meta", dtype=coefficients.dtype).to_empty(
-        device=coefficients.device
-    )
+    norm = nn.LayerNorm(in_features, device="meta", dtype=coefficients.dtype).to_empty(device=coefficients.device)
     norm.load_state_dict({"weight": tensors["layernorm.weight"], "bias": tensors["layernorm.bias"]})
     if weight is None or bias is None:
         return nn.Sequential(norm, spline)

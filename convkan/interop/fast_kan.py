@@ -57,9 +57,7 @@ class ScatteredRBF(Basis):
     def resized(self, num_functions: int, num_knots: int | None) -> Self:
         """This basis, if it has the right size: other centres could not be guessed."""
         if num_knots is not None or num_functions != self.num_functions:
-            raise ValueError(
-                f"the basis has {self.num_functions} fixed centres, not {num_functions} functions"
-            )
+            raise ValueError(f"the basis has {self.num_functions} fixed centres, not {num_functions} functions")
         return self
 
     def _distance(self, x: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch centers channels"]:

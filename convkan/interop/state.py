@@ -59,18 +59,14 @@ def read_state(
         raise ValueError(f"state_dict must have the keys {_listed(layout)}; missing are {_listed(missing)}")
     unexpected = [key for key in state if key not in layout and key not in ignored]
     if unexpected:
-        raise ValueError(
-            f"state_dict must have only the keys {_listed(layout)}; got also {_listed(unexpected)}"
-        )
+        raise ValueError(f"state_dict must have only the keys {_listed(layout)}; got also {_listed(unexpected)}")
     tensors = {key: state[key] for key in layout}
     for key, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             got = tensor.dtype if isinstance(tensor, Tensor) else repr(tensor)
             raise TypeError(f"{key} must be a floating point tensor, got {got}")
         if not bool(tensor.isfinite().all()):
-            raise ValueError(
-                f"{key} must be finite, got {int((~tensor.isfinite()).sum())} entries that are not"
-            )
+            raise ValueError(f"{key} must be finite, got {int((~tensor.isfinite()).sum())} entries that are not")
     devices = {tensor.device for tensor in tensors.values()}
     if len(devices) > 1:
         raise ValueError(f"state_dict must lie on one device, got {_listed(devices)}")
@@ -84,9 +80,7 @@ def _dimension_sizes(tensors: Mapping[str, Tensor], layout: Mapping[str, str]) -
     for key, tensor in tensors.items():
         names, shape = layout[key].split(), tuple(tensor.shape)
         if len(names) != len(shape) or 0 in shape:
-            raise ValueError(
-                f"{key} must have the dimensions ({', '.join(names)}), none empty; got shape {shape}"
-            )
+            raise ValueError(f"{key} must have the dimensions ({', '.join(names)}), none empty; got shape {shape}")
         for name, size in zip(names, shape, strict=True):
             if sizes.setdefault(name, size) != size:
                 raise ValueError(
@@ -135,9 +129,7 @@ def activation_name(argument: str, value: object) -> str:
     elif callable(value):
         name = next((name for function, name in ACTIVATION_FUNCTIONS.items() if function is value), None)
     else:
-        raise TypeError(
-            f"{argument} must be a class, module, function or name of an activation, got {value!r}"
-        )
+        raise TypeError(f"{argument} must be a class, module, function or name of an activation, got {value!r}")
     if name is None:
         raise ValueError(f"{argument} must be one of {', '.join(sorted(ACTIVATIONS))}; got {value!r}")
     return name

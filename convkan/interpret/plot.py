@@ -30,7 +30,10 @@ def plot_edges(layer: KANLayer, title: str = "") -> Figure:
     """
     with torch.no_grad():
         x, values = curves(layer)
-    x, values = x.float().cpu(), values.float().cpu().flatten(3) if values.ndim > 3 else values[..., None].float().cpu()
+    x, values = (
+        x.float().cpu(),
+        values.float().cpu().flatten(3) if values.ndim > 3 else values[..., None].float().cpu(),
+    )
     out_channels, per_group = values.shape[:2]
     size = values.abs().mean(dim=(2, 3))
     outputs = size.sum(1).topk(min(MOST_OUTPUTS, out_channels)).indices.sort().values
@@ -44,9 +47,7 @@ def plot_edges(layer: KANLayer, title: str = "") -> Figure:
     taps = values.shape[3]
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, taps))
     group_size = out_channels // (len(x) // per_group)
-    for axis, (output, input_) in zip(
-        axes.flat, ((o.item(), i.item()) for o in outputs for i in inputs), strict=False
-    ):
+    for axis, (output, input_) in zip(axes.flat, ((o.item(), i.item()) for o in outputs for i in inputs), strict=False):
         channel = (output // group_size) * per_group + input_
         for tap in range(taps):
             axis.plot(x[channel], values[output, input_, :, tap], color=colors[tap], linewidth=0.9)
@@ -75,7 +76,12 @@ def plot_learning_curves(rows: Sequence[dict[str, float]]) -> Figure:
         for part, color in (("train", TRAIN_COLOR), ("val", VAL_COLOR)):
             label = {"train": "training", "val": "validation"}[part]
             axis.plot(
-                epochs, [unit * row[f"{part}_{name}"] for row in rows], color=color, label=label, marker=".", markersize=4
+                epochs,
+                [unit * row[f"{part}_{name}"] for row in rows],
+                color=color,
+                label=label,
+                marker=".",
+                markersize=4,
             )
         axis.set_xlabel("epoch")
         axis.set_ylabel(name if unit == 1 else f"{name} (%)")
@@ -105,7 +111,7 @@ def plot_confusion(matrix: Int[Tensor, "classes classes"], class_names: Sequence
         for row, column in np.ndindex(counts.shape):
             if counts[row, column]:
                 color = "white" if shares[row, column] > 0.5 else "black"
-                axis.text(column, row, counts[row, column], ha="center", va="center", fontsize=7, color=color)
+                axis.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=color)
     axis.set_xlabel("predicted class")
     axis.set_ylabel("true class")
     axis.set_title(f"test accuracy {np.trace(counts) / max(counts.sum(), 1):.2%}", fontsize=10)

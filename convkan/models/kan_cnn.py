@@ -1,6 +1,6 @@
 """A small modern classifier: normalised inputs to every KAN layer, global pooling, a KAN head."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -53,8 +53,8 @@ class ConvNet(nn.Module):
         stages: Stages,
         in_channels: int,
         num_classes: int,
-        convolution: partial[nn.Module],
-        head: partial[nn.Module],
+        convolution: Callable[[int, int], nn.Module],
+        head: Callable[[int, int], nn.Module],
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -96,7 +96,9 @@ def _kan_head(in_features: int, num_classes: int, basis: Basis) -> nn.Sequential
 
 def _plain_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU()
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
     )
 
 
@@ -144,4 +146,4 @@ def plain_cnn(
 ) -> ConvNet:
     """The plain CNN of ``kan_cnn``'s topology: convolution, batch normalisation, ReLU, and a linear head."""
     stages = Stages(tuple(widths), dropout)
-    return ConvNet(stages, in_channels, num_classes, partial(_plain_convolution), partial(nn.Linear))
+    return ConvNet(stages, in_channels, num_classes, _plain_convolution, nn.Linear)

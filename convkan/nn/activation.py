@@ -75,9 +75,7 @@ class LearnableActivation(KANLayer):
         if x.ndim < 2 or x.shape[1] != self.num_channels:
             raise ValueError(f"input must have {self.num_channels} channels in dimension 1, got {tuple(x.shape)}")
         channels_last = keeps_channels_last(x)
-        y = evaluate(
-            x, self.base_weight, self.basis_weight, self.grid, self.plan(Channelwise()), backend=self.backend
-        )
+        y = evaluate(x, self.base_weight, self.basis_weight, self.grid, self.plan(Channelwise()), backend=self.backend)
         return in_memory_format(y, channels_last)
 
     def extra_repr(self) -> str:
@@ -149,9 +147,7 @@ class LowRankKANConv2d(PaddedConvolution, nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         nn.Module.__init__(self)
-        self._set_geometry(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode
-        )
+        self._set_geometry(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         check_channels(rank=rank)
         self.rank = rank
         self.activation = LearnableActivation(

@@ -106,9 +106,7 @@ class PaddedConvolution:
         """Raise unless ``x`` has the layer's channels and is large enough for one output position."""
         if x.ndim not in (self.dims + 1, self.dims + 2) or x.shape[-self.dims - 1] != self.in_channels:
             space = ", ".join(["depth", "height", "width"][-self.dims :])
-            raise ValueError(
-                f"input must have shape ([batch,] {self.in_channels}, {space}), got {tuple(x.shape)}"
-            )
+            raise ValueError(f"input must have shape ([batch,] {self.in_channels}, {space}), got {tuple(x.shape)}")
         before, after = self._amounts[0::2][::-1], self._amounts[1::2][::-1]
         for size, left, right, k, d in zip(
             x.shape[-self.dims :], before, after, self.kernel_size, self.dilation, strict=True
@@ -161,9 +159,7 @@ class _KANConv(PaddedConvolution, KANLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self._set_geometry(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode
-        )
+        self._set_geometry(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         super().__init__(
             in_channels,
             out_channels,
@@ -177,9 +173,7 @@ class _KANConv(PaddedConvolution, KANLayer):
             dtype=dtype,
         )
 
-    def forward(
-        self, x: Float[Tensor, "batch in_channels *space"]
-    ) -> Float[Tensor, "batch out_channels *positions"]:
+    def forward(self, x: Float[Tensor, "batch in_channels *space"]) -> Float[Tensor, "batch out_channels *positions"]:
         """Sum the edges of every tap and input channel at each output position."""
         self.check_input(x)
         if x.ndim == self.dims + 1:
@@ -188,9 +182,7 @@ class _KANConv(PaddedConvolution, KANLayer):
         convolution = self.convolution
         if self.padding_mode != "zeros":
             x, convolution = self.pad(x), convolution.without_padding()
-        y = evaluate(
-            x, self.base_weight, self.basis_weight, self.grid, self.plan(convolution), backend=self.backend
-        )
+        y = evaluate(x, self.base_weight, self.basis_weight, self.grid, self.plan(convolution), backend=self.backend)
         if self.bias is not None:
             y = y + self.bias.to(y.dtype).view(-1, *(1,) * self.dims)
         return in_memory_format(y, channels_last)

@@ -55,9 +55,7 @@ def _contract(features: Tensor, weight: Tensor, plan: Plan) -> Tensor:
             return y.flatten(-2).movedim(-1, 1)
         case Convolution(stride=stride, dilation=dilation, groups=groups):
             zeros = [0] * len(stride)
-            return torch.convolution(
-                _planes(features), weight, None, stride, zeros, dilation, False, zeros, groups
-            )
+            return torch.convolution(_planes(features), weight, None, stride, zeros, dilation, False, zeros, groups)
 
 
 def _contract_backward(
@@ -107,9 +105,7 @@ class _Dense(torch.autograd.Function):
     """The dense evaluation, with reverse mode."""
 
     @staticmethod
-    def forward(
-        x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan
-    ) -> Tensor:
+    def forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
         features = plan.features(_channels_last(x, plan), grid, differentiable=False)
         return _contract(features, expanded_weight(base_weight, basis_weight), plan)
 
@@ -120,7 +116,7 @@ class _Dense(torch.autograd.Function):
         ctx.save_for_forward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, base_weight, basis_weight, grid = ctx.saved_tensors
         plan: Plan = ctx.plan
         need_x, *need_weights = ctx.needs_input_grad[:3]
@@ -148,7 +144,7 @@ class _TransformableDense(_Dense):
     generate_vmap_rule = True
 
     @staticmethod
-    def jvp(  # type: ignore[override]
+    def jvp(
         ctx: Any,
         tangent_x: Tensor | None,
         tangent_base: Tensor | None,
@@ -173,9 +169,7 @@ class _TransformableDense(_Dense):
         return sum(terms[1:], start=terms[0])
 
 
-def dense(
-    x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan
-) -> Tensor:
+def dense(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
     """Evaluate a KAN layer through per-pixel features (shapes as in ``convkan.ops.dispatch.evaluate``)."""
     function = _Dense if torch.compiler.is_compiling() else _TransformableDense
     return function.apply(x, base_weight, basis_weight, grid, plan)

@@ -24,9 +24,7 @@ def unfold_patches(
     return patches.flatten(-len(kernel_size)).movedim(1, -1)
 
 
-def reference(
-    x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan
-) -> Tensor:
+def reference(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
     """Evaluate a KAN layer by its definition (shapes as in ``convkan.ops.dispatch.evaluate``)."""
     weight = expanded_weight(base_weight, basis_weight)
     match plan.geometry:
@@ -41,8 +39,6 @@ def reference(
         case Convolution(groups=groups) as convolution:
             patches = unfold_patches(x, tuple(weight.shape[2:]), convolution)
             features = plan.features(patches, grid).to(weight.dtype)
-            weight = rearrange(
-                weight.flatten(2), "(g o) (f c) t -> g o f c t", g=groups, c=x.shape[1] // groups
-            )
+            weight = rearrange(weight.flatten(2), "(g o) (f c) t -> g o f c t", g=groups, c=x.shape[1] // groups)
             y = torch.einsum("n ... t g f c, g o f c t -> n ... g o", features, weight)
             return y.flatten(-2).movedim(-1, 1)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from convkan.regularization import total_coefficient_penalty
@@ -78,12 +78,13 @@ class Classifier(L.LightningModule):
         # Metrics are updated each step and read once an epoch: reading them, or checking their input, costs as much
         # as a step of a small model.
         accuracy = partial(MulticlassAccuracy, num_classes, average="micro", validate_args=False)
-        self.metrics = nn.ModuleDict(
+        self.metrics = MetricCollection(
             {
                 f"{part}_{name}": metric()
                 for part in ("train", "val", "test")
                 for name, metric in (("loss", MeanMetric), ("accuracy", accuracy))
-            }
+            },
+            compute_groups=False,
         )
         self.test_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
 

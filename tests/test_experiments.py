@@ -1,0 +1,432 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+import experiments
+from convkan import KANConv2d, KANLinear, LowRankKANConv2d
+from convkan.basis import BSpline
+from convkan.models import list_models
+from convkan.training import DATASETS, ImageData, load_classifier
+from experiments import cli, predict, train
+from experiments.records import count_multiply_adds, count_parameters
+
+ROOT = Path(experiments.__file__).parents[1]
+TINY = ("--model_options.widths", "[2,4]", "--threads", 1)
+# All that draws random numbers: order, shifts, dropout.
+RANDOM = (*TINY, "--model_options.dropout", 0.3, "--augment", "standard", "--seed", 5, "--epochs", 5)
+FIGURES = ("learning_curves", "confusion_matrix", "edge_functions")
+KEYS = {
+    "test_accuracy",
+    "val_accuracy",
+    "parameters",
+    "multiply_adds",
+    "seconds_per_epoch",
+    "config",
+    "seed",
+}
+CLOCKS = {"epoch_seconds", "input_seconds", "total_seconds"}
+
+
+def finished(runs_root, name, *flags):
+    """The folder of a finished run."""
+    flags = [*flags, "--runs_root", runs_root, "--run_name", name]
+    config, folder = train.start(cli.parse(train.TrainConfig, "test", [str(flag) for flag in flags]))
+    train.train(config, folder)
+    return folder
+
+
+def record(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def history(folder):
+    """The rows of a run's history, without what the clock says."""
+    with (folder / "history.csv").open() as file:
+        return [{key: row[key] for key in row if key not in CLOCKS} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """Two epochs of a tiny model."""
+    return finished(tmp_path_factory.mktemp("runs"), "tiny", *TINY, "--epochs", 2)
+
+
+@pytest.fixture(scope="module")
+def random_folder(tmp_path_factory):
+    """An uninterrupted run with everything random switched on."""
+    return finished(tmp_path_factory.mktemp("runs"), "random", *RANDOM)
+
+
+@pytest.fixture(scope="module")
+def good_folder(tmp_path_factory):
+    """A run that learned to read digits."""
+    flags = ("--model_options.widths", "[8,16]", "--threads", 1, "--epochs", 5)
+    return finished(tmp_path_factory.mktemp("runs"), "good", *flags)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Calls a script as its command line would, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CONVKAN_DEBUG", raising=False)
+    monkeypatch.delenv("CONVKAN_DATA", raising=False)
+
+    def command(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
+        status = 0
+        try:
+            cli.run(script.main)
+        except SystemExit as ended:
+            status = ended.code
+        out, err = capsys.readouterr()
+        return SimpleNamespace(status=status, out=out, err=err)
+
+    return command
+
+
+def script(name, *arguments, **options):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, text=True, **options)
+
+
+def assert_refused(outcome, *words):
+    """One line that says what is wrong, and nothing of Python's insides."""
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    for word in words:
+        assert str(word) in outcome.err
+
+
+def test_run_leaves_its_configuration_and_record(run_folder):
+    result = record(run_folder)
+    assert set(result) >= KEYS
+    assert 0 <= result["test_accuracy"] <= 1
+    assert 0 <= result["val_accuracy"] <= 1
+    assert result["seconds_per_epoch"] > 0
+    assert result["peak_memory_bytes"] > 0
+    assert result["seed"] == 0
+    assert result["config"] == yaml.safe_load((run_folder / "config.yaml").read_text())
+    assert result["config"]["model_options"] == {"widths": [2, 4]}
+    assert set(result) >= {"git_commit", "versions", "device"}
+
+
+def test_record_agrees_with_the_history(run_folder):
+    rows, result = history(run_folder), record(run_folder)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert result["val_accuracy"] == max(float(row["val_accuracy"]) for row in rows)
+    assert float(rows[result["best_epoch"] - 1]["val_accuracy"]) == result["val_accuracy"]
+
+
+def test_saved_model_has_the_recorded_size_and_test_accuracy(run_folder):
+    model, description = load_classifier(run_folder / "model.safetensors")
+    result = record(run_folder)
+    data = ImageData()
+    data.setup()
+    assert count_parameters(model) == result["parameters"]
+    assert description.mean == data.mean
+    assert description.std == data.std
+    images, labels = data.on_after_batch_transfer((data.test.pixels, data.test.labels), 0)
+    with torch.no_grad():
+        accuracy = (model(images).argmax(1) == labels).double().mean().item()
+    assert accuracy == pytest.approx(result["test_accuracy"], abs=1.5 / len(labels))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_run_leaves_its_pictures(run_folder, name):
+    with Image.open(run_folder / f"{name}.png") as picture:
+        picture.load()
+        assert min(picture.size) > 100
+
+
+def test_run_leaves_logs_and_no_partial_file(run_folder):
+    files = [path for path in run_folder.rglob("*") if path.is_file()]
+    assert {"metrics.csv", "last.ckpt"} <= {path.name for path in files}
+    assert any(path.name.startswith("events.out.tfevents") for path in files)
+    assert not [path for path in files if "partial" in path.name or "tmp" in path.name]
+    assert all(path.stat().st_size > 0 for path in files)
+
+
+def test_run_without_kan_layers_has_no_edge_functions(tmp_path):
+    folder = finished(tmp_path, "plain", *TINY, "--model", "plain_cnn", "--epochs", 1)
+    assert {path.stem for path in folder.glob("*.png")} == {"learning_curves", "confusion_matrix"}
+
+
+def test_same_seed_gives_the_same_history(random_folder, tmp_path):
+    torch.manual_seed(123)
+    again = finished(tmp_path, "again", *RANDOM)
+    assert history(again) == history(random_folder)
+    for key in ("test_accuracy", "test_loss", "val_accuracy", "best_epoch"):
+        assert record(again)[key] == record(random_folder)[key]
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on_as_if_it_had_not_been(random_folder, tmp_path, call):
+    folder = tmp_path / "killed"
+    flags = (*RANDOM, "--runs_root", tmp_path, "--run_name", folder.name)
+    process = script("train", *flags, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        while not ((folder / "history.csv").exists() and (folder / "checkpoints" / "last.ckpt").exists()):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        time.sleep(0.05)
+    finally:
+        process.kill()
+        process.communicate()
+    assert 1 <= len(history(folder)) < 5
+    assert not (folder / "result.json").exists()
+    outcome = call(train, "--resume", folder)
+    assert outcome.status == 0, outcome.err
+    assert history(folder) == history(random_folder)
+    for key in ("test_accuracy", "test_loss", "val_accuracy", "best_epoch", "epochs"):
+        assert record(folder)[key] == record(random_folder)[key]
+    weights, expected = (
+        load_classifier(path / "model.safetensors")[0].state_dict() for path in (folder, random_folder)
+    )
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_finished_run_is_not_resumed(run_folder, call):
+    assert_refused(call(train, "--resume", run_folder), run_folder, "finished", "result.json")
+
+
+def test_resuming_takes_no_other_options(run_folder, call):
+    assert_refused(call(train, "--resume", run_folder, "--epochs", 9), "--resume", "no other options")
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "file", "foreign", "not yaml", "no mapping", "nothing"])
+def test_folder_of_no_run_is_not_resumed(kind, call, tmp_path):
+    folder = tmp_path / "folder"
+    if kind == "file":
+        folder.write_text("")
+    elif kind != "missing":
+        folder.mkdir()
+    contents = {"foreign": "depth: 3\n", "not yaml": "a: [", "no mapping": "- 1\n", "nothing": ""}
+    if kind in contents:
+        (folder / "config.yaml").write_text(contents[kind])
+    assert_refused(call(train, "--resume", folder), folder, "is not the folder of a run")
+
+
+@pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
+def test_truncated_checkpoint_is_reported(kept, run_folder, call, tmp_path):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_bytes((run_folder / "config.yaml").read_bytes())
+    content = (run_folder / "checkpoints" / "last.ckpt").read_bytes()
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+    assert_refused(call(train, "--resume", folder), checkpoint)
+
+
+def test_existing_run_is_not_overwritten(run_folder, call):
+    before = record(run_folder)
+    flags = ("--runs_root", run_folder.parent, "--run_name", run_folder.name)
+    assert_refused(call(train, *TINY, *flags), run_folder, "exists", "--resume")
+    assert record(run_folder) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--model", "resnet"), [*list_models(), "'resnet'"]),
+        (("--dataset", "imagenet"), [*DATASETS, "'imagenet'"]),
+        (("--model_options.depth", 3), ["kan_cnn", "depth", "widths", "rank", "basis"]),
+        (("--model_options.basis", "splines"), ["basis", "bspline", "chebyshev", "'splines'"]),
+        (("--model_options.widths", "[0]"), ["widths"]),
+        (("--epochs", 0), ["epochs"]),
+        (("--batch_size", 0), ["batch_size"]),
+        (("--val_fraction", 2), ["val_fraction"]),
+        (("--learning_rate", -1), ["learning_rate"]),
+        (("--weight_decay", -1), ["decay"]),
+        (("--gradient_clip", -1), ["gradient_clip"]),
+        (("--threads", 0), ["threads"]),
+        (("--precision", "8-fast"), ["precision", "8-fast"]),
+        (("--accelerator", "abacus"), ["accelerator", "abacus"]),
+        (("--dataset", "mnist", "--image_size", 32), ["image_size"]),
+        (("--dataset", "folder", "--data_root", "nowhere"), ["nowhere"]),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_value_that_cannot_be_is_refused_before_anything_is_left_on_disk(flags, words, call, tmp_path):
+    assert_refused(call(train, "--epochs", 1, *TINY, *flags), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--optimizer", "lion"), ["optimizer", "adamw", "adam", "sgd", "lion"]),
+        (("--schedule", "step"), ["schedule", "cosine", "one_cycle", "constant", "step"]),
+        (("--augment", "strong"), ["augment", "standard", "none", "strong"]),
+        (("--depth", 3), ["--depth"]),
+        (("--epochs", "many"), ["epochs", "many"]),
+        (("--config", "nowhere.yaml"), ["nowhere.yaml"]),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_flag_that_does_not_parse_is_refused(flags, words, call, tmp_path):
+    outcome = call(train, *flags)
+    assert outcome.status not in (0, None)
+    assert "Traceback" not in outcome.err
+    assert "error: " in outcome.err
+    for word in words:
+        assert word in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_diverging_run_is_reported(call, tmp_path):
+    flags = ("--optimizer", "sgd", "--learning_rate", 1e30, "--schedule", "constant", "--epochs", 1)
+    assert_refused(call(train, *TINY, *flags, "--run_name", "wild"), "epoch 1", "--learning-rate")
+    assert not (tmp_path / "runs" / "wild" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--run-name", "x", "--compile", "--learning-rate=0.1", "--batch-size", "3"],
+        ["--run_name=x", "--compile", "true", "--learning_rate", "0.1", "--batch_size=3"],
+        ["--compile=true", "--run-name", "x", "--learning_rate=1e-1", "--batch-size=3"],
+        ["--run-name", "x", "--learning-rate", "0.1", "--batch_size", "3", "--compile"],
+    ],
+)
+def test_flags_take_hyphens_and_switches_no_value(flags):
+    config = cli.parse(train.TrainConfig, "test", flags)
+    assert config == train.TrainConfig(run_name="x", compile=True, learning_rate=0.1, batch_size=3)
+
+
+def test_switch_can_be_turned_off():
+    assert not cli.parse(train.TrainConfig, "test", ["--compile", "false"]).compile
+
+
+def test_value_with_hyphens_is_left_alone():
+    assert cli.parse(train.TrainConfig, "test", ["--run-name", "a-b_c"]).run_name == "a-b_c"
+    assert cli.parse(train.TrainConfig, "test", ["--run-name=a-b_c"]).run_name == "a-b_c"
+
+
+def test_options_come_from_a_file_and_flags_outrank_it(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("model: plain_cnn\nepochs: 7\nmodel_options:\n  widths: [3]\nlearning_rate: 1e-4\n")
+    config = cli.parse(train.TrainConfig, "test", ["--config", str(path), "--epochs", "2"])
+    expected = {"model": "plain_cnn", "model_options": {"widths": [3]}, "learning_rate": 1e-4}
+    assert config == train.TrainConfig(epochs=2, **expected)
+
+
+def test_configuration_of_a_run_is_a_configuration_file(run_folder):
+    config = cli.parse(train.TrainConfig, "test", ["--config", str(run_folder / "config.yaml")])
+    assert config == train.TrainConfig(**record(run_folder)["config"])
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Pictures of unseen digits, named after their class."""
+    data = ImageData()
+    data.setup()
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(20):
+        digit = data.test.labels[index].item()
+        Image.fromarray(data.test.pixels[index, 0].numpy()).save(folder / f"{digit}-{index}.png")
+    return sorted(folder.iterdir())
+
+
+def test_predict_reads_most_pictures_right(good_folder, pictures, call):
+    outcome = call(predict, "--run", good_folder, *pictures)
+    assert outcome.status == 0
+    lines = outcome.out.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [str(path) for path in pictures]
+    right = [line.split(": ")[1][0] == path.name[0] for line, path in zip(lines, pictures, strict=True)]
+    assert sum(right) >= 0.7 * len(right)
+    assert all(line.count("%") == 3 for line in lines)
+
+
+def test_predict_classifies_the_others_when_a_picture_cannot_be_read(good_folder, pictures, call, tmp_path):
+    broken, missing = tmp_path / "broken.png", tmp_path / "missing.png"
+    broken.write_bytes(pictures[0].read_bytes()[:60])
+    outcome = call(predict, "--run", good_folder / "model.safetensors", broken, pictures[0], missing, pictures[1])
+    assert outcome.status == 1
+    assert [line.split(": ")[0] for line in outcome.out.splitlines()] == [str(path) for path in pictures[:2]]
+    errors = outcome.err.splitlines()
+    assert all(line.startswith("error: ") for line in errors)
+    assert [str(path) in line for path, line in zip((broken, missing), errors, strict=False)] == [True, True]
+    assert "2 of 4" in errors[-1]
+
+
+@pytest.mark.parametrize(("top", "named"), [(1, 1), (10, 10), (99, 10)])
+def test_predict_names_as_many_classes_as_asked(top, named, run_folder, pictures, call):
+    outcome = call(predict, "--run", run_folder, "--top", top, pictures[0])
+    assert outcome.out.count("%") == named
+
+
+def test_predict_fits_pictures_of_another_size_and_mode(run_folder, call, tmp_path):
+    Image.new("RGBA", (40, 31), (9, 200, 30, 128)).save(tmp_path / "large.png")
+    assert call(predict, "--run", run_folder, tmp_path / "large.png").status == 0
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_predict_from_a_run_without_a_model_is_refused(exists, pictures, call, tmp_path):
+    folder = tmp_path / "run"
+    if exists:
+        folder.mkdir()
+    assert_refused(call(predict, "--run", folder, pictures[0]), folder, "does not exist")
+
+
+@pytest.mark.slow
+def test_script_ends_with_one_line_and_status_1(tmp_path):
+    process = script("predict", "--run", tmp_path, "x.png", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = process.communicate(timeout=120)
+    assert_refused(SimpleNamespace(status=process.returncode, err=err), "model.safetensors", "does not exist")
+    assert out == ""
+
+
+def test_debug_variable_shows_the_traceback(monkeypatch):
+    def fail():
+        raise cli.UserError("reason")
+
+    monkeypatch.setenv("CONVKAN_DEBUG", "1")
+    with pytest.raises(cli.UserError, match="reason"):
+        cli.run(fail)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "expected"),
+    [
+        (nn.Linear(7, 5), (7,), 7 * 5),
+        (nn.Conv2d(4, 6, 3, padding=1), (4, 8, 9), 6 * 8 * 9 * 9 * 4),
+        (nn.Conv2d(4, 6, 3, stride=2, groups=2), (4, 9, 9), 6 * 4 * 4 * 9 * 2),
+        (KANLinear(7, 5), (7,), 7 * 5 * 9),
+        (KANConv2d(4, 6, 3, padding=1), (4, 8, 9), 6 * 8 * 9 * 9 * 9 * 4),
+        (KANConv2d(4, 6, 3, basis=BSpline(10)), (4, 8, 8), 6 * 6 * 6 * 9 * 14 * 4),
+        (KANConv2d(4, 6, 3, base_activation=None), (4, 8, 8), 6 * 6 * 6 * 9 * 8 * 4),
+        (KANConv2d(4, 6, (3, 1), stride=2, groups=2), (4, 9, 9), 6 * 4 * 5 * 3 * 9 * 2),
+        (KANConv2d(4, 4, 3, padding=1, groups=4), (4, 8, 8), 4 * 8 * 8 * 9 * 9),
+        (KANConv2d(3, 5, 3, padding=1, padding_mode="reflect"), (3, 8, 8), 5 * 8 * 8 * 9 * 9 * 3),
+        (nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(8, 3)), (1, 2, 2), 2 * 4 + 24),
+    ],
+    ids=lambda value: str(value).split(", basis")[0] if isinstance(value, nn.Module) else "",
+)
+def test_multiply_adds_are_those_of_the_expanded_convolution(layer, shape, expected):
+    assert count_multiply_adds(layer, torch.zeros(1, *shape)) == expected
+    assert layer.training
+
+
+def test_multiply_adds_of_a_low_rank_layer_are_those_of_its_functions_and_its_convolution():
+    layer = LowRankKANConv2d(4, 6, 3, padding=1, rank=2)
+    assert count_multiply_adds(layer, torch.zeros(1, 4, 8, 8)) == 4 * 2 * 64 * 9 + 6 * 64 * 9 * 8
+
+
+def test_counting_multiply_adds_changes_no_statistics():
+    layer = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 1, 3))
+    count_multiply_adds(layer, torch.ones(1, 1, 4, 4))
+    assert layer[0].num_batches_tracked == 0
+    assert layer[0].running_mean.item() == 0

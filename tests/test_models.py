@@ -1,0 +1,198 @@
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+from cases import kan_layers
+from convkan.basis import BASES, Chebyshev
+from convkan.models import create_model, list_models, model_options, register_model, twin
+
+GRID_MODELS = {  # parameters with 10 and with 20 intervals
+    "kanc_mlp_small": (5040, 7740),
+    "kanc_mlp_medium": (9440, 14390),
+    "kanc_mlp_big": (33040, 37990),
+    "kkan_small": (21280, 36480),
+    "kkan_medium": (41930, 71880),
+    "conv_kan_small": (17780, 30280),
+    "conv_kan_medium": (35510, 60510),
+}
+PLAIN_MODELS = {"cnn_small": 1540, "cnn_medium": 3020, "cnn_more_convs": 6930, "cnn_big": 26620}
+SIZED_MODELS = [name for name in list_models() if "image_size" in model_options(name)]
+every_model = pytest.mark.parametrize("name", list_models())
+
+
+def count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "grid_size", "parameters"),
+    [(name, size, n) for name, counts in GRID_MODELS.items() for size, n in zip((10, 20), counts, strict=True)],
+)
+def test_kan_of_the_seed_family_has_its_exact_size(name, grid_size, parameters):
+    assert count(create_model(name, grid_size=grid_size)) == parameters
+
+
+@pytest.mark.parametrize(("name", "parameters"), PLAIN_MODELS.items())
+def test_plain_cnn_of_the_seed_family_has_its_exact_size(name, parameters):
+    assert count(create_model(name)) == parameters
+
+
+@every_model
+def test_every_model_gives_finite_logits_and_gradients_reach_every_parameter(name):
+    model = create_model(name)
+    logits = model(torch.rand(4, 1, 28, 28))
+    assert logits.shape == (4, 10)
+    assert logits.isfinite().all()
+    nn.functional.cross_entropy(logits, torch.arange(4)).backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+        assert parameter.grad.abs().max() > 0, parameter_name
+
+
+@pytest.mark.parametrize("name", SIZED_MODELS)
+@pytest.mark.parametrize(
+    ("image_size", "channels", "classes"), [(32, 3, 100), (10, 1, 2), ((12, 17), 2, 3), (48, 4, 1)]
+)
+def test_sized_model_takes_other_images_and_classes(name, image_size, channels, classes):
+    model = create_model(name, classes, channels, image_size=image_size).eval()
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    assert model(torch.rand(2, channels, height, width)).shape == (2, classes)
+
+
+@pytest.mark.parametrize("name", ["kan_cnn", "plain_cnn"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [8, 28, 33, 64])
+def test_pooled_model_takes_any_image_size(name, channels, side):
+    logits = create_model(name, 7, channels, widths=(2, 3, 4))(torch.rand(2, channels, side, side))
+    assert logits.shape == (2, 7)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_kan_cnn_is_small_by_default(channels):
+    assert count(create_model("kan_cnn", in_channels=channels)) < 200_000
+
+
+@every_model
+def test_every_twin_is_a_listed_model_without_kan_layers_and_its_own_twin(name):
+    other = twin(name)
+    assert other in list_models()
+    assert twin(other) == other
+    assert not kan_layers(create_model(other))
+
+
+@every_model
+def test_only_plain_models_are_their_own_twin(name):
+    assert (twin(name) == name) == (not kan_layers(create_model(name)))
+
+
+@pytest.mark.parametrize("name", [name for name in list_models() if twin(name) != name])
+def test_twins_have_the_same_input_and_output_on_the_same_images(name):
+    x = torch.rand(2, 1, 28, 28)
+    assert create_model(name)(x).shape == create_model(twin(name))(x).shape
+
+
+@every_model
+def test_eval_output_does_not_depend_on_batch_neighbours(name):
+    model = create_model(name).eval()
+    x = torch.rand(3, 1, 28, 28)
+    torch.testing.assert_close(model(x)[:1], model(x[:1]), rtol=1e-4, atol=1e-5)
+
+
+def test_rank_gives_each_channel_that_many_functions_and_fewer_parameters():
+    sizes = []
+    for rank in (1, 2, None):
+        model = create_model("kan_cnn", widths=(4, 8), rank=rank)
+        sizes.append(count(model))
+        if rank is not None:
+            convolutions = [layer for layer in kan_layers(model) if hasattr(layer, "num_functions")]
+            assert [layer.num_functions for layer in convolutions] == [rank] * 4
+        assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    assert sizes == sorted(set(sizes))
+
+
+@pytest.mark.parametrize("basis", sorted(BASES))
+def test_basis_may_be_given_by_name(basis):
+    model = create_model("kan_cnn", widths=(2, 3), basis=basis)
+    assert all(isinstance(layer.basis, BASES[basis]) for layer in kan_layers(model))
+    assert model(torch.rand(2, 1, 8, 8)).isfinite().all()
+
+
+def test_basis_may_be_given_as_an_object():
+    basis = Chebyshev(degree=6)
+    assert all(layer.basis == basis for layer in kan_layers(create_model("kan_cnn", widths=(2,), basis=basis)))
+
+
+def test_grid_size_is_that_of_every_spline():
+    model = create_model("kan_cnn", widths=(2,), grid_size=9)
+    assert {layer.basis.grid_size for layer in kan_layers(model)} == {9}
+
+
+@every_model
+def test_model_options_are_the_defaults_that_build_the_same_model(name):
+    options = model_options(name)
+    assert not {"num_classes", "in_channels"} & set(options)
+    assert inspect.Parameter.empty not in options.values()
+    assert count(create_model(name, **options)) == count(create_model(name))
+
+
+@pytest.mark.parametrize("call", [create_model, twin, model_options])
+def test_unknown_name_lists_the_right_ones(call):
+    with pytest.raises(ValueError, match=f"{', '.join(list_models())}; got 'resnet'"):
+        call("resnet")
+
+
+@every_model
+def test_unknown_option_lists_the_right_ones(name):
+    with pytest.raises(TypeError, match=rf"{name} has no option wdiths; it has ") as caught:
+        create_model(name, wdiths=3)
+    assert all(option in str(caught.value) for option in model_options(name))
+
+
+@pytest.mark.parametrize("sizes", [{"num_classes": 0}, {"in_channels": -1}, {"num_classes": 2.5}])
+def test_sizes_must_be_positive_integers(sizes):
+    with pytest.raises(ValueError, match=f"{next(iter(sizes))} must be a positive integer"):
+        create_model("kan_cnn", **sizes)
+
+
+@pytest.mark.parametrize(
+    "options", [{"widths": ()}, {"widths": (4, 0)}, {"dropout": 1.0}, {"rank": 0}, {"basis": "splines"}]
+)
+def test_option_out_of_range_is_named(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must"):
+        create_model("kan_cnn", **options)
+
+
+@pytest.mark.parametrize("name", SIZED_MODELS)
+@pytest.mark.parametrize("image_size", [9, (28, 9), 0])
+def test_image_too_small_for_a_sized_model_is_refused(name, image_size):
+    with pytest.raises(ValueError, match="image_size must be"):
+        create_model(name, image_size=image_size)
+
+
+@pytest.mark.parametrize("name", ["kan_cnn", "plain_cnn"])
+@pytest.mark.parametrize("shape", [(2, 1, 3, 8), (2, 1, 8, 3), (1, 8, 8)])
+def test_image_too_small_for_a_pooled_model_is_refused(name, shape):
+    with pytest.raises(ValueError, match="at least 4×4"):
+        create_model(name, widths=(2, 2, 2))(torch.rand(shape))
+
+
+@every_model
+def test_taken_name_is_refused_and_keeps_its_model(name):
+    before = model_options(name)
+    with pytest.raises(ValueError, match=f"{name!r}, which is registered already"):
+        register_model(name, twin=name)(nn.Identity)
+    assert model_options(name) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), [("kan_cnn", {"widths": (2, 3)}), ("kkan_small", {})])
+def test_model_compiles_into_one_graph(name, options):
+    torch.compiler.reset()
+    model = create_model(name, **options).eval()
+    x = torch.rand(2, 1, 28, 28)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
