@@ -5,6 +5,8 @@ Bare, it trains a small KAN on the digits that come with scikit-learn, in under 
 """
 
 import logging
+import os
+import pickle
 import sys
 import time
 import warnings
@@ -20,7 +22,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from convkan.interpret.plot import plot_confusion, plot_edges, plot_learning_curves
-from convkan.models import model_options
+from convkan.models import model_options, suggested_learning_rate
 from convkan.nn import KANLayer
 from convkan.training import (
     AtomicCheckpointIO,
@@ -33,6 +35,7 @@ from convkan.training import (
     save_classifier,
     write_atomically,
 )
+from convkan.training.data import Augmentation
 from convkan.training.saved import example_input
 from experiments.cli import UserError, parse, run
 from experiments.records import (
@@ -42,6 +45,8 @@ from experiments.records import (
     peak_memory_bytes,
     write_record,
 )
+
+RUN_NAME_VARIABLE = "CONVKAN_RUN_NAME"
 
 # Lightning's advice that does not apply, and torch's own notices: each is a line of noise in front of the results.
 QUIET = (
@@ -64,7 +69,7 @@ class TrainConfig:
         epochs: Passes over the training part.
         batch_size: Images a step.
         optimizer: adamw, adam or sgd.
-        learning_rate: Highest learning rate.
+        learning_rate: Highest learning rate; by default the model's own.
         momentum: For sgd.
         schedule: cosine, one_cycle or constant.
         warmup_epochs: Epochs of linear warm-up.
@@ -74,7 +79,8 @@ class TrainConfig:
         coefficient_penalty: Weight of the mean absolute coefficient in the loss.
         label_smoothing: Probability spread over all classes.
         gradient_clip: Largest norm of the gradient; 0 does not clip.
-        augment: standard (shifts, and flips where they keep the class) or none.
+        augment: standard (shifts, and flips where they keep the class), none, or auto: none for MNIST and
+            Fashion-MNIST, standard for the others.
         val_fraction: Share of the training images held out for validation.
         image_size: Side to which images of dataset folder are scaled.
         early_stopping: Stop after this many epochs without a better validation accuracy.
@@ -98,7 +104,7 @@ class TrainConfig:
     epochs: int = 20
     batch_size: int = 64
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    learning_rate: float = 1e-2
+    learning_rate: float | None = None
     momentum: float = 0.9
     schedule: Literal["cosine", "one_cycle", "constant"] = "one_cycle"
     warmup_epochs: float = 0.0
@@ -108,7 +114,7 @@ class TrainConfig:
     coefficient_penalty: float = 0.0
     label_smoothing: float = 0.0
     gradient_clip: float = 0.0
-    augment: Literal["standard", "none"] = "standard"
+    augment: Augmentation = "auto"
     val_fraction: float = 0.1
     image_size: int | None = None
     early_stopping: int | None = None
@@ -126,13 +132,19 @@ class TrainConfig:
     resume: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "devices"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("epochs", "batch_size", "devices", "threads", "early_stopping"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not self.gradient_clip >= 0:
+            raise ValueError(f"gradient_clip must not be negative, got {self.gradient_clip}")
 
     def recipe(self) -> Recipe:
         """The part that says how to optimise."""
-        return Recipe(**{name: getattr(self, name) for name in Recipe.__dataclass_fields__})
+        chosen = {name: getattr(self, name) for name in Recipe.__dataclass_fields__}
+        if self.learning_rate is None:
+            chosen["learning_rate"] = suggested_learning_rate(self.model)
+        return Recipe(**chosen)
 
 
 def main() -> None:
@@ -153,15 +165,17 @@ def main() -> None:
 
 
 def start(config: TrainConfig) -> tuple[TrainConfig, Path]:
-    """Make the folder of a new run and keep its configuration there."""
-    name = config.run_name or f"{config.dataset}-{config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    """The folder of a new run, and the configuration with its name filled in."""
+    started_by_another = os.environ.get(RUN_NAME_VARIABLE)  # one process a device: all belong to one run
+    name = started_by_another or config.run_name or f"{config.dataset}-{config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(config.runs_root) / name
-    if folder.exists():
+    if folder.exists() and not started_by_another:
         raise UserError(
             f"run_name must be new, and {folder} exists: choose another name, or go on with --resume {folder}"
         )
-    # What can be checked is checked before anything is left on disk.
-    config.recipe()
+    config.recipe()  # checked before anything is left on disk
+    if config.devices > 1:
+        os.environ[RUN_NAME_VARIABLE] = name
     return replace(config, run_name=name), folder
 
 
@@ -178,7 +192,13 @@ def take_up(config: TrainConfig) -> tuple[TrainConfig, Path, Path | None]:
     except (OSError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{folder} is not the folder of a run: {error}") from error
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    return config, folder, checkpoint if checkpoint.exists() else None
+    if not checkpoint.exists():
+        return config, folder, None
+    try:
+        torch.load(checkpoint, weights_only=True, map_location="cpu")
+    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{checkpoint} is not a readable checkpoint: {error}") from error
+    return config, folder, checkpoint
 
 
 def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> dict[str, Any]:
@@ -283,12 +303,7 @@ def build_trainer(config: TrainConfig, folder: Path) -> tuple[L.Trainer, History
 
 def fit(trainer: L.Trainer, classifier: Classifier, data: ImageData, checkpoint: Path | None) -> None:
     """Train, from a checkpoint if there is one."""
-    try:
-        trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except RuntimeError as error:
-        if checkpoint is not None and "PytorchStreamReader" in str(error):
-            raise UserError(f"{checkpoint} is not a readable checkpoint: {error}") from error
-        raise
+    trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
 

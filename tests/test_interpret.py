@@ -2,9 +2,10 @@ from io import BytesIO
 
 import pytest
 import torch
-from PIL import Image
-
 from cases import BASIS_CASES, LAYERS, kan_layers, make_uneven, randomize
+from PIL import Image
+from tolerances import assert_agree
+
 from convkan import KANConv1d, KANConv2d, KANConv3d, KANLinear, LearnableActivation
 from convkan.basis import BSpline
 from convkan.interpret import curves
@@ -15,7 +16,6 @@ from convkan.interpret.plot import (
     plot_edges,
     plot_learning_curves,
 )
-from tolerances import assert_agree
 
 every_layer = pytest.mark.parametrize("case", LAYERS)
 

@@ -2,9 +2,9 @@ import inspect
 
 import pytest
 import torch
+from cases import kan_layers
 from torch import nn
 
-from cases import kan_layers
 from convkan.basis import BASES, Chebyshev
 from convkan.models import create_model, list_models, model_options, register_model, twin
 

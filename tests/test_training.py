@@ -4,16 +4,17 @@ import os
 import resource
 import signal
 from contextlib import contextmanager
+from itertools import pairwise
 
 import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import kan_layers, make_uneven
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from cases import kan_layers, make_uneven
 from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.models import create_model
 from convkan.training import (
@@ -162,7 +163,7 @@ def test_schedule_rises_to_the_full_rate_and_never_above(name, warmup):
     rates, _ = learning_rates(name, 100, warmup)
     peak = max(warmup, 30) if name == "one_cycle" else warmup
     assert rates[peak] == max(rates) == 1.0
-    assert all(before < after for before, after in zip(rates[:peak], rates[1 : peak + 1], strict=True))
+    assert all(before < after for before, after in pairwise(rates[: peak + 1]))
     assert min(rates) > 0
 
 
@@ -172,7 +173,7 @@ def test_schedule_falls_to_zero_at_the_last_step(name, steps):
     rates, end = learning_rates(name, steps, 0)
     assert end == pytest.approx(0, abs=1e-12)
     peak = rates.index(max(rates))
-    assert all(before >= after for before, after in zip(rates[peak:], rates[peak + 1 :], strict=False))
+    assert all(before >= after for before, after in pairwise(rates[peak:]))
     assert all(rate > 0 for rate in rates)
 
 

@@ -102,7 +102,7 @@ def _plain_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
-@register_model("kan_cnn", twin="plain_cnn")
+@register_model("kan_cnn", twin="plain_cnn", learning_rate=1e-2)
 def kan_cnn(
     num_classes: int = 10,
     in_channels: int = 1,
@@ -137,7 +137,7 @@ def kan_cnn(
     )
 
 
-@register_model("plain_cnn", twin="plain_cnn")
+@register_model("plain_cnn", twin="plain_cnn", learning_rate=1e-2)
 def plain_cnn(
     num_classes: int = 10,
     in_channels: int = 1,

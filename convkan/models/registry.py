@@ -17,21 +17,24 @@ class ModelEntry:
     Attributes:
         build: Makes the model from ``num_classes``, ``in_channels`` and its own options.
         twin: Name of the plain CNN of the same topology; its own name for a plain CNN.
+        learning_rate: Where to start with AdamW.
     """
 
     build: Callable[..., nn.Module]
     twin: str
+    learning_rate: float
 
 
 MODELS: dict[str, ModelEntry] = {}
 
 
-def register_model(name: str, *, twin: str) -> Callable[[Builder], Builder]:
+def register_model(name: str, *, twin: str, learning_rate: float) -> Callable[[Builder], Builder]:
     """Make a class or function available to ``create_model`` under ``name``.
 
     Args:
         name: The model's name.
         twin: Name of the plain CNN of the same topology.
+        learning_rate: Where to start with AdamW.
 
     Raises:
         ValueError: The name is taken.
@@ -40,7 +43,7 @@ def register_model(name: str, *, twin: str) -> Callable[[Builder], Builder]:
     def register(build: Builder) -> Builder:
         if name in MODELS:
             raise ValueError(f"name must be new, got {name!r}, which is registered already")
-        MODELS[name] = ModelEntry(build, twin)
+        MODELS[name] = ModelEntry(build, twin, learning_rate)
         return build
 
     return register
@@ -103,6 +106,15 @@ def twin(name: str) -> str:
         'cnn_medium'
     """
     return _entry(name).twin
+
+
+def suggested_learning_rate(name: str) -> float:
+    """A learning rate to start with, for AdamW and the model called ``name``.
+
+    Raises:
+        ValueError: No model has this name.
+    """
+    return _entry(name).learning_rate
 
 
 def _entry(name: str) -> ModelEntry:

@@ -114,4 +114,4 @@ def _flat_size(image_size: int | Sequence[int], channels: int) -> int:
 
 for _name, _design in DESIGNS.items():
     _build = build_plain if _design.twin is None else build_kan
-    register_model(_name, twin=_design.twin or _name)(partial(_build, _design))
+    register_model(_name, twin=_design.twin or _name, learning_rate=3e-3)(partial(_build, _design))

@@ -21,6 +21,8 @@ from convkan.training.optim import (
     parameter_groups,
 )
 
+DECAYS = ("weight_decay", "coefficient_decay", "base_decay")
+
 
 class TrainingDivergedError(Exception):
     """The loss is no longer a finite number."""
@@ -57,9 +59,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
-        for name in ("warmup_epochs", "coefficient_penalty"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("momentum", "warmup_epochs", "coefficient_penalty", *DECAYS):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
 
 
 class Classifier(L.LightningModule):
@@ -78,11 +83,12 @@ class Classifier(L.LightningModule):
         # Metrics are updated each step and read once an epoch: reading them, or checking their input, costs as much
         # as a step of a small model.
         accuracy = partial(MulticlassAccuracy, num_classes, average="micro", validate_args=False)
+        mean = partial(MeanMetric, nan_strategy="disable")
         self.metrics = MetricCollection(
             {
                 f"{part}_{name}": metric()
                 for part in ("train", "val", "test")
-                for name, metric in (("loss", MeanMetric), ("accuracy", accuracy))
+                for name, metric in (("loss", mean), ("accuracy", accuracy))
             },
             compute_groups=False,
         )
@@ -101,16 +107,17 @@ class Classifier(L.LightningModule):
         images, labels = batch
         logits = self.model(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        self._update("train", loss, logits, labels)
+        total = loss
         if self.recipe.coefficient_penalty:
-            loss = loss + self.recipe.coefficient_penalty * total_coefficient_penalty(self.model)
-        if not torch.isfinite(loss):
+            total = total + self.recipe.coefficient_penalty * total_coefficient_penalty(self.model)
+        if not torch.isfinite(total):
             where = "the model diverged" if images.isfinite().all() else "the images contain NaN or infinity"
             raise TrainingDivergedError(
-                f"the loss became {loss.item()} in epoch {self.current_epoch + 1}, step {batch_idx + 1}: {where}. "
+                f"the loss became {total.item()} in epoch {self.current_epoch + 1}, step {batch_idx + 1}: {where}. "
                 "A lower --learning-rate or --gradient-clip may help."
             )
-        return loss
+        self._update("train", loss, logits, labels)
+        return total
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Loss and accuracy on the validation part."""

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning as L
 import numpy as np
@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 DATA_ROOT_VARIABLE = "CONVKAN_DATA"
+
+Augmentation = Literal["auto", "standard", "none"]
 
 
 class DataError(Exception):
@@ -53,11 +55,13 @@ class Source:
             for (None: as stored).
         shift: Largest random shift of the standard augmentation, in pixels.
         flip: Whether the standard augmentation mirrors images.
+        augmented: Whether the field augments this data set unless it says otherwise.
     """
 
     load: Callable[[Path, int | None], tuple[Images, Images, list[str]]]
     shift: int
     flip: bool
+    augmented: bool
 
 
 def _load_digits(root: Path, image_size: int | None) -> tuple[Images, Images, list[str]]:
@@ -168,12 +172,12 @@ def fit_image(
 
 # A new data set is one line here.
 DATASETS: dict[str, Source] = {
-    "digits": Source(_load_digits, shift=1, flip=False),
-    "mnist": Source(_load_torchvision("MNIST"), shift=2, flip=False),
-    "fashion_mnist": Source(_load_torchvision("FashionMNIST"), shift=2, flip=True),
-    "cifar10": Source(_load_torchvision("CIFAR10"), shift=4, flip=True),
-    "cifar100": Source(_load_torchvision("CIFAR100"), shift=4, flip=True),
-    "folder": Source(_load_folder, shift=4, flip=True),
+    "digits": Source(_load_digits, shift=1, flip=False, augmented=True),
+    "mnist": Source(_load_torchvision("MNIST"), shift=2, flip=False, augmented=False),
+    "fashion_mnist": Source(_load_torchvision("FashionMNIST"), shift=2, flip=True, augmented=False),
+    "cifar10": Source(_load_torchvision("CIFAR10"), shift=4, flip=True, augmented=True),
+    "cifar100": Source(_load_torchvision("CIFAR100"), shift=4, flip=True, augmented=True),
+    "folder": Source(_load_folder, shift=4, flip=True, augmented=True),
 }
 
 
@@ -256,7 +260,8 @@ class ImageData(L.LightningDataModule):
             CONVKAN_DATA, or ``data``.
         batch_size: Images a step.
         val_fraction: Share of the training images held out for validation.
-        augment: "standard" (shifts, and flips where they keep the class) or "none".
+        augment: "standard" (shifts, and flips where they keep the class), "none", or "auto": none for MNIST and
+            Fashion-MNIST, as the field trains on them, standard for the others.
         image_size: Side to which ``folder`` scales images; other data sets come as they are.
         num_workers: Loader processes; 0 loads in the training process, which is fastest for small images.
         seed: Seed of order and augmentation.
@@ -279,7 +284,7 @@ class ImageData(L.LightningDataModule):
         data_root: str | os.PathLike[str] | None = None,
         batch_size: int = 64,
         val_fraction: float = 0.1,
-        augment: Literal["standard", "none"] = "standard",
+        augment: Augmentation = "auto",
         image_size: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
@@ -292,13 +297,14 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"batch_size must be positive, got {batch_size}")
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
-        if augment not in ("standard", "none"):
-            raise ValueError(f"augment must be 'standard' or 'none', got {augment!r}")
+        if augment not in get_args(Augmentation):
+            raise ValueError(f"augment must be one of {', '.join(get_args(Augmentation))}; got {augment!r}")
         if image_size is not None and (dataset != "folder" or image_size < 1):
             raise ValueError(f"image_size must be positive and goes with dataset 'folder' only, got {image_size}")
         self.source = DATASETS[dataset]
         self.root = Path(data_root or os.environ.get(DATA_ROOT_VARIABLE) or "data").expanduser()
-        self.batch_size, self.val_fraction, self.augment = batch_size, val_fraction, augment
+        self.batch_size, self.val_fraction = batch_size, val_fraction
+        self.augmented = self.source.augmented if augment == "auto" else augment == "standard"
         self.image_size, self.num_workers = image_size, num_workers
         self.seed, self.split_seed = seed, split_seed
         self.class_names: list[str] = []
@@ -325,8 +331,8 @@ class ImageData(L.LightningDataModule):
         """This epoch's batches: order and augmentation follow from the seed and the epoch."""
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         seed = self.seed * 10_007 + epoch
-        standard = self.augment == "standard"
-        images = BatchedImages(self.train, seed, self.source.shift if standard else 0, self.source.flip and standard)
+        shift, flip = (self.source.shift, self.source.flip) if self.augmented else (0, False)
+        images = BatchedImages(self.train, seed, shift, flip)
         order = RandomSampler(images, generator=torch.Generator().manual_seed(seed))
         return self._loader(images, order)
 
@@ -352,6 +358,9 @@ class ImageData(L.LightningDataModule):
             batch_size=self.batch_size if sampler is not None else max(self.batch_size, 250),
             sampler=sampler,
             num_workers=self.num_workers,
+            # The loader draws a number when it is iterated; from the global generator, that would shift the model's
+            # own randomness, by an amount that depends on whether the run was resumed.
+            generator=torch.Generator().manual_seed(self.seed),
             collate_fn=_as_fetched,
             pin_memory=torch.cuda.is_available(),
         )

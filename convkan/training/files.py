@@ -53,8 +53,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise TypeError(f"storage_options must be None, got {storage_options!r}")
 
         def write(partial: Path) -> None:
-            # torch.save into a path turns a full disk into a RuntimeError without a reason; a file object does not.
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
+            try:
+                with partial.open("wb") as file:
+                    torch.save(checkpoint, file)
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # the archive's own complaint hides the full disk
+                    raise error.__context__ from None
+                raise
 
         write_atomically(path, write)

@@ -80,10 +80,11 @@ def load_classifier(path: str | os.PathLike[str]) -> tuple[nn.Module, Descriptio
     if KEY not in metadata:
         raise ValueError(f"{path} holds weights, but not of a convkan classifier: its header has no {KEY!r} entry")
     try:
-        description = Description(**json.loads(metadata[KEY]))
+        values = json.loads(metadata[KEY])
+        description = Description(**{**values, "image_size": tuple(values["image_size"])})
         model = description.create()
         model.load_state_dict(state)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} does not fit the model it describes: {error}") from error
     return model.eval(), description
 
