@@ -102,12 +102,12 @@ class TrainConfig:
     model: str = "kan_cnn"
     model_options: dict[str, Any] = field(default_factory=dict)
     epochs: int = 20
-    batch_size: int = 64
+    batch_size: int = 32
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float | None = None
     momentum: float = 0.9
-    schedule: Literal["cosine", "one_cycle", "constant"] = "one_cycle"
-    warmup_epochs: float = 0.0
+    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    warmup_epochs: float = 0.3
     weight_decay: float = 0.02
     coefficient_decay: float | None = None
     base_decay: float | None = None

@@ -439,6 +439,11 @@ def variance_after_ten_layers(create, shape, seeds):
     return torch.stack(logarithms).mean().exp().item()
 
 
+every_bounded_basis = pytest.mark.parametrize(
+    "basis", [basis for basis in BASIS_CASES if getattr(basis, "extrapolation", None) != "linear"], ids=repr
+)
+
+
 class TestInitialisation:
     @pytest.mark.parametrize("base_activation", ["silu", None])
     @pytest.mark.parametrize("basis", STACK_BASES, ids=repr)
@@ -446,14 +451,16 @@ class TestInitialisation:
         create = partial(KANLinear, 256, 256, basis=basis, base_activation=base_activation)
         assert 0.5 <= variance_after_ten_layers(create, (128, 256), seeds=2) <= 2
 
+    # Functions that grow without bound make the variance of a narrow net a product of heavy-tailed factors, so the law
+    # holds for them in wide nets only; see convkan.nn.initialization.
     @pytest.mark.parametrize("base_activation", ["silu", None])
-    @every_basis
+    @every_bounded_basis
     def test_keeps_the_variance_over_ten_narrow_layers(self, basis, base_activation):
         create = partial(KANLinear, 64, 64, basis=basis, base_activation=base_activation)
         assert 0.5 <= variance_after_ten_layers(create, (128, 64), seeds=5) <= 2
 
     @pytest.mark.parametrize(("create", "shape"), STACKS.values(), ids=STACKS)
-    @every_basis
+    @every_bounded_basis
     def test_keeps_the_variance_over_ten_layers_of_every_kind(self, create, shape, basis):
         assert 0.5 <= variance_after_ten_layers(partial(create, basis=basis), shape, seeds=3) <= 2
 

@@ -43,7 +43,7 @@ def plot_edges(layer: KANLayer, title: str = "") -> Figure:
         columns = min(4, rows)
         rows = -(-rows // columns)
     figure = _figure((1.9 * columns + 0.6, 1.5 * rows + 1.0))
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=len(inputs) == 1)
+    axes = figure.subplots(rows, columns, squeeze=False)
     taps = values.shape[3]
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, taps))
     group_size = out_channels // (len(x) // per_group)

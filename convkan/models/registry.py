@@ -28,7 +28,7 @@ class ModelEntry:
 MODELS: dict[str, ModelEntry] = {}
 
 
-def register_model(name: str, *, twin: str, learning_rate: float) -> Callable[[Builder], Builder]:
+def register_model(name: str, *, twin: str, learning_rate: float = 3e-3) -> Callable[[Builder], Builder]:
     """Make a class or function available to ``create_model`` under ``name``.
 
     Args:

@@ -83,6 +83,7 @@ class Classifier(L.LightningModule):
         # Metrics are updated each step and read once an epoch: reading them, or checking their input, costs as much
         # as a step of a small model.
         accuracy = partial(MulticlassAccuracy, num_classes, average="micro", validate_args=False)
+        # A NaN must show, not be left out as by default.
         mean = partial(MeanMetric, nan_strategy="disable")
         self.metrics = MetricCollection(
             {
@@ -106,8 +107,8 @@ class Classifier(L.LightningModule):
         """Cross-entropy of a batch, with the penalty if the recipe has one."""
         images, labels = batch
         logits = self.model(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        total = loss
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.recipe.label_smoothing)
+        total = losses.mean()
         if self.recipe.coefficient_penalty:
             total = total + self.recipe.coefficient_penalty * total_coefficient_penalty(self.model)
         if not torch.isfinite(total):
@@ -116,7 +117,7 @@ class Classifier(L.LightningModule):
                 f"the loss became {total.item()} in epoch {self.current_epoch + 1}, step {batch_idx + 1}: {where}. "
                 "A lower --learning-rate or --gradient-clip may help."
             )
-        self._update("train", loss, logits, labels)
+        self._update("train", losses, logits, labels)
         return total
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -142,11 +143,11 @@ class Classifier(L.LightningModule):
     def _evaluate(self, part: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
         logits = self.model(images)
-        self._update(part, F.cross_entropy(logits, labels), logits, labels)
+        self._update(part, F.cross_entropy(logits, labels, reduction="none"), logits, labels)
         return logits
 
-    def _update(self, part: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self.metrics[f"{part}_loss"].update(loss.detach(), len(labels))
+    def _update(self, part: str, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self.metrics[f"{part}_loss"].update(losses.detach())
         self.metrics[f"{part}_accuracy"].update(logits.detach(), labels)
 
     def _log(self, part: str) -> None:

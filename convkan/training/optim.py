@@ -76,8 +76,10 @@ def create_optimizer(
     """An optimiser over parameter groups.
 
     Raises:
-        ValueError: There is no such optimiser here.
+        ValueError: There is no such optimiser here, or the learning rate is not positive.
     """
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
     match name:
         case "adamw":
             return AdamW(groups, lr=learning_rate)
