@@ -52,6 +52,8 @@ def read_image(path: Path, description: Description) -> Tensor:
     """
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I"):  # 16-bit grey, which convert would clip
+                image = image.point(lambda value: value * (1 / 257)).convert("L")
             picture = image.convert("L" if description.in_channels == 1 else "RGB")
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(f"{path} cannot be read as a picture: {error}") from error

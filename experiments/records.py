@@ -27,12 +27,15 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     write_atomically(path, lambda partial: partial.write_text(json.dumps(record, indent=2) + "\n"))
 
 
-def environment() -> dict[str, Any]:
-    """The commit, package versions and device of this process."""
+def environment(device: torch.device) -> dict[str, Any]:
+    """The commit and package versions of this process, and the device it computes on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
     return {
         "git_commit": git_commit(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})",
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type} ({platform.machine()})",
         "threads": torch.get_num_threads(),
     }
 
@@ -74,10 +77,10 @@ def count_multiply_adds(model: nn.Module, example: torch.Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def peak_memory_bytes() -> int:
-    """The most memory held so far: on the GPU if there is one, else by this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory held so far: on ``device`` if it is a GPU, else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

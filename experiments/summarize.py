@@ -46,7 +46,7 @@ def results_table(folder: Path) -> str:
     if not records:
         return "No records yet.\n"
     rows = [
-        "| data | model | parameters | multiply-adds | epochs | test accuracy | validation | s/epoch | of it input | seed |",
+        "| data | model | parameters | multiply-adds | epochs | test | validation | s/epoch | of it input | seed |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for record in sorted(records, key=lambda record: (record["config"]["dataset"], record["parameters"])):

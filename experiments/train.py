@@ -7,6 +7,7 @@ Bare, it trains a small KAN on the digits that come with scikit-learn, in under 
 import logging
 import os
 import pickle
+import statistics
 import sys
 import time
 import warnings
@@ -18,8 +19,9 @@ import lightning as L
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor, nn
 
 from convkan.interpret.plot import plot_confusion, plot_edges, plot_learning_curves
 from convkan.models import model_options, suggested_learning_rate
@@ -136,6 +138,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must lie in [0, 2^31), got {self.seed}")
         if not self.gradient_clip >= 0:
             raise ValueError(f"gradient_clip must not be negative, got {self.gradient_clip}")
 
@@ -155,13 +159,7 @@ def main() -> None:
         checkpoint = None
     else:
         config, folder, checkpoint = take_up(config)
-    result = train(config, folder, checkpoint)
-    print(
-        f"test accuracy {result['test_accuracy']:.2%}, validation {result['val_accuracy']:.2%} "
-        f"(epoch {result['best_epoch']}), {result['parameters']:,} parameters, "
-        f"{result['seconds_per_epoch']:.2f} s per epoch ({result['input_seconds_per_epoch']:.2f} s of it input)\n"
-        f"results are in {folder}"
-    )
+    train(config, folder, checkpoint)
 
 
 def start(config: TrainConfig) -> tuple[TrainConfig, Path]:
@@ -182,7 +180,7 @@ def start(config: TrainConfig) -> tuple[TrainConfig, Path]:
 def take_up(config: TrainConfig) -> tuple[TrainConfig, Path, Path | None]:
     """The configuration and last checkpoint of an unfinished run."""
     folder = Path(str(config.resume))
-    if config != TrainConfig(resume=config.resume):
+    if any(argument.startswith("--") and not argument.startswith("--resume") for argument in sys.argv[1:]):
         raise UserError("--resume takes the run's own configuration: give no other options with it")
     if (folder / "result.json").exists():
         raise UserError(f"{folder} is finished: its results are in {folder / 'result.json'}")
@@ -238,9 +236,10 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         "multiply_adds": count_multiply_adds(model, example_input(description)),
         "config": asdict(config),
         "seed": config.seed,
-        **environment(),
     }
     trainer, history = build_trainer(config, folder)
+    device = trainer.strategy.root_device
+    record |= environment(device)
     classifier = Classifier(model, len(data.class_names), config.recipe(), config.seed)
     if trainer.is_global_zero:
         stored = yaml.safe_dump(asdict(config), sort_keys=False)
@@ -256,21 +255,28 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     fit(trainer, classifier, data, checkpoint)
 
     [test] = trainer.test(classifier, datamodule=data, ckpt_path="best", weights_only=True, verbose=False)
-    val_accuracy = [row["val_accuracy"] for row in history.rows]
+    confusion = classifier.test_confusion.compute()  # on every device: it gathers
+    tested = torch.load(best_checkpoint(trainer), weights_only=True, map_location="cpu")["epoch"]
     record |= {
         "test_accuracy": test["test_accuracy"],
         "test_loss": test["test_loss"],
-        "val_accuracy": max(val_accuracy),
-        "best_epoch": val_accuracy.index(max(val_accuracy)) + 1,
+        "val_accuracy": history.rows[tested]["val_accuracy"],
+        "best_epoch": tested + 1,
         "epochs": len(history.rows),
-        "seconds_per_epoch": median([row["epoch_seconds"] for row in history.rows]),
-        "input_seconds_per_epoch": median([row["input_seconds"] for row in history.rows]),
-        "peak_memory_bytes": peak_memory_bytes(),
+        "seconds_per_epoch": statistics.median([row["epoch_seconds"] for row in history.rows]),
+        "input_seconds_per_epoch": statistics.median([row["input_seconds"] for row in history.rows]),
+        "peak_memory_bytes": peak_memory_bytes(device),
     }
     if trainer.is_global_zero:
         save_classifier(folder / "model.safetensors", model, description)
-        draw(folder, classifier, history, data.class_names)
-        write_record(folder / "result.json", record)
+        draw(folder, model, history, confusion, data.class_names)
+        write_record(folder / "result.json", record)  # last: its presence says that the run is finished
+        print(
+            f"test accuracy {record['test_accuracy']:.2%}, validation {record['val_accuracy']:.2%} "
+            f"(epoch {record['best_epoch']}), {record['parameters']:,} parameters, "
+            f"{record['seconds_per_epoch']:.2f} s per epoch ({record['input_seconds_per_epoch']:.2f} s of it input)\n"
+            f"results are in {folder}"
+        )
     return record
 
 
@@ -308,23 +314,25 @@ def fit(trainer: L.Trainer, classifier: Classifier, data: ImageData, checkpoint:
         raise KeyboardInterrupt
 
 
-def draw(folder: Path, classifier: Classifier, history: History, class_names: list[str]) -> None:
+def best_checkpoint(trainer: L.Trainer) -> str:
+    """Where the best epoch is kept."""
+    callback = trainer.checkpoint_callback
+    assert isinstance(callback, ModelCheckpoint)
+    return callback.best_model_path
+
+
+def draw(folder: Path, model: nn.Module, history: History, confusion: Tensor, class_names: list[str]) -> None:
     """The run's pictures: learning curves, confusion matrix, and the first KAN layer's functions."""
     figures = {
         "learning_curves": plot_learning_curves(history.rows),
-        "confusion_matrix": plot_confusion(classifier.test_confusion.compute(), class_names),
+        "confusion_matrix": plot_confusion(confusion, class_names),
     }
-    for name, layer in classifier.model.named_modules():
+    for name, layer in model.named_modules():
         if isinstance(layer, KANLayer):
             figures["edge_functions"] = plot_edges(layer, f"{type(layer).__name__} {name}")
             break
     for name, figure in figures.items():
         write_atomically(folder / f"{name}.png", figure.savefig)
-
-
-def median(values: list[float]) -> float:
-    """The median, which one slow epoch does not move."""
-    return float(torch.tensor(values).median())
 
 
 def quieten() -> None:

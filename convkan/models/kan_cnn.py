@@ -109,7 +109,7 @@ def kan_cnn(
     widths: Sequence[int] = (8, 16, 32),
     rank: int | None = None,
     basis: Basis | str = "bspline",
-    grid_size: int = 5,
+    grid_size: int | None = None,
     dropout: float = 0.0,
 ) -> ConvNet:
     """A KAN classifier for images of 8×8 to 64×64 pixels and more.
@@ -122,11 +122,16 @@ def kan_cnn(
         widths: Channels of each stage.
         rank: None for a function on every edge, R for ``LowRankKANConv2d`` with R functions a channel.
         basis: The univariate basis, or its name.
-        grid_size: Intervals of the grid, for B-splines given by name.
+        grid_size: Intervals of the grid, for B-splines given by name; 5 by default.
         dropout: Probability of dropping a feature before the head.
+
+    Raises:
+        ValueError: ``grid_size`` is given with another basis, which has sizes of its own.
     """
     if basis == "bspline":
-        basis = create_basis("bspline", grid_size=grid_size, grid_range=GRID_RANGE)
+        basis = create_basis("bspline", grid_size=grid_size or 5, grid_range=GRID_RANGE)
+    elif grid_size is not None:
+        raise ValueError(f"grid_size goes with basis 'bspline', by name, only; got {grid_size} with {basis!r}")
     basis = create_basis(basis)
     return ConvNet(
         Stages(tuple(widths), dropout),

@@ -59,11 +59,11 @@ def edge_moments(basis: Basis, base_activation: str | None) -> EdgeMoments:
     means = weighted.sum(0)
     basis_means = means[first:]
     gram = features[:, first:].mT @ weighted[:, first:]
-    ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     constant = torch.linalg.solve(gram + ridge, basis_means)
     constant = constant / (basis_means @ constant)
 
-    projection = torch.eye(len(gram), dtype=gram.dtype) - torch.outer(constant, basis_means)
+    projection = torch.eye(len(gram), dtype=gram.dtype, device=gram.device) - torch.outer(constant, basis_means)
     basis_variance = (projection.mT @ gram @ projection).trace().item()
     basis_slope = ((slopes[:, first:] @ projection).square().sum(1) @ probability).item()
     if base_activation is None:

@@ -100,8 +100,8 @@ class Classifier(L.LightningModule):
         return self.model(x)
 
     def on_train_epoch_start(self) -> None:
-        """Seed the model's own randomness, so that an epoch does not depend on those before it."""
-        torch.manual_seed(self.seed * 10_007 + self.current_epoch)
+        """Seed the model's own randomness, so that an epoch does not depend on those before it; devices differ."""
+        torch.manual_seed(self.seed * 10_007 + self.current_epoch + 7_919 * self.global_rank)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of a batch, with the penalty if the recipe has one."""

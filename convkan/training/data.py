@@ -225,7 +225,7 @@ class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
         batch = self.images.select(torch.tensor(indices))
         if not (self.shift or self.flip):
             return batch.pixels, batch.labels
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + indices[0])
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + indices[0]) % 2**63)
         return shift_and_flip(batch.pixels, self.shift, self.flip, generator), batch.labels
 
 
@@ -349,7 +349,10 @@ class ImageData(L.LightningDataModule):
     ) -> tuple[Float[Tensor, "batch channels height width"], Int[Tensor, " batch"]]:
         """Normalise on the device that computes."""
         pixels, labels = batch
-        return normalize(pixels, self.mean, self.std), labels
+        images = normalize(pixels, self.mean, self.std)
+        if self.trainer is not None:
+            images = self.trainer.precision_plugin.convert_input(images)
+        return images, labels
 
     def _loader(self, images: BatchedImages, sampler: RandomSampler | None = None) -> DataLoader[tuple[Tensor, Tensor]]:
         return DataLoader(
