@@ -52,9 +52,9 @@ def read_image(path: Path, description: Description) -> Tensor:
     """
     try:
         with Image.open(path) as image:
-            if image.mode.startswith("I"):  # 16-bit grey, which convert would clip
-                image = image.point(lambda value: value * (1 / 257)).convert("L")
-            picture = image.convert("L" if description.in_channels == 1 else "RGB")
+            # convert would clip 16-bit grey values instead of scaling them.
+            grey = image.point(lambda value: value * (1 / 257)).convert("L") if image.mode.startswith("I") else image
+            picture = grey.convert("L" if description.in_channels == 1 else "RGB")
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(f"{path} cannot be read as a picture: {error}") from error
     height, width = description.image_size

@@ -32,10 +32,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
     return {
         "git_commit": git_commit(),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type} ({platform.machine()})",
+        "versions": {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES},
+        "device": name,
         "threads": torch.get_num_threads(),
     }
 
