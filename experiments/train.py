@@ -234,8 +234,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     record = {
         "parameters": count_parameters(model),
         "multiply_adds": count_multiply_adds(model, example_input(description)),
-        # What was run, not where one machine keeps its files.
-        "config": {name: value for name, value in asdict(config).items() if name not in ("data_root", "runs_root")},
+        "config": asdict(config),
         "seed": config.seed,
     }
     trainer, history = build_trainer(config, folder)
