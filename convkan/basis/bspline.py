@@ -179,7 +179,10 @@ class BSpline(Basis):
         return values + torch.where(excess < 0, self._slopes(low, knots), self._slopes(high, knots)) * excess
 
     def derivative(self, x: Tensor, knots: Tensor | None = None, *, fast: bool = False) -> Tensor:
-        """B_1'(x) … B_K'(x), shape (*batch, K, channels); at a knot, the derivative on the knot's right."""
+        """B_1'(x) … B_K'(x), shape (*batch, K, channels).
+
+        At a knot it is the derivative on the knot's right; at the grid's right end, on its left.
+        """
         knots = self._required(knots)
         if self.extrapolation == "zero":
             return self._slopes(x, knots, fast)

@@ -86,8 +86,8 @@ class LearnableActivation(KANLayer):
 class LowRankKANConv2d(PaddedConvolution, nn.Module):
     """A KAN convolution whose edges share ``rank`` functions a channel: φ[o,c,tap] = Σ_r w[o,c,r,tap]·ψ[c,r].
 
-    A ``LearnableActivation`` and then a plain convolution. Rank 1 costs about what a plain convolution costs; rank
-    K + 1 can represent every ``KANConv2d``. As there, padding pads the input, so a border tap contributes φ(0).
+    A ``LearnableActivation`` and then a plain convolution. Rank 1 takes about the multiply-adds of a plain convolution;
+    rank K + 1 can represent every ``KANConv2d``. As there, padding pads the input, so a border tap contributes φ(0).
 
     Args:
         in_channels: Channels of the input.
