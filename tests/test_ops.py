@@ -27,7 +27,7 @@ from convkan import (
     LowRankKANConv2d,
 )
 from convkan.basis import RBF, BSpline, Chebyshev
-from convkan.ops import BACKENDS, Backend, Linear, Plan
+from convkan.ops import BACKENDS, Backend, Expansion, Linear, Plan
 
 FAST_BACKENDS = [name for name in BACKENDS if name != "reference"]
 every_basis = pytest.mark.parametrize("basis", BASIS_CASES, ids=repr)
@@ -197,7 +197,7 @@ class TestHalfPrecisionFeatures:
     @pytest.mark.parametrize("differentiable", [True, False])
     @pytest.mark.parametrize("derivative", [True, False])
     def test_are_those_of_float64_to_float32_rounding(self, basis, dtype, differentiable, derivative):
-        plan = Plan(basis, "silu", uniform=True, geometry=Linear())
+        plan = Plan(Expansion(basis, "silu", uniform=True), Linear())
         grid = basis.knots(3) if basis.has_grid else None
         x = torch.randn(40, 3).to(dtype)
         options = {"derivative": derivative, "differentiable": differentiable}

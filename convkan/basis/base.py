@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -52,6 +52,38 @@ class Basis(ABC):
         fast: bool = False,
     ) -> Float[Tensor, "*batch functions channels"]:
         """The first derivative of all K functions at every entry of ``x``; arguments as in ``evaluate``."""
+
+    @property
+    def num_alive(self) -> int | None:
+        """How many neighbouring functions can differ from zero at one point; None where all of them can."""
+        return None
+
+    def alive(
+        self,
+        x: Float[Tensor, "*batch channels"],
+        knots: Float[Tensor, "*groups channels knots"] | None = None,
+        *,
+        derivative: bool = False,
+        uniform: bool = False,
+    ) -> tuple[Int[Tensor, "*batch channels"], Float[Tensor, "*batch alive channels"]]:
+        """The functions that can differ from zero at each entry of ``x``, at a cost that does not grow with K.
+
+        No gradient may be taken through it.
+
+        Args:
+            x: Points, in float32 or float64.
+            knots: The knots of each channel.
+            derivative: Return derivatives with respect to x.
+            uniform: The caller promises that knots are equally spaced.
+
+        Returns:
+            The position of the first of the ``num_alive`` functions, from 1 − num_alive to K − 1, and their values.
+            Positions outside 0 … K − 1 are of functions that do not exist: their values mean nothing.
+
+        Raises:
+            NotImplementedError: ``num_alive`` is None.
+        """
+        raise NotImplementedError(f"all functions of {self} are alive everywhere")
 
     @abstractmethod
     def resized(self, num_functions: int, num_knots: int | None) -> Self:

@@ -1,11 +1,12 @@
 """B-splines on a grid with ``order`` extra knots beyond each end."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import comb, factorial
 from typing import ClassVar, Literal, Self, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from convkan.basis.base import Basis, check_positive_int, check_range
@@ -37,10 +38,16 @@ def _intervals(
     return torch.where(x == end, (left < x) & (x <= right), (left <= x) & (x < right))
 
 
-def _reciprocal_spans(knots: Float[Tensor, "*groups knots channels"], order: int) -> Tensor:
-    """1/(t_{i+order} − t_i), and 0 where knots coincide: the convention 0/0 = 0 of the recursion."""
-    span = knots[..., order:, :] - knots[..., :-order, :]
+def _reciprocal(span: Tensor | float) -> Tensor | float:
+    """1/span, and 0 for an empty one."""
+    if isinstance(span, float):
+        return 1 / span if span > 0 else 0.0
     return torch.where(span > 0, 1 / torch.where(span > 0, span, 1), 0)
+
+
+def _reciprocal_spans(knots: Float[Tensor, "*groups knots channels"], order: int) -> Tensor | float:
+    """1/(t_{i+order} − t_i), and 0 where knots coincide: the convention 0/0 = 0 of the recursion."""
+    return _reciprocal(knots[..., order:, :] - knots[..., :-order, :])
 
 
 def _held_within(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -106,6 +113,54 @@ def _power(x: Tensor, exponent: int) -> Tensor:
     for _ in range(exponent - 2):
         power.mul_(x)
     return power
+
+
+def _interval_of(
+    x: Float[Tensor, "*batch channels"], knots: Float[Tensor, "*groups knots channels"], margin: int
+) -> Int[Tensor, "*batch channels"]:
+    """The i with t_i ≤ x < t_{i+1}, as in ``_intervals``; the nearest one for an x beyond all knots, 0 for NaN."""
+    x = x.unsqueeze(-2)
+    end = knots[..., knots.shape[-2] - 1 - margin, :].unsqueeze(-2)
+    reached = torch.where(x == end, knots < x, knots <= x).sum(-2)
+    return (reached - 1).clamp(0, knots.shape[-2] - 2)
+
+
+def alive_bsplines(
+    x: Float[Tensor, "*batch channels"], around: Sequence[Tensor] | Sequence[float], order: int
+) -> list[Float[Tensor, "*batch channels"]]:
+    """The order + 1 B-splines that are not zero on the knot interval that holds x, in their order.
+
+    The recursion of ``cox_de_boor`` with the zeros left out: it goes from the one spline of order 0 to two of order 1
+    and so on. Source: de Boor, "A Practical Guide to Splines", ch. X, eq. 22 to 24 (BSPLVB).
+
+    Args:
+        x: Points.
+        around: The same number of knots, at least ``order``, on each side of x; those left of it come first.
+        order: Polynomial degree k.
+    """
+    middle = len(around) // 2
+    values = [torch.ones_like(x)]
+    for k in range(1, order + 1):
+        # Spline b of order k − 1 lives on the knots left[b] … right[b].
+        left, right = around[middle - k : middle], around[middle : middle + k]
+        share = [value * _reciprocal(right[b] - left[b]) for b, value in enumerate(values)]
+        falling = [(right[b] - x) * share[b] for b in range(k)]
+        rising = [(x - left[b]) * share[b] for b in range(k)]
+        values = [falling[0], *(rising[b - 1] + falling[b] for b in range(1, k)), rising[-1]]
+    return values
+
+
+def alive_slopes(
+    x: Float[Tensor, "*batch channels"], around: Sequence[Tensor] | Sequence[float], order: int
+) -> list[Float[Tensor, "*batch channels"]]:
+    """The derivatives of ``alive_bsplines`` (de Boor, ch. X, eq. 12)."""
+    if order == 0:
+        return [torch.zeros_like(x)]
+    middle = len(around) // 2
+    left, right = around[middle - order : middle], around[middle : middle + order]
+    lower = alive_bsplines(x, around, order - 1)
+    share = [order * value * _reciprocal(right[b] - left[b]) for b, value in enumerate(lower)]
+    return [-share[0], *(share[b - 1] - share[b] for b in range(1, order)), share[-1]]
 
 
 @dataclass(frozen=True)
@@ -191,6 +246,52 @@ class BSpline(Basis):
         if self.extrapolation == "linear":
             return slopes
         return slopes * ((x >= low) & (x <= high)).unsqueeze(-2)
+
+    @property
+    def num_alive(self) -> int:
+        """order + 1."""
+        return self.order + 1
+
+    def alive(
+        self, x: Tensor, knots: Tensor | None = None, *, derivative: bool = False, uniform: bool = False
+    ) -> tuple[Int[Tensor, "*batch channels"], Float[Tensor, "*batch alive channels"]]:
+        """The order + 1 splines on the knot interval that holds each x."""
+        knots = self._required(knots)
+        low, high = self.ends(knots)
+        held = x if self.extrapolation == "zero" else _held_within(x, low, high)
+        step: Tensor | float
+        if uniform:
+            step = (high - low) / self.grid_size
+            position = (held - low) / step + self.order
+            # NaN is not greater than 0, and so has an interval too; its fraction is NaN.
+            interval = torch.where(position > 0, position, 0).floor().clamp(max=self.num_knots - 2)
+            interval = torch.where(held == high, self.grid_size + self.order - 1, interval)
+            point, interval = position - interval, interval.long()
+            around: list[Tensor] | list[float] = [float(j) for j in range(1 - self.order, self.order + 1)]
+        else:
+            interval = _interval_of(held, knots.mT, margin=self.order)
+            point, around, step = held, self._around(interval, knots), 1.0
+        if derivative:
+            functions = torch.stack(alive_slopes(point, around, self.order), dim=-2)
+            functions = functions / (step.unsqueeze(-2) if isinstance(step, Tensor) else step)
+        else:
+            functions = torch.stack(alive_bsplines(point, around, self.order), dim=-2)
+        if self.extrapolation == "zero":
+            beyond = (x < knots[..., 0]) | ((x >= knots[..., -1]) & (x != high))
+            functions = torch.where(beyond.unsqueeze(-2), 0, functions)
+        elif self.extrapolation == "clamp" and derivative:
+            functions = functions * ((x >= low) & (x <= high)).unsqueeze(-2)
+        elif self.extrapolation == "linear" and not derivative:
+            slopes = torch.stack(alive_slopes(point, around, self.order), dim=-2)
+            functions = functions + slopes * ((x - held) / step).unsqueeze(-2)
+        return interval - self.order, functions
+
+    def _around(self, interval: Int[Tensor, "*batch channels"], knots: Tensor) -> list[Tensor]:
+        """The ``order`` knots on each side of an interval; where there are none, the last there is."""
+        steps = torch.arange(1 - self.order, self.order + 1, device=knots.device).unsqueeze(-1)
+        positions = (interval.unsqueeze(-2) + steps).clamp(0, self.num_knots - 1)
+        knots = knots.mT.expand(*interval.shape[:-1], *knots.mT.shape[-2:])
+        return list(torch.take_along_dim(knots, positions, dim=-2).unbind(-2))
 
     def resized(self, num_functions: int, num_knots: int | None) -> Self:
         """The basis whose K and knot vector have these sizes: order = knots − 1 − K, grid size = K − order."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from convkan.basis import Basis, BSpline
-from convkan.ops import Linear, Plan
+from convkan.ops import Expansion, Linear, Plan
 
 # How much the basis adds to the gradient, relative to the base activation. Random coefficients make rough
 # functions, rougher on finer grids; this bounds the slope they start with at any grid size.
@@ -48,7 +48,7 @@ def edge_moments(basis: Basis, base_activation: str | None) -> EdgeMoments:
     activation. The mean is taken out because a shared offset would grow from layer to layer at the expense of
     the signal. Where the basis lives off the standard normal, a normal on its grid takes its place.
     """
-    plan = Plan(basis, base_activation, uniform=False, geometry=Linear())
+    plan = Plan(Expansion(basis, base_activation, uniform=False), Linear())
     features, slopes, probability = _sample(plan, center=0.0, scale=1.0)
     first = 0 if base_activation is None else 1
     if isinstance(basis, BSpline) and features[:, first:].square().sum(1) @ probability < 0.05:
@@ -86,11 +86,11 @@ def edge_moments(basis: Basis, base_activation: str | None) -> EdgeMoments:
 
 def _sample(plan: Plan, center: float, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Features and slopes (points, 1 + K) at points dense enough for the basis, and normal probabilities (points)."""
-    count = 2001 + 40 * plan.basis.num_functions
+    count = 2001 + 40 * plan.expansion.basis.num_functions
     z = torch.linspace(-6, 6, count, dtype=torch.float64, device="cpu")
     probability = torch.exp(-z.square() / 2)
     points = (center + scale * z).unsqueeze(-1)
-    grid = plan.basis.knots(1) if isinstance(plan.basis, BSpline) else None
+    grid = plan.expansion.basis.knots(1) if isinstance(plan.expansion.basis, BSpline) else None
     features = plan.features(points, grid).flatten(1)
     slopes = plan.features(points, grid, derivative=True).flatten(1)
     return features, slopes, probability / probability.sum()

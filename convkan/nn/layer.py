@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from convkan.basis import Basis, BSpline, create_basis, get_activation
 from convkan.basis.bspline import uniform_knots
 from convkan.nn.initialization import initialize_edges
-from convkan.ops import Geometry, Plan, check_backend
+from convkan.ops import Expansion, Geometry, Plan, check_backend
 
 
 class KANLayer(nn.Module):
@@ -99,7 +99,7 @@ class KANLayer(nn.Module):
 
     def plan(self, geometry: Geometry) -> Plan:
         """This layer's evaluation with the given geometry."""
-        return Plan(self.basis, self.base_activation, self.uniform_knots, geometry)
+        return Plan(Expansion(self.basis, self.base_activation, self.uniform_knots), geometry)
 
     @torch.no_grad()
     def set_grid(self, knots: Float[Tensor, "channels knots"]) -> None:

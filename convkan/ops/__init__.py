@@ -1,16 +1,19 @@
 """How a layer is evaluated: one definition, and backends that agree with it."""
 
 from convkan.ops.dispatch import BACKENDS, Backend, check_backend, evaluate
-from convkan.ops.plan import Channelwise, Convolution, Geometry, Linear, Plan
+from convkan.ops.kernels import compiled_kernels
+from convkan.ops.plan import Channelwise, Convolution, Expansion, Geometry, Linear, Plan
 
 __all__ = [
     "BACKENDS",
     "Backend",
     "Channelwise",
     "Convolution",
+    "Expansion",
     "Geometry",
     "Linear",
     "Plan",
     "check_backend",
+    "compiled_kernels",
     "evaluate",
 ]

@@ -1,104 +1,135 @@
 """Features once per pixel, then one ordinary convolution or matrix product over (1 + K)·C planes.
 
-Only the input and the weights are kept for the backward pass, which evaluates the features again: they are 1 + K
-times the size of the input. The backward pass is made of differentiable operations, so gradients of any order are
-right; so are forward-mode derivatives and ``torch.func`` transforms.
+Features are 1 + K times the size of the input. They are made for a tile of the input at a time, small enough to stay
+in the processor's cache, and made again in the backward pass, for which only the input and the weights are kept. The
+backward pass is made of differentiable operations, so gradients of any order are right; so are forward-mode derivatives
+and ``torch.func`` transforms.
 """
 
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from convkan.ops.plan import Channelwise, Convolution, Linear, Plan, expanded_weight
+from convkan.ops import channelwise, kernels
+from convkan.ops.contraction import contract, contract_backward
+from convkan.ops.plan import Channelwise, Convolution, Linear, Plan, at_least_float32, expanded_weight
+from convkan.ops.tiles import WHOLE, images_per_tile, strips
 
 
-def _channels_last(x: Tensor, plan: Plan) -> Tensor:
-    """The pixels at which features are needed, channels as the last dimension."""
-    match plan.geometry:
-        case Linear():
-            return x
-        case Channelwise():
-            return x.movedim(1, -1)
-        case Convolution(padding=padding):
-            return (F.pad(x, padding) if any(padding) else x).movedim(1, -1)
+def _pixels(x: Tensor, plan: Plan) -> Tensor:
+    """The pixels at which features are needed: (batch, *space, groups, channels), padded."""
+    geometry = plan.geometry
+    if isinstance(geometry, Convolution) and any(geometry.padding):
+        x = F.pad(x, geometry.padding)
+    if not isinstance(geometry, Linear):
+        x = x.movedim(1, -1)
+    return x.contiguous().unflatten(-1, (geometry.groups, -1))
 
 
 def _input_gradient(pixels: Tensor, plan: Plan) -> Tensor:
-    """The adjoint of ``_channels_last``."""
-    match plan.geometry:
-        case Linear():
-            return pixels
-        case Channelwise():
-            return pixels.movedim(-1, 1)
-        case Convolution(padding=padding):
-            x = pixels.movedim(-1, 1)
-            return F.pad(x, tuple(-p for p in padding)) if any(padding) else x
+    """The adjoint of ``_pixels``."""
+    geometry, x = plan.geometry, pixels.flatten(-2)
+    if not isinstance(geometry, Linear):
+        x = x.movedim(-1, 1)
+    if isinstance(geometry, Convolution) and any(geometry.padding):
+        x = F.pad(x, tuple(-p for p in geometry.padding))
+    return x
 
 
-def _planes(features: Tensor) -> Tensor:
-    """(batch, *space, groups, features, channels) as the channels-last input of a grouped convolution."""
-    return features.flatten(-3).movedim(-1, 1)
+def _features(pixels: Tensor, knots: Tensor | None, plan: Plan, dtype: torch.dtype, differentiable: bool) -> Tensor:
+    if differentiable:
+        return plan.expansion.features(pixels, knots).to(dtype)
+    rows = pixels.flatten(0, -3)
+    return kernels.features(rows, plan.expansion, knots, dtype).unflatten(0, pixels.shape[:-2])
 
 
-def _contract(features: Tensor, weight: Tensor, plan: Plan) -> Tensor:
-    features = features.to(weight.dtype)
-    match plan.geometry:
-        case Linear():
-            return F.linear(features.flatten(-3), weight)
-        case Channelwise():
-            weight = rearrange(weight, "(c r) f -> c r f", c=features.shape[-1])
-            y = torch.einsum("... f c, c r f -> ... c r", features.squeeze(-3), weight)
-            return y.flatten(-2).movedim(-1, 1)
-        case Convolution(stride=stride, dilation=dilation, groups=groups):
-            zeros = [0] * len(stride)
-            return torch.convolution(_planes(features), weight, None, stride, zeros, dilation, False, zeros, groups)
+def _pull_back(grad: Tensor, pixels: Tensor, knots: Tensor | None, plan: Plan, differentiable: bool) -> Tensor:
+    """Gradients of features made gradients of pixels."""
+    if differentiable:
+        return (grad * plan.expansion.features(pixels, knots, derivative=True)).sum(-2).to(pixels.dtype)
+    rows = kernels.input_gradient(pixels.flatten(0, -3), plan.expansion, knots, grad.flatten(0, -4))
+    return rows.unflatten(0, pixels.shape[:-2])
 
 
-def _contract_backward(
-    grad: Tensor, features: Tensor, weight: Tensor, plan: Plan, need_features: bool, need_weight: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of ``_contract`` with respect to features and weight, in differentiable operations."""
-    features = features.to(weight.dtype)
-    match plan.geometry:
-        case Linear():
-            flat = features.flatten(-3)
-            grad_features = (grad @ weight).reshape(features.shape) if need_features else None
-            rows, columns = grad.reshape(-1, grad.shape[-1]), flat.reshape(-1, flat.shape[-1])
-            return grad_features, rows.mT @ columns if need_weight else None
-        case Channelwise():
-            channels = features.shape[-1]
-            grad = rearrange(grad.movedim(1, -1), "... (c r) -> ... c r", c=channels)
-            grad_features = grad_weight = None
-            if need_features:
-                per_channel = rearrange(weight, "(c r) f -> c r f", c=channels)
-                grad_features = torch.einsum("... c r, c r f -> ... f c", grad, per_channel).unsqueeze(-3)
-            if need_weight:
-                rows = grad.reshape(-1, *grad.shape[-2:])
-                columns = features.reshape(-1, *features.shape[-2:])
-                grad_weight = torch.einsum("n c r, n f c -> c r f", rows, columns).reshape(weight.shape)
-            return grad_features, grad_weight
-        case Convolution(stride=stride, dilation=dilation, groups=groups):
-            zeros = [0] * len(stride)
-            grad_planes, grad_weight, _ = torch.ops.aten.convolution_backward(
-                grad,
-                _planes(features),
-                weight,
-                None,
-                stride,
-                zeros,
-                dilation,
-                False,
-                zeros,
-                groups,
-                [need_features, need_weight, False],
+def _forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
+    if isinstance(plan.geometry, Channelwise):
+        return channelwise.forward(x, base_weight, basis_weight, grid, plan.expansion)
+    if isinstance(plan.geometry, Linear) and x.ndim != 2:  # one dimension to cut along
+        y = _forward(x.reshape(-1, x.shape[-1]), base_weight, basis_weight, grid, plan)
+        return y.unflatten(0, x.shape[:-1])
+    weight = expanded_weight(base_weight, basis_weight)
+    knots = plan.expansion.knots(grid, plan.geometry.groups)
+    outputs = []
+    for part in x.split(images_per_tile(x, weight, plan)):
+        pixels = _pixels(part, plan)
+        rows = [
+            contract(_features(pixels[:, strip.rows], knots, plan, weight.dtype, False), weight, plan.geometry)
+            for strip in strips(pixels, weight, plan)
+        ]
+        outputs.append(rows[0] if len(rows) == 1 else torch.cat(rows, dim=2))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    base_weight: Tensor | None,
+    basis_weight: Tensor,
+    grid: Tensor | None,
+    plan: Plan,
+    need_x: bool,
+    need_weight: bool,
+    differentiable: bool = False,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of ``_forward`` with respect to its first three arguments, those that are needed.
+
+    Args:
+        differentiable: Gradients will be taken through the result.
+    """
+    geometry = plan.geometry
+    if isinstance(geometry, Channelwise) and not differentiable:
+        return channelwise.backward(grad, x, base_weight, basis_weight, grid, plan.expansion, need_x, need_weight)
+    if isinstance(geometry, Linear) and x.ndim != 2:
+        grad, flat = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+        grad_x, *grad_weights = _backward(
+            grad, flat, base_weight, basis_weight, grid, plan, need_x, need_weight, differentiable
+        )
+        return None if grad_x is None else grad_x.reshape(x.shape), *grad_weights
+    weight = expanded_weight(base_weight, basis_weight)
+    knots = plan.expansion.knots(grid, geometry.groups)
+    size = max(1, len(x)) if differentiable else images_per_tile(x, weight, plan)
+    grad_weight: Tensor | None = None
+    grads_x = []
+    for part, grad_part in zip(x.split(size), grad.split(size), strict=True):
+        pixels = _pixels(part, plan)
+        grad_pixels: Tensor | None = None
+        for strip in [WHOLE] if differentiable else strips(pixels, weight, plan):
+            whole = strip is WHOLE
+            seen = pixels if whole else pixels[:, strip.rows]
+            features = _features(seen, knots, plan, weight.dtype, differentiable)
+            grad_features, more = contract_backward(
+                grad_part if whole else grad_part[:, :, strip.positions], features, weight, geometry, need_x, need_weight
             )
-            if need_features:
-                grad_planes = grad_planes.movedim(1, -1).reshape(features.shape)
-            return grad_planes, grad_weight
+            if grad_features is not None:
+                pulled = _pull_back(grad_features, seen, knots, plan, differentiable)
+                if whole:
+                    grad_pixels = pulled
+                else:  # neighbouring strips share rows
+                    grad_pixels = torch.zeros_like(pixels) if grad_pixels is None else grad_pixels
+                    grad_pixels[:, strip.rows] += pulled
+            if more is not None:
+                grad_weight = at_least_float32(more) if grad_weight is None else grad_weight + more
+        if grad_pixels is not None:
+            grads_x.append(_input_gradient(grad_pixels, plan))
+    grad_x = None if not grads_x else grads_x[0] if len(grads_x) == 1 else torch.cat(grads_x)
+    if grad_weight is None:
+        return grad_x, None, None
+    base_planes = 0 if base_weight is None else base_weight.shape[1]
+    grad_weight = grad_weight.to(weight.dtype)
+    return grad_x, None if base_weight is None else grad_weight[:, :base_planes], grad_weight[:, base_planes:]
 
 
 class _Dense(torch.autograd.Function):
@@ -106,8 +137,7 @@ class _Dense(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
-        features = plan.features(_channels_last(x, plan), grid, differentiable=False)
-        return _contract(features, expanded_weight(base_weight, basis_weight), plan)
+        return _forward(x, base_weight, basis_weight, grid, plan)
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -117,25 +147,11 @@ class _Dense(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, base_weight, basis_weight, grid = ctx.saved_tensors
-        plan: Plan = ctx.plan
         need_x, *need_weights = ctx.needs_input_grad[:3]
-        differentiable = torch.is_grad_enabled()
-        pixels = _channels_last(x, plan)
-        features = plan.features(pixels, grid, differentiable=differentiable)
-        grad_features, grad_weight = _contract_backward(
-            grad, features, expanded_weight(base_weight, basis_weight), plan, need_x, any(need_weights)
+        gradients = _backward(
+            grad, *ctx.saved_tensors, ctx.plan, need_x, any(need_weights), differentiable=torch.is_grad_enabled()
         )
-        grad_x = grad_base = grad_basis = None
-        if grad_features is not None:
-            slopes = plan.features(pixels, grid, derivative=True, differentiable=differentiable)
-            grad_pixels = (grad_features * slopes).sum(-2).reshape(pixels.shape)
-            grad_x = _input_gradient(grad_pixels, plan).to(x.dtype)
-        if grad_weight is not None:
-            base_planes = 0 if base_weight is None else base_weight.shape[1]
-            grad_base = None if base_weight is None else grad_weight[:, :base_planes]
-            grad_basis = grad_weight[:, base_planes:]
-        return grad_x, grad_base, grad_basis, None, None
+        return *gradients, None, None
 
 
 class _TransformableDense(_Dense):
@@ -153,23 +169,25 @@ class _TransformableDense(_Dense):
     ) -> Tensor:
         x, base_weight, basis_weight, grid = ctx.saved_tensors
         plan: Plan = ctx.plan
-        pixels = _channels_last(x, plan)
+        knots = plan.expansion.knots(grid, plan.geometry.groups)
+        pixels = _pixels(x, plan)
         terms = []
         if tangent_x is not None:
-            steps = _channels_last(tangent_x, plan).unflatten(-1, (plan.geometry.groups, -1)).unsqueeze(-2)
-            slopes = plan.features(pixels, grid, derivative=True)
-            terms.append(_contract(slopes * steps, expanded_weight(base_weight, basis_weight), plan))
+            slopes = plan.expansion.features(pixels, knots, derivative=True)
+            steps = slopes * _pixels(tangent_x, plan).unsqueeze(-2)
+            terms.append(contract(steps, expanded_weight(base_weight, basis_weight), plan.geometry))
         if tangent_base is not None or tangent_basis is not None:
             if base_weight is not None and tangent_base is None:
                 tangent_base = torch.zeros_like(base_weight)
             if tangent_basis is None:
                 tangent_basis = torch.zeros_like(basis_weight)
-            features = plan.features(pixels, grid)
-            terms.append(_contract(features, expanded_weight(tangent_base, tangent_basis), plan))
+            features = plan.expansion.features(pixels, knots)
+            terms.append(contract(features, expanded_weight(tangent_base, tangent_basis), plan.geometry))
         return sum(terms[1:], start=terms[0])
 
 
 def dense(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
     """Evaluate a KAN layer through per-pixel features (shapes as in ``convkan.ops.dispatch.evaluate``)."""
-    function = _Dense if torch.compiler.is_compiling() else _TransformableDense
-    return function.apply(x, base_weight, basis_weight, grid, plan)
+    if torch.compiler.is_compiling():
+        return _Dense.apply(x, base_weight, basis_weight, grid, plan)
+    return _TransformableDense.apply(x, base_weight, basis_weight, grid, plan)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from convkan.basis import Basis, BSpline, get_activation
+from convkan.basis import Activation, Basis, BSpline, get_activation
 from convkan.basis.bspline import uniform_knots
 
 
@@ -50,19 +50,110 @@ Geometry = Linear | Channelwise | Convolution
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything a backend must know about a layer besides its tensors.
+class Expansion:
+    """How an input becomes features: (b(x), B_1(x) … B_K(x)).
+
+    Inputs have shape (*batch, groups, channels), features (*batch, groups, features, channels). Half precision is
+    evaluated, and returned, in float32.
 
     Attributes:
         basis: The univariate basis.
         base_activation: Name of the fixed part of each edge, or None.
         uniform: Whether each channel's knots are equally spaced, so that a closed form may be used.
-        geometry: How edges are summed.
     """
 
     basis: Basis
     base_activation: str | None
     uniform: bool
+
+    @property
+    def base(self) -> Activation | None:
+        """The fixed part of each edge."""
+        return get_activation(self.base_activation)
+
+    @property
+    def num_features(self) -> int:
+        """K, and one for the base activation."""
+        return self.basis.num_functions + (self.base_activation is not None)
+
+    @property
+    def by_alive(self) -> bool:
+        """Whether the basis is best evaluated where it is not zero: on knots without a closed form."""
+        return not self.uniform and self.basis.num_alive is not None
+
+    @property
+    def few_alive(self) -> bool:
+        """Whether so few functions are alive at a point that it pays to look for them."""
+        alive = self.basis.num_alive
+        return alive is not None and (not self.uniform or self.basis.num_functions > 8 * alive)
+
+    def on_any_range(self) -> "Expansion":
+        """The same, but for the range that a spline's grid starts with: its knots are given with each call."""
+        basis = self.basis
+        return replace(self, basis=basis.with_range(-1, 1)) if isinstance(basis, BSpline) else self
+
+    def knots(self, grid: Float[Tensor, "channels knots"] | None, groups: int) -> Tensor | None:
+        """The knots as ``features`` takes them: (groups, channels, knots), at least in float32."""
+        if grid is None:
+            return None
+        grid = at_least_float32(grid)
+        if self.uniform and isinstance(self.basis, BSpline):
+            # A grid that went through a lower precision keeps its rounding; its ends still tell what was meant.
+            low, high = self.basis.ends(grid)
+            grid = uniform_knots(low, high, self.basis.grid_size, self.basis.order)
+        return grid.reshape(groups, grid.shape[0] // groups, grid.shape[1])
+
+    def features(
+        self, x: Tensor, knots: Tensor | None, *, derivative: bool = False, differentiable: bool = True
+    ) -> Float[Tensor, "*batch groups features channels"]:
+        """All features, or their derivatives.
+
+        Args:
+            x: Inputs.
+            knots: What ``knots`` returned.
+            derivative: Return derivatives with respect to x.
+            differentiable: Gradients will be taken through the result. Where none are, uniform knots allow a closed
+                form, whose derivatives autograd would get wrong at the knots, and others a local evaluation.
+        """
+        x = at_least_float32(x)
+        planes = self.planes(x, knots, derivative=derivative, differentiable=differentiable)
+        if self.base is None:
+            return planes
+        fixed = self.base.derivative(x) if derivative else self.base.value(x)
+        return torch.cat([fixed.unsqueeze(-2), planes], dim=-2)
+
+    def planes(self, x: Tensor, knots: Tensor | None, *, derivative: bool, differentiable: bool) -> Tensor:
+        """The features without the base activation, of inputs in float32 or float64."""
+        if not differentiable and self.by_alive:
+            return spread(*self.basis.alive(x, knots, derivative=derivative), self.basis.num_functions)
+        evaluate = self.basis.derivative if derivative else self.basis.evaluate
+        return evaluate(x, knots, fast=self.uniform and not differentiable)
+
+
+def spread(
+    first: Int[Tensor, "*batch channels"], values: Float[Tensor, "*batch alive channels"], num_functions: int
+) -> Float[Tensor, "*batch functions channels"]:
+    """Put the values of functions first, first + 1, … in their places among ``num_functions``, with zeros elsewhere."""
+    alive = values.shape[-2]
+    if torch.compiler.is_compiling():
+        position = torch.arange(num_functions, device=values.device).unsqueeze(-1) - first.unsqueeze(-2)
+        return sum(torch.where(position == b, values[..., b : b + 1, :], 0) for b in range(alive))  # type: ignore[return-value]
+    # Those that do not exist go to rows of their own at both ends.
+    rows = first.unsqueeze(-2) + torch.arange(alive - 1, 2 * alive - 1, device=values.device).unsqueeze(-1)
+    shape = (*values.shape[:-2], num_functions + 2 * (alive - 1), values.shape[-1])
+    return values.new_zeros(shape).scatter(-2, rows, values).narrow(-2, alive - 1, num_functions)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a backend must know about a layer besides its tensors.
+
+    Attributes:
+        expansion: How the input becomes features.
+        geometry: How edges are summed.
+    """
+
+    expansion: Expansion
     geometry: Geometry
 
     def features(
@@ -73,42 +164,18 @@ class Plan:
         derivative: bool = False,
         differentiable: bool = True,
     ) -> Float[Tensor, "*batch groups features channels_in_group"]:
-        """(b(x), B_1(x) … B_K(x)), or their derivatives, feature-major within each group.
-
-        Half precision inputs are evaluated, and returned, in float32.
-
-        Args:
-            x: Inputs, channels last.
-            grid: The knots, for a basis with a grid.
-            derivative: Return derivatives with respect to x.
-            differentiable: Gradients will be taken through the result. Where none are, uniform knots allow a closed
-                form, whose derivatives autograd would get wrong at the knots.
-        """
+        """The features of inputs whose channels are last, feature-major within each group; see ``Expansion``."""
         groups = self.geometry.groups
-        x = _at_least_float32(x)
-        x = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-        if grid is not None:
-            grid = self._knots(grid)
-            grid = grid.reshape(groups, grid.shape[0] // groups, grid.shape[1])
-        fast = self.uniform and not differentiable
-        evaluate = self.basis.derivative if derivative else self.basis.evaluate
-        planes = evaluate(x, grid, fast=fast)
-        base = get_activation(self.base_activation)
-        if base is None:
-            return planes
-        fixed = base.derivative(x) if derivative else base.value(x)
-        return torch.cat([fixed.unsqueeze(-2), planes], dim=-2)
-
-    def _knots(self, grid: Tensor) -> Tensor:
-        grid = _at_least_float32(grid)
-        if not (self.uniform and isinstance(self.basis, BSpline)):
-            return grid
-        # A grid that went through a lower precision keeps its rounding; its ends still tell what was meant.
-        low, high = self.basis.ends(grid)
-        return uniform_knots(low, high, self.basis.grid_size, self.basis.order)
+        return self.expansion.features(
+            x.unflatten(-1, (groups, -1)),
+            self.expansion.knots(grid, groups),
+            derivative=derivative,
+            differentiable=differentiable,
+        )
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x``, in float32 if it came in half precision."""
     return x.float() if x.dtype.itemsize < 4 else x
 
 

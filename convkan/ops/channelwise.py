@@ -1,0 +1,94 @@
+"""One-variable functions of every channel, y[n, c·R + r, …] = φ[c,r](x[n,c,…]), in one pass over the input."""
+
+from collections.abc import Iterator
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from convkan.ops import kernels
+from convkan.ops.plan import Expansion
+from convkan.ops.tiles import even_size, may_cut, tile_bytes
+
+
+def forward(
+    x: Float[Tensor, "batch channels *space"],
+    base_weight: Float[Tensor, "channels_out 1"] | None,
+    basis_weight: Float[Tensor, "channels_out basis"],
+    grid: Tensor | None,
+    expansion: Expansion,
+) -> Float[Tensor, "batch channels_out *space"]:
+    """All functions of all channels."""
+    knots, pixels = _knots(grid, expansion), _pixels(x)
+    weights = _by_function(base_weight, basis_weight, x.shape[1], pixels.dtype)
+    y = kernels.activation(pixels, expansion, knots, *weights, basis_weight.dtype, False)
+    return y.mT.flatten(-2).movedim(-1, 1).unflatten(2, x.shape[2:]) if x.ndim != 2 else y.mT.flatten(1)
+
+
+def backward(
+    grad: Float[Tensor, "batch channels_out *space"],
+    x: Float[Tensor, "batch channels *space"],
+    base_weight: Tensor | None,
+    basis_weight: Tensor,
+    grid: Tensor | None,
+    expansion: Expansion,
+    need_x: bool,
+    need_weight: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of ``forward`` with respect to its first three arguments, those that are needed."""
+    channels = x.shape[1]
+    knots, pixels = _knots(grid, expansion), _pixels(x)
+    grad = _pixels(grad).unflatten(-1, (channels, -1)).mT
+    grad_x = None
+    if need_x:
+        weights = _by_function(base_weight, basis_weight, channels, pixels.dtype)
+        slopes = kernels.activation(pixels, expansion, knots, *weights, torch.promote_types(x.dtype, torch.float32), True)
+        grad_x = (slopes * grad).sum(-2).to(x.dtype).movedim(-1, 1).reshape(x.shape)
+    if not need_weight:
+        return grad_x, None, None
+    sums = _sums_by_position if expansion.few_alive else kernels.activation_sums
+    tiles = [sums(part, expansion, knots, part_grad) for part, part_grad in _tiles(pixels, grad, expansion)]
+    base, basis = (torch.stack(parts).sum(0) for parts in zip(*tiles, strict=True))
+    grad_base = None if base_weight is None else rearrange(base, "r c -> (c r) 1").to(base_weight.dtype)
+    return grad_x, grad_base, rearrange(basis, "k r c -> (c r) k").to(basis_weight.dtype)
+
+
+def _sums_by_position(x: Tensor, expansion: Expansion, knots: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """``kernels.activation_sums`` at a cost that does not grow with the number of functions."""
+    base, positions, terms = kernels.activation_terms(x, expansion, knots, grad)
+    margin = (expansion.basis.num_alive or 1) - 1
+    size = (*terms.shape[:-1], expansion.basis.num_functions + 2 * margin)
+    sums = terms.new_zeros(size).scatter_add(-1, (positions + margin).expand_as(terms), terms)
+    return base, sums.narrow(-1, margin, expansion.basis.num_functions).movedim(-1, 0)
+
+
+def _pixels(x: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch space channels"]:
+    """Channels last, as a view where the layout of ``x`` allows it."""
+    return x.unsqueeze(1) if x.ndim == 2 else x.movedim(1, -1).flatten(1, -2)
+
+
+def _knots(grid: Tensor | None, expansion: Expansion) -> Tensor | None:
+    knots = expansion.knots(grid, 1)
+    return None if knots is None else knots.squeeze(0)
+
+
+def _by_function(
+    base_weight: Tensor | None, basis_weight: Tensor, channels: int, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor]:
+    """The weights as (functions, channels) and (basis, functions, channels), in the precision of evaluation."""
+    dtype = torch.promote_types(dtype, torch.float32)
+    base = None if base_weight is None else rearrange(base_weight, "(c r) 1 -> r c", c=channels).to(dtype)
+    return base, rearrange(basis_weight, "(c r) k -> k r c", c=channels).to(dtype)
+
+
+def _tiles(x: Tensor, grad: Tensor, expansion: Expansion) -> Iterator[tuple[Tensor, Tensor]]:
+    """Matching parts of both that stay in the cache together while they are read again for every function."""
+    if not may_cut(x) or x.numel() == 0:
+        yield x, grad
+        return
+    entries = tile_bytes(x.device) // (4 * (1 + grad.shape[-2]) * max(4, x.itemsize))
+    images = even_size(len(x), entries // (x.shape[1] * x.shape[2]))
+    pixels = even_size(x.shape[1], entries // x.shape[2])
+    for part, part_grad in zip(x.split(images), grad.split(images), strict=True):
+        yield from zip(part.split(pixels, dim=1), part_grad.split(pixels, dim=1), strict=True)
