@@ -65,7 +65,7 @@ class Basis(ABC):
         *,
         derivative: bool = False,
         uniform: bool = False,
-    ) -> tuple[Int[Tensor, "*batch channels"], Float[Tensor, "*batch alive channels"]]:
+    ) -> tuple[Int[Tensor, "*batch channels"], list[Float[Tensor, "*batch channels"]]]:
         """The functions that can differ from zero at each entry of ``x``, at a cost that does not grow with K.
 
         No gradient may be taken through it.

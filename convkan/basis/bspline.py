@@ -15,6 +15,11 @@ Extrapolation = Literal["zero", "clamp", "linear"]
 
 # Past this order the alternating sum of the closed form loses more digits than Cox-de Boor costs time.
 HIGHEST_CLOSED_FORM_ORDER = 5
+# (−1)^j C(k+1, j)/k! for each order k and for j < (k+1)/2.
+_CLOSED_FORM = [
+    [(-1) ** j * comb(k + 1, j) / factorial(k) for j in range((k + 2) // 2)]
+    for k in range(HIGHEST_CLOSED_FORM_ORDER + 1)
+]
 
 
 def uniform_knots(
@@ -100,10 +105,11 @@ def uniform_bsplines(
     distance = ((x - middle) / step).unsqueeze(-2) - offsets.unsqueeze(-1)
     # No gradient is taken through this, so it works in place: fresh memory costs more than the arithmetic.
     inside = distance.abs_().neg_().add_((order + 1) / 2).relu_()
-    bumps = _power(inside, order).mul_(1 / factorial(order))
-    for j in range(1, (order + 2) // 2):
+    first, *others = _CLOSED_FORM[order]
+    bumps = _power(inside, order).mul_(first)
+    for coefficient in others:
         inside = inside.sub_(1).relu_()  # (a − j)₊ = ((a − j + 1)₊ − 1)₊
-        bumps.add_(_power(inside, order), alpha=(-1) ** j * comb(order + 1, j) / factorial(order))
+        bumps.add_(_power(inside, order), alpha=coefficient)
     return bumps
 
 
@@ -254,44 +260,44 @@ class BSpline(Basis):
 
     def alive(
         self, x: Tensor, knots: Tensor | None = None, *, derivative: bool = False, uniform: bool = False
-    ) -> tuple[Int[Tensor, "*batch channels"], Float[Tensor, "*batch alive channels"]]:
+    ) -> tuple[Int[Tensor, "*batch channels"], list[Float[Tensor, "*batch channels"]]]:
         """The order + 1 splines on the knot interval that holds each x."""
         knots = self._required(knots)
         low, high = self.ends(knots)
-        held = x if self.extrapolation == "zero" else _held_within(x, low, high)
+        # At the outermost knots all splines are zero already, and from order 2 on their slopes.
+        held = _held_within(x, *((knots[..., 0], knots[..., -1]) if self.extrapolation == "zero" else (low, high)))
         step: Tensor | float
         if uniform:
             step = (high - low) / self.grid_size
             position = (held - low) / step + self.order
-            # NaN is not greater than 0, and so has an interval too; its fraction is NaN.
-            interval = torch.where(position > 0, position, 0).floor().clamp(max=self.num_knots - 2)
-            interval = torch.where(held == high, self.grid_size + self.order - 1, interval)
-            point, interval = position - interval, interval.long()
+            interval = position.floor().long().clamp(0, self.num_knots - 2)  # NaN becomes an integer, whichever
+            if self.order < 2:  # otherwise it makes no difference on which side of a knot the point is
+                interval = torch.where(held == high, self.grid_size + self.order - 1, interval)
+            point = position - interval
             around: list[Tensor] | list[float] = [float(j) for j in range(1 - self.order, self.order + 1)]
         else:
             interval = _interval_of(held, knots.mT, margin=self.order)
             point, around, step = held, self._around(interval, knots), 1.0
         if derivative:
-            functions = torch.stack(alive_slopes(point, around, self.order), dim=-2)
-            functions = functions / (step.unsqueeze(-2) if isinstance(step, Tensor) else step)
+            functions = [slope / step for slope in alive_slopes(point, around, self.order)]
         else:
-            functions = torch.stack(alive_bsplines(point, around, self.order), dim=-2)
-        if self.extrapolation == "zero":
+            functions = alive_bsplines(point, around, self.order)
+        if self.extrapolation == "zero" and self.order < 2:
             beyond = (x < knots[..., 0]) | ((x >= knots[..., -1]) & (x != high))
-            functions = torch.where(beyond.unsqueeze(-2), 0, functions)
+            functions = [torch.where(beyond, 0, function) for function in functions]
         elif self.extrapolation == "clamp" and derivative:
-            functions = functions * ((x >= low) & (x <= high)).unsqueeze(-2)
+            functions = [function * ((x >= low) & (x <= high)) for function in functions]
         elif self.extrapolation == "linear" and not derivative:
-            slopes = torch.stack(alive_slopes(point, around, self.order), dim=-2)
-            functions = functions + slopes * ((x - held) / step).unsqueeze(-2)
+            slopes = alive_slopes(point, around, self.order)
+            excess = (x - held) / step
+            functions = [function + slope * excess for function, slope in zip(functions, slopes, strict=True)]
         return interval - self.order, functions
 
     def _around(self, interval: Int[Tensor, "*batch channels"], knots: Tensor) -> list[Tensor]:
         """The ``order`` knots on each side of an interval; where there are none, the last there is."""
-        steps = torch.arange(1 - self.order, self.order + 1, device=knots.device).unsqueeze(-1)
-        positions = (interval.unsqueeze(-2) + steps).clamp(0, self.num_knots - 1)
         knots = knots.mT.expand(*interval.shape[:-1], *knots.mT.shape[-2:])
-        return list(torch.take_along_dim(knots, positions, dim=-2).unbind(-2))
+        positions = ((interval + step).clamp(0, self.num_knots - 1) for step in range(1 - self.order, self.order + 1))
+        return [knots.gather(-2, position.unsqueeze(-2)).squeeze(-2) for position in positions]
 
     def resized(self, num_functions: int, num_knots: int | None) -> Self:
         """The basis whose K and knot vector have these sizes: order = knots − 1 − K, grid size = K − order."""

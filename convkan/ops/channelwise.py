@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -21,8 +22,8 @@ def forward(
 ) -> Float[Tensor, "batch channels_out *space"]:
     """All functions of all channels."""
     knots, pixels = _knots(grid, expansion), _pixels(x)
-    weights = _by_function(base_weight, basis_weight, x.shape[1], pixels.dtype)
-    y = kernels.activation(pixels, expansion, knots, *weights, basis_weight.dtype, False)
+    weights = _by_function(base_weight, basis_weight, x, expansion)
+    y = kernels.activation(pixels, expansion, knots, *weights, basis_weight.dtype)
     return y.mT.flatten(-2).movedim(-1, 1).unflatten(2, x.shape[2:]) if x.ndim != 2 else y.mT.flatten(1)
 
 
@@ -42,9 +43,9 @@ def backward(
     grad = _pixels(grad).unflatten(-1, (channels, -1)).mT
     grad_x = None
     if need_x:
-        weights = _by_function(base_weight, basis_weight, channels, pixels.dtype)
-        slopes = kernels.activation(pixels, expansion, knots, *weights, torch.promote_types(x.dtype, torch.float32), True)
-        grad_x = (slopes * grad).sum(-2).to(x.dtype).movedim(-1, 1).reshape(x.shape)
+        weights = _by_function(base_weight, basis_weight, x, expansion)
+        grad_pixels = kernels.activation_gradient(pixels, expansion, knots, *weights, grad)
+        grad_x = grad_pixels.movedim(-1, 1).reshape(x.shape)
     if not need_weight:
         return grad_x, None, None
     sums = _sums_by_position if expansion.few_alive else kernels.activation_sums
@@ -56,11 +57,12 @@ def backward(
 
 def _sums_by_position(x: Tensor, expansion: Expansion, knots: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor]:
     """``kernels.activation_sums`` at a cost that does not grow with the number of functions."""
-    base, positions, terms = kernels.activation_terms(x, expansion, knots, grad)
-    margin = (expansion.basis.num_alive or 1) - 1
-    size = (*terms.shape[:-1], expansion.basis.num_functions + 2 * margin)
-    sums = terms.new_zeros(size).scatter_add(-1, (positions + margin).expand_as(terms), terms)
-    return base, sums.narrow(-1, margin, expansion.basis.num_functions).movedim(-1, 0)
+    base, row, terms = kernels.activation_terms(x, expansion, knots, grad)
+    margin, count = len(terms) - 1, expansion.basis.num_functions
+    empty = terms[0].new_zeros(*terms[0].shape[:-1], count + 2 * margin)
+    sums = [empty.scatter_add(-1, row.expand_as(term), term) for term in terms]
+    # What the b-th function alive adds to row i belongs to function i + b − margin.
+    return base, sum(part[..., margin - b : margin - b + count] for b, part in enumerate(sums)).movedim(-1, 0)
 
 
 def _pixels(x: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch space channels"]:
@@ -74,12 +76,14 @@ def _knots(grid: Tensor | None, expansion: Expansion) -> Tensor | None:
 
 
 def _by_function(
-    base_weight: Tensor | None, basis_weight: Tensor, channels: int, dtype: torch.dtype
+    base_weight: Tensor | None, basis_weight: Tensor, x: Tensor, expansion: Expansion
 ) -> tuple[Tensor | None, Tensor]:
-    """The weights as (functions, channels) and (basis, functions, channels), in the precision of evaluation."""
-    dtype = torch.promote_types(dtype, torch.float32)
-    base = None if base_weight is None else rearrange(base_weight, "(c r) 1 -> r c", c=channels).to(dtype)
-    return base, rearrange(basis_weight, "(c r) k -> k r c", c=channels).to(dtype)
+    """The weights as ``kernels.activation`` takes them, in the precision of evaluation."""
+    channels, dtype = x.shape[1], torch.promote_types(x.dtype, torch.float32)
+    base = None if base_weight is None else rearrange(base_weight, "(c r) 1 -> r c", c=channels).to(dtype).contiguous()
+    basis = rearrange(basis_weight, "(c r) k -> k r c", c=channels).to(dtype).contiguous()
+    margin = (expansion.basis.num_alive or 1) - 1 if expansion.few_alive else 0
+    return base, F.pad(basis, (0, 0, 0, 0, margin, margin)) if margin else basis
 
 
 def _tiles(x: Tensor, grad: Tensor, expansion: Expansion) -> Iterator[tuple[Tensor, Tensor]]:

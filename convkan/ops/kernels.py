@@ -26,6 +26,10 @@ from convkan.ops.plan import Expansion, at_least_float32
 MIN_ENTRIES = 2**18
 DISABLING_VARIABLE = "CONVKAN_COMPILE"
 
+# Without these torch would store intermediate results that are cheaper to compute again.
+# Positions are in range by construction.
+OPTIONS = {"realize_opcount_threshold": 10_000, "realize_reads_threshold": 1_000, "assert_indirect_indexing": False}
+
 _enabled = os.environ.get(DISABLING_VARIABLE, "1") != "0"
 _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
@@ -55,7 +59,7 @@ def _compiled(
 
         # torch.compile counts recompilations, and gives up after a few, by code object: each expansion has its own.
         run.__code__ = run.__code__.replace()
-        return torch.compile(run, dynamic=True, fullgraph=True)
+        return torch.compile(run, fullgraph=True, options=OPTIONS)
 
     broken = False
 
@@ -63,7 +67,7 @@ def _compiled(
         nonlocal broken
         if not broken and _enabled and x.numel() * expansion.num_features >= MIN_ENTRIES and _may_compile(x):
             try:
-                return specialized(expansion.on_any_range())(x.detach(), *others)
+                return specialized(expansion.on_any_range())(*_of_any_size(x.detach(), *others))
             except (RuntimeError, OSError) as error:
                 _log.info("%s runs without being compiled: %s", function.__name__, error)
                 broken = True
@@ -71,6 +75,15 @@ def _compiled(
 
     call.__doc__ = function.__doc__
     return call  # type: ignore[return-value]
+
+
+def _of_any_size(*arguments: Any) -> tuple[Any, ...]:
+    """The arguments, the sizes of tensors marked as ones that will differ in other calls."""
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            for dimension in range(argument.ndim):
+                torch._dynamo.maybe_mark_dynamic(argument, dimension)
+    return arguments
 
 
 def _may_compile(x: Tensor) -> bool:
@@ -106,17 +119,8 @@ def input_gradient(
     if expansion.base is not None:
         total = grad[..., 0, :] * expansion.base.derivative(x)
         grad = grad[..., 1:, :]
-    if expansion.by_alive:
-        first, slopes = expansion.basis.alive(x, knots, derivative=True)
-        last = expansion.basis.num_functions - 1
-        for b in range(slopes.shape[-2]):
-            position = first + b
-            there = grad.gather(-2, position.clamp(0, last).unsqueeze(-2)).squeeze(-2)
-            total = total + torch.where((position >= 0) & (position <= last), there * slopes[..., b, :], 0)
-    else:
-        slopes = expansion.planes(x, knots, derivative=True, differentiable=False)
-        total = total + (grad * slopes).sum(-2)
-    return total.to(dtype)
+    slopes = expansion.planes(x, knots, derivative=True, differentiable=False)
+    return (total + (grad * slopes).sum(-2)).to(dtype)
 
 
 @_compiled
@@ -125,28 +129,58 @@ def activation(
     expansion: Expansion,
     knots: Tensor | None,
     base_weight: Float[Tensor, "functions channels"] | None,
-    basis_weight: Float[Tensor, "basis functions channels"],
+    basis_weight: Float[Tensor, "rows functions channels"],
     dtype: torch.dtype,
-    derivative: bool,
 ) -> Float[Tensor, "batch space functions channels"]:
-    """ψ[r,c](x) = w_b·b(x) + Σ_k c_k·B_k(x) for every entry, or its derivative by x."""
+    """ψ[r,c](x) = w_b·b(x) + Σ_k c_k·B_k(x) for every entry.
+
+    Where few functions are alive at a point, ``basis_weight`` has rows of zeros at both ends, one less than are alive,
+    for those functions that ``Basis.alive`` names though they do not exist.
+    """
+    return _activation(x, expansion, knots, base_weight, basis_weight, derivative=False).to(dtype)
+
+
+@_compiled
+def activation_gradient(
+    x: Float[Tensor, "batch space channels"],
+    expansion: Expansion,
+    knots: Tensor | None,
+    base_weight: Float[Tensor, "functions channels"] | None,
+    basis_weight: Float[Tensor, "rows functions channels"],
+    grad: Float[Tensor, "batch space functions channels"],
+) -> Float[Tensor, "batch space channels"]:
+    """Gradients with respect to ``activation`` made ones with respect to x: Σ_r grad_r·ψ[r,c]'(x)."""
+    slopes = _activation(x, expansion, knots, base_weight, basis_weight, derivative=True)
+    return (slopes * grad).sum(-2).to(x.dtype)
+
+
+def _activation(
+    x: Tensor,
+    expansion: Expansion,
+    knots: Tensor | None,
+    base_weight: Tensor | None,
+    basis_weight: Tensor,
+    derivative: bool,
+) -> Tensor:
     x = at_least_float32(x)
     if expansion.few_alive:
         first, values = expansion.basis.alive(x, knots, derivative=derivative, uniform=expansion.uniform)
-        margin, channels = values.shape[-2] - 1, torch.arange(x.shape[-1], device=x.device)
-        # Functions that do not exist have rows of zeros at both ends.
-        table = torch.nn.functional.pad(basis_weight, (0, 0, 0, 0, margin, margin)).movedim(1, -1)
-        y = torch.zeros_like(x).unsqueeze(-1)
-        for b in range(margin + 1):
-            y = y + values[..., b, :].unsqueeze(-1) * table[first + (margin + b), channels]
-        y = y.mT
+        y = torch.stack([_look_up(table, first, values) for table in basis_weight.unbind(1)], dim=-2)
     else:
         planes = expansion.planes(x, knots, derivative=derivative, differentiable=False)
         y = (planes.unsqueeze(-2) * basis_weight).sum(-3)
     if expansion.base is not None:
         fixed = expansion.base.derivative(x) if derivative else expansion.base.value(x)
         y = y + fixed.unsqueeze(-2) * base_weight
-    return y.to(dtype)
+    return y
+
+
+def _look_up(table: Float[Tensor, "rows channels"], first: Tensor, values: list[Tensor]) -> Tensor:
+    """Σ_b table[first + b]·values[b] in every channel, rows counted from that of the first function."""
+    table, row = table.expand(len(first), *table.shape), first + (len(values) - 1)
+    return sum(  # type: ignore[return-value]
+        (value * table.gather(-2, row + b) for b, value in enumerate(values)), start=torch.zeros_like(values[0])
+    )
 
 
 @_compiled
@@ -173,18 +207,15 @@ def activation_terms(
     grad: Float[Tensor, "batch space functions channels"],
 ) -> tuple[
     Float[Tensor, "functions channels"],
-    Int[Tensor, "channels terms"],
-    Float[Tensor, "functions channels terms"],
+    Int[Tensor, "channels pixels"],
+    list[Float[Tensor, "functions channels pixels"]],
 ]:
-    """Σ grad·b(x), and what is to be summed by position for Σ grad·B_k(x): positions from 1 − alive on, and terms."""
+    """Σ grad·b(x), and for Σ grad·B_k(x) the row of the first function alive, and grad·B for all that are."""
     x = at_least_float32(x)
     grad = grad.to(x.dtype)
     fixed = x if expansion.base is None else expansion.base.value(x)
     first, values = expansion.basis.alive(x, knots, uniform=expansion.uniform)
-    alive = range(values.shape[-2])
-    positions = torch.stack([(first + b).movedim(-1, 0).flatten(1) for b in alive], dim=1).flatten(1)
-    terms = [
-        torch.stack([(part * values[..., b, :]).movedim(-1, 0).flatten(1) for b in alive], dim=1).flatten(1)
-        for part in grad.unbind(-2)
-    ]
-    return (grad * fixed.unsqueeze(-2)).sum((0, 1)), positions, torch.stack(terms)
+    # Contiguous along the pixels of a channel, over which the sums go.
+    row = (first + (len(values) - 1)).movedim(-1, 0).flatten(1).contiguous()
+    terms = [(grad * value.unsqueeze(-2)).movedim((-2, -1), (0, 1)).flatten(2).contiguous() for value in values]
+    return (grad * fixed.unsqueeze(-2)).sum((0, 1)), row, terms

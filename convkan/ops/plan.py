@@ -77,11 +77,6 @@ class Expansion:
         return self.basis.num_functions + (self.base_activation is not None)
 
     @property
-    def by_alive(self) -> bool:
-        """Whether the basis is best evaluated where it is not zero: on knots without a closed form."""
-        return not self.uniform and self.basis.num_alive is not None
-
-    @property
     def few_alive(self) -> bool:
         """Whether so few functions are alive at a point that it pays to look for them."""
         alive = self.basis.num_alive
@@ -93,7 +88,10 @@ class Expansion:
         return replace(self, basis=basis.with_range(-1, 1)) if isinstance(basis, BSpline) else self
 
     def knots(self, grid: Float[Tensor, "channels knots"] | None, groups: int) -> Tensor | None:
-        """The knots as ``features`` takes them: (groups, channels, knots), at least in float32."""
+        """The knots as ``features`` takes them: (groups, channels, knots), at least in float32.
+
+        In memory channels are next to each other, as in the inputs, so that both can be read a vector at a time.
+        """
         if grid is None:
             return None
         grid = at_least_float32(grid)
@@ -101,7 +99,7 @@ class Expansion:
             # A grid that went through a lower precision keeps its rounding; its ends still tell what was meant.
             low, high = self.basis.ends(grid)
             grid = uniform_knots(low, high, self.basis.grid_size, self.basis.order)
-        return grid.reshape(groups, grid.shape[0] // groups, grid.shape[1])
+        return grid.reshape(groups, grid.shape[0] // groups, grid.shape[1]).mT.contiguous().mT
 
     def features(
         self, x: Tensor, knots: Tensor | None, *, derivative: bool = False, differentiable: bool = True
@@ -124,24 +122,23 @@ class Expansion:
 
     def planes(self, x: Tensor, knots: Tensor | None, *, derivative: bool, differentiable: bool) -> Tensor:
         """The features without the base activation, of inputs in float32 or float64."""
-        if not differentiable and self.by_alive:
+        alone = not self.uniform and self.basis.num_alive is not None
+        if not differentiable and alone and not torch.compiler.is_compiling():
+            # Operation by operation, what counts is their number; in a compiled loop the recursion is faster.
             return spread(*self.basis.alive(x, knots, derivative=derivative), self.basis.num_functions)
         evaluate = self.basis.derivative if derivative else self.basis.evaluate
         return evaluate(x, knots, fast=self.uniform and not differentiable)
 
 
 def spread(
-    first: Int[Tensor, "*batch channels"], values: Float[Tensor, "*batch alive channels"], num_functions: int
+    first: Int[Tensor, "*batch channels"], values: list[Float[Tensor, "*batch channels"]], num_functions: int
 ) -> Float[Tensor, "*batch functions channels"]:
     """Put the values of functions first, first + 1, … in their places among ``num_functions``, with zeros elsewhere."""
-    alive = values.shape[-2]
-    if torch.compiler.is_compiling():
-        position = torch.arange(num_functions, device=values.device).unsqueeze(-1) - first.unsqueeze(-2)
-        return sum(torch.where(position == b, values[..., b : b + 1, :], 0) for b in range(alive))  # type: ignore[return-value]
+    alive, device = len(values), first.device
     # Those that do not exist go to rows of their own at both ends.
-    rows = first.unsqueeze(-2) + torch.arange(alive - 1, 2 * alive - 1, device=values.device).unsqueeze(-1)
-    shape = (*values.shape[:-2], num_functions + 2 * (alive - 1), values.shape[-1])
-    return values.new_zeros(shape).scatter(-2, rows, values).narrow(-2, alive - 1, num_functions)
+    rows = first.unsqueeze(-2) + torch.arange(alive - 1, 2 * alive - 1, device=device).unsqueeze(-1)
+    planes = values[0].new_zeros(*first.shape[:-1], num_functions + 2 * (alive - 1), first.shape[-1])
+    return planes.scatter(-2, rows, torch.stack(values, dim=-2)).narrow(-2, alive - 1, num_functions)
 
 
 @dataclass(frozen=True)
