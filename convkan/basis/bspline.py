@@ -255,7 +255,7 @@ class BSpline(Basis):
 
     @property
     def num_alive(self) -> int:
-        """order + 1."""
+        """Those of the interval that holds the point: order + 1."""
         return self.order + 1
 
     def alive(

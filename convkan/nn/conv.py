@@ -166,6 +166,7 @@ class _KANConv(PaddedConvolution, KANLayer):
             self.kernel_size,
             groups,
             bias,
+            self.convolution if padding_mode == "zeros" else self.convolution.without_padding(),
             basis=basis,
             base_activation=base_activation,
             backend=backend,
@@ -179,10 +180,9 @@ class _KANConv(PaddedConvolution, KANLayer):
         if x.ndim == self.dims + 1:
             return self(x.unsqueeze(0)).squeeze(0)
         channels_last = keeps_channels_last(x) or keeps_channels_last(self.basis_weight)
-        convolution = self.convolution
         if self.padding_mode != "zeros":
-            x, convolution = self.pad(x), convolution.without_padding()
-        y = evaluate(x, self.base_weight, self.basis_weight, self.grid, self.plan(convolution), backend=self.backend)
+            x = self.pad(x)
+        y = evaluate(x, self.base_weight, self.basis_weight, self.grid, self.plan, backend=self.backend)
         if self.bias is not None:
             y = y + self.bias.to(y.dtype).view(-1, *(1,) * self.dims)
         return in_memory_format(y, channels_last)

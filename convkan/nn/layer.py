@@ -28,6 +28,7 @@ class KANLayer(nn.Module):
             is saved and moved with the layer. Replace it with ``set_grid``, or by assignment, never in place.
         uniform_knots: Whether the knots are equally spaced within each channel, in which case the closed form is
             used. Decided when the grid is set or loaded.
+        plan: How the layer is evaluated, for ``convkan.ops``; it follows the attributes above.
     """
 
     random_base: ClassVar[bool] = True
@@ -43,6 +44,7 @@ class KANLayer(nn.Module):
         kernel_size: tuple[int, ...],
         groups: int,
         bias: bool,
+        geometry: Geometry,
         *,
         basis: Basis | str,
         base_activation: str | None,
@@ -51,6 +53,7 @@ class KANLayer(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
+        self._geometry = geometry
         check_backend(backend)
         get_activation(base_activation)
         dtype = torch.get_default_dtype() if dtype is None else dtype
@@ -97,10 +100,6 @@ class KANLayer(nn.Module):
         """The basis weight with the functions as a dimension of their own: a view, so writing to it is allowed."""
         return rearrange(self.basis_weight, "o (f c) ... -> o c f ...", f=self.basis.num_functions)
 
-    def plan(self, geometry: Geometry) -> Plan:
-        """This layer's evaluation with the given geometry."""
-        return Plan(Expansion(self.basis, self.base_activation, self.uniform_knots), geometry)
-
     @torch.no_grad()
     def set_grid(self, knots: Float[Tensor, "channels knots"]) -> None:
         """Replace the knots, keeping the coefficients (so the function changes).
@@ -131,7 +130,7 @@ class KANLayer(nn.Module):
             self.basis = self.basis.with_range(low[0].item(), high[0].item())
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Check a grid that is assigned, and note whether it is uniform."""
+        """Check a grid that is assigned, note whether it is uniform, and keep the plan up to date."""
         new_grid = name == "grid" and isinstance(value, Tensor) and "grid" in self.__dict__.get("_buffers", {})
         if new_grid:
             assert isinstance(self.basis, BSpline)
@@ -144,6 +143,8 @@ class KANLayer(nn.Module):
         super().__setattr__(name, value)
         if new_grid:
             self._describe_grid()
+        elif name in ("basis", "base_activation", "uniform_knots") and "uniform_knots" in self.__dict__:
+            self.plan = Plan(Expansion(self.basis, self.base_activation, self.uniform_knots), self._geometry)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Adopt the sizes of an adapted or refined state before loading it."""

@@ -1,17 +1,12 @@
 """Features once per pixel, then one ordinary convolution or matrix product over (1 + K)·C planes.
 
 Features are 1 + K times the size of the input. They are made for a tile of the input at a time, small enough to stay
-in the processor's cache, and made again in the backward pass, for which only the input and the weights are kept. The
-backward pass is made of differentiable operations, so gradients of any order are right; so are forward-mode derivatives
-and ``torch.func`` transforms.
+in the processor's cache, and made again in the backward pass, for which only the input and the weights are kept.
 """
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from convkan.ops import channelwise, kernels
 from convkan.ops.contraction import contract, contract_backward
@@ -19,7 +14,7 @@ from convkan.ops.plan import Channelwise, Convolution, Linear, Plan, at_least_fl
 from convkan.ops.tiles import WHOLE, images_per_tile, strips
 
 
-def _pixels(x: Tensor, plan: Plan) -> Tensor:
+def pixels_of(x: Tensor, plan: Plan) -> Tensor:
     """The pixels at which features are needed: (batch, *space, groups, channels), padded."""
     geometry = plan.geometry
     if isinstance(geometry, Convolution) and any(geometry.padding):
@@ -30,7 +25,7 @@ def _pixels(x: Tensor, plan: Plan) -> Tensor:
 
 
 def _input_gradient(pixels: Tensor, plan: Plan) -> Tensor:
-    """The adjoint of ``_pixels``."""
+    """The adjoint of ``pixels_of``."""
     geometry, x = plan.geometry, pixels.flatten(-2)
     if not isinstance(geometry, Linear):
         x = x.movedim(-1, 1)
@@ -54,17 +49,18 @@ def _pull_back(grad: Tensor, pixels: Tensor, knots: Tensor | None, plan: Plan, d
     return rows.unflatten(0, pixels.shape[:-2])
 
 
-def _forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
+def forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
+    """The output of a layer (shapes as in ``convkan.ops.dispatch.evaluate``), through which no gradient is taken."""
     if isinstance(plan.geometry, Channelwise):
         return channelwise.forward(x, base_weight, basis_weight, grid, plan.expansion)
     if isinstance(plan.geometry, Linear) and x.ndim != 2:  # one dimension to cut along
-        y = _forward(x.reshape(-1, x.shape[-1]), base_weight, basis_weight, grid, plan)
-        return y.unflatten(0, x.shape[:-1])
+        y = forward(x.reshape(-1, x.shape[-1]), base_weight, basis_weight, grid, plan)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
     weight = expanded_weight(base_weight, basis_weight)
     knots = plan.expansion.knots(grid, plan.geometry.groups)
     outputs = []
     for part in x.split(images_per_tile(x, weight, plan)):
-        pixels = _pixels(part, plan)
+        pixels = pixels_of(part, plan)
         rows = [
             contract(_features(pixels[:, strip.rows], knots, plan, weight.dtype, False), weight, plan.geometry)
             for strip in strips(pixels, weight, plan)
@@ -73,7 +69,7 @@ def _forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: 
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _backward(
+def backward(
     grad: Tensor,
     x: Tensor,
     base_weight: Tensor | None,
@@ -84,17 +80,16 @@ def _backward(
     need_weight: bool,
     differentiable: bool = False,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of ``_forward`` with respect to its first three arguments, those that are needed.
+    """Gradients of ``forward`` with respect to its first three arguments, those that are needed.
 
-    Args:
-        differentiable: Gradients will be taken through the result.
+    With ``differentiable``, gradients can be taken through the result.
     """
     geometry = plan.geometry
     if isinstance(geometry, Channelwise) and not differentiable:
         return channelwise.backward(grad, x, base_weight, basis_weight, grid, plan.expansion, need_x, need_weight)
     if isinstance(geometry, Linear) and x.ndim != 2:
         grad, flat = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
-        grad_x, *grad_weights = _backward(
+        grad_x, *grad_weights = backward(
             grad, flat, base_weight, basis_weight, grid, plan, need_x, need_weight, differentiable
         )
         return None if grad_x is None else grad_x.reshape(x.shape), *grad_weights
@@ -104,14 +99,19 @@ def _backward(
     grad_weight: Tensor | None = None
     grads_x = []
     for part, grad_part in zip(x.split(size), grad.split(size), strict=True):
-        pixels = _pixels(part, plan)
+        pixels = pixels_of(part, plan)
         grad_pixels: Tensor | None = None
         for strip in [WHOLE] if differentiable else strips(pixels, weight, plan):
             whole = strip is WHOLE
             seen = pixels if whole else pixels[:, strip.rows]
             features = _features(seen, knots, plan, weight.dtype, differentiable)
             grad_features, more = contract_backward(
-                grad_part if whole else grad_part[:, :, strip.positions], features, weight, geometry, need_x, need_weight
+                grad_part if whole else grad_part[:, :, strip.positions],
+                features,
+                weight,
+                geometry,
+                need_x,
+                need_weight,
             )
             if grad_features is not None:
                 pulled = _pull_back(grad_features, seen, knots, plan, differentiable)
@@ -130,64 +130,3 @@ def _backward(
     base_planes = 0 if base_weight is None else base_weight.shape[1]
     grad_weight = grad_weight.to(weight.dtype)
     return grad_x, None if base_weight is None else grad_weight[:, :base_planes], grad_weight[:, base_planes:]
-
-
-class _Dense(torch.autograd.Function):
-    """The dense evaluation, with reverse mode."""
-
-    @staticmethod
-    def forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
-        return _forward(x, base_weight, basis_weight, grid, plan)
-
-    @staticmethod
-    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.plan = inputs  # type: ignore[attr-defined]
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        need_x, *need_weights = ctx.needs_input_grad[:3]
-        gradients = _backward(
-            grad, *ctx.saved_tensors, ctx.plan, need_x, any(need_weights), differentiable=torch.is_grad_enabled()
-        )
-        return *gradients, None, None
-
-
-class _TransformableDense(_Dense):
-    """The same with forward mode and ``torch.func`` transforms, which ``torch.compile`` does not trace."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def jvp(
-        ctx: Any,
-        tangent_x: Tensor | None,
-        tangent_base: Tensor | None,
-        tangent_basis: Tensor | None,
-        *_: None,
-    ) -> Tensor:
-        x, base_weight, basis_weight, grid = ctx.saved_tensors
-        plan: Plan = ctx.plan
-        knots = plan.expansion.knots(grid, plan.geometry.groups)
-        pixels = _pixels(x, plan)
-        terms = []
-        if tangent_x is not None:
-            slopes = plan.expansion.features(pixels, knots, derivative=True)
-            steps = slopes * _pixels(tangent_x, plan).unsqueeze(-2)
-            terms.append(contract(steps, expanded_weight(base_weight, basis_weight), plan.geometry))
-        if tangent_base is not None or tangent_basis is not None:
-            if base_weight is not None and tangent_base is None:
-                tangent_base = torch.zeros_like(base_weight)
-            if tangent_basis is None:
-                tangent_basis = torch.zeros_like(basis_weight)
-            features = plan.expansion.features(pixels, knots)
-            terms.append(contract(features, expanded_weight(tangent_base, tangent_basis), plan.geometry))
-        return sum(terms[1:], start=terms[0])
-
-
-def dense(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
-    """Evaluate a KAN layer through per-pixel features (shapes as in ``convkan.ops.dispatch.evaluate``)."""
-    if torch.compiler.is_compiling():
-        return _Dense.apply(x, base_weight, basis_weight, grid, plan)
-    return _TransformableDense.apply(x, base_weight, basis_weight, grid, plan)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convkan.ops.dense import dense
+from convkan.ops.autograd import dense
 from convkan.ops.plan import Plan
 from convkan.ops.reference import reference
 

@@ -1,9 +1,9 @@
 """The elementwise work of a layer, in one pass over memory each: compiled where that pays, else as it is written.
 
-``torch.compile`` turns each function here into a loop that reads every pixel once. It is done at the first call with
-at least ``MIN_ENTRIES`` numbers to compute, takes seconds, and is cached on disk by torch for later processes. Without a
-C++ compiler, or where compilation fails, the same function runs as it is written: slower, and equal up to rounding.
-Set the environment variable CONVKAN_COMPILE=0, or use ``compiled_kernels(False)``, to do without compilation.
+``torch.compile`` turns each function here into a loop that reads every pixel once. It does so at the first call with at
+least ``MIN_ENTRIES`` numbers to compute, which takes seconds; torch caches the result on disk for later processes.
+Without a C++ compiler, or where compilation fails, the same function runs as it is written: slower, and equal up to
+rounding. Set the environment variable CONVKAN_COMPILE=0, or use ``compiled_kernels(False)``, to do without compilation.
 
 No gradient is taken through these functions, and they are not compiled under a transform or a tracer of torch's,
 which must see the operations themselves.

@@ -1,6 +1,6 @@
 """What a KAN layer computes, apart from its tensors: the expansion of inputs and the geometry of the sum."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -148,10 +148,20 @@ class Plan:
     Attributes:
         expansion: How the input becomes features.
         geometry: How edges are summed.
+        key: A text that stands for the plan where only text can be passed; see ``PLANS``.
     """
 
     expansion: Expansion
     geometry: Geometry
+    key: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", repr(self))
+        PLANS[self.key] = self
+
+    def __reduce__(self) -> tuple[type["Plan"], tuple[Expansion, Geometry]]:
+        """Copies and unpickled plans are registered too."""
+        return Plan, (self.expansion, self.geometry)
 
     def features(
         self,
@@ -169,6 +179,10 @@ class Plan:
             derivative=derivative,
             differentiable=differentiable,
         )
+
+
+# All plans of this process by their key.
+PLANS: dict[str, Plan] = {}
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -1,0 +1,79 @@
+"""The dense evaluation as a function that autograd knows.
+
+The backward pass is made of differentiable operations, so gradients of any order are right; so are forward-mode
+derivatives and ``torch.func`` transforms.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from convkan.ops import custom
+from convkan.ops.contraction import contract
+from convkan.ops.dense import backward, forward, pixels_of
+from convkan.ops.plan import Plan, expanded_weight
+
+
+class _Dense(torch.autograd.Function):
+    """The dense evaluation, with reverse mode."""
+
+    @staticmethod
+    def forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
+        return forward(x, base_weight, basis_weight, grid, plan)
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.plan = inputs  # type: ignore[attr-defined]
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        need_x, *need_weights = ctx.needs_input_grad[:3]
+        gradients = backward(
+            grad, *ctx.saved_tensors, ctx.plan, need_x, any(need_weights), differentiable=torch.is_grad_enabled()
+        )
+        return *gradients, None, None
+
+
+class _TransformableDense(_Dense):
+    """The same with forward mode and ``torch.func`` transforms, which ``torch.compile`` does not trace."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def jvp(
+        ctx: Any,
+        tangent_x: Tensor | None,
+        tangent_base: Tensor | None,
+        tangent_basis: Tensor | None,
+        *_: None,
+    ) -> Tensor:
+        x, base_weight, basis_weight, grid = ctx.saved_tensors
+        plan: Plan = ctx.plan
+        knots = plan.expansion.knots(grid, plan.geometry.groups)
+        pixels = pixels_of(x, plan)
+        terms = []
+        if tangent_x is not None:
+            slopes = plan.expansion.features(pixels, knots, derivative=True)
+            steps = slopes * pixels_of(tangent_x, plan).unsqueeze(-2)
+            terms.append(contract(steps, expanded_weight(base_weight, basis_weight), plan.geometry))
+        if tangent_base is not None or tangent_basis is not None:
+            if base_weight is not None and tangent_base is None:
+                tangent_base = torch.zeros_like(base_weight)
+            if tangent_basis is None:
+                tangent_basis = torch.zeros_like(basis_weight)
+            features = plan.expansion.features(pixels, knots)
+            terms.append(contract(features, expanded_weight(tangent_base, tangent_basis), plan.geometry))
+        return sum(terms[1:], start=terms[0])
+
+
+def dense(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
+    """Evaluate a KAN layer through per-pixel features (shapes as in ``convkan.ops.dispatch.evaluate``)."""
+    if not torch.compiler.is_compiling():
+        return _TransformableDense.apply(x, base_weight, basis_weight, grid, plan)
+    if x.device.type == "cpu" and not torch.compiler.is_exporting():
+        return custom.dense(x, base_weight, basis_weight, grid, plan.key)
+    return _Dense.apply(x, base_weight, basis_weight, grid, plan)
