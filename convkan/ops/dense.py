@@ -58,15 +58,28 @@ def forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: T
         return y.reshape(*x.shape[:-1], y.shape[-1])
     weight = expanded_weight(base_weight, basis_weight)
     knots = plan.expansion.knots(grid, plan.geometry.groups)
-    outputs = []
+    y: Tensor | None = None
+    start = 0
     for part in x.split(images_per_tile(x, weight, plan)):
         pixels = pixels_of(part, plan)
         rows = [
             contract(_features(pixels[:, strip.rows], knots, plan, weight.dtype, False), weight, plan.geometry)
             for strip in strips(pixels, weight, plan)
         ]
-        outputs.append(rows[0] if len(rows) == 1 else torch.cat(rows, dim=2))
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        out = rows[0] if len(rows) == 1 else torch.cat(rows, dim=2)
+        y, start = _append(y, out, start, len(x)), start + len(part)
+    assert y is not None
+    return y
+
+
+def _append(whole: Tensor | None, part: Tensor, start: int, length: int) -> Tensor:
+    """Write a part of the batch into its place while it is in the cache."""
+    if len(part) == length:
+        return part
+    if whole is None:
+        whole = part.new_empty(length, *part.shape[2:], part.shape[1]).movedim(-1, 1)
+    whole[start : start + len(part)] = part
+    return whole
 
 
 def backward(
@@ -97,7 +110,8 @@ def backward(
     knots = plan.expansion.knots(grid, geometry.groups)
     size = max(1, len(x)) if differentiable else images_per_tile(x, weight, plan)
     grad_weight: Tensor | None = None
-    grads_x = []
+    grad_x: Tensor | None = None
+    start = 0
     for part, grad_part in zip(x.split(size), grad.split(size), strict=True):
         pixels = pixels_of(part, plan)
         grad_pixels: Tensor | None = None
@@ -123,8 +137,8 @@ def backward(
             if more is not None:
                 grad_weight = at_least_float32(more) if grad_weight is None else grad_weight + more
         if grad_pixels is not None:
-            grads_x.append(_input_gradient(grad_pixels, plan))
-    grad_x = None if not grads_x else grads_x[0] if len(grads_x) == 1 else torch.cat(grads_x)
+            grad_x = _append(grad_x, _input_gradient(grad_pixels, plan), start, len(x))
+        start += len(part)
     if grad_weight is None:
         return grad_x, None, None
     base_planes = 0 if base_weight is None else base_weight.shape[1]

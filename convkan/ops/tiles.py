@@ -10,8 +10,8 @@ from torch import Tensor
 
 from convkan.ops.plan import Convolution, Plan
 
-# Features of one tile, for each thread. About what one core's share of the cache holds.
-CPU_BYTES_PER_THREAD = 4 * 2**20
+# Features of one tile, for each thread: small enough for the cache, large enough for an efficient convolution.
+CPU_BYTES_PER_THREAD = 11 * 2**19
 # Elsewhere small tiles would leave the device idle; this only bounds the memory.
 DEVICE_BYTES = 512 * 2**20
 
