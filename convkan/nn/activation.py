@@ -76,7 +76,7 @@ class LearnableActivation(KANLayer):
         if x.ndim < 2 or x.shape[1] != self.num_channels:
             raise ValueError(f"input must have {self.num_channels} channels in dimension 1, got {tuple(x.shape)}")
         channels_last = keeps_channels_last(x)
-        y = evaluate(x, self.base_weight, self.basis_weight, self.grid, self.plan, backend=self.backend)
+        y = evaluate(x, self.base_weight, self.basis_weight, self.grid, self.current_plan(), backend=self.backend)
         return in_memory_format(y, channels_last)
 
     def extra_repr(self) -> str:

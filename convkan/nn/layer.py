@@ -1,6 +1,7 @@
 """What every KAN layer is: a basis with weights and, for splines, a grid."""
 
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, Self
 
 import torch
 from einops import rearrange
@@ -76,6 +77,7 @@ class KANLayer(nn.Module):
         knots = empty(in_channels, self.basis.num_knots) if isinstance(self.basis, BSpline) else None
         self.register_buffer("grid", knots)
         self.uniform_knots = True
+        self._described: tuple[Tensor | None, int] = None, 0
         self.reset_parameters()
 
     @torch.no_grad()
@@ -85,6 +87,7 @@ class KANLayer(nn.Module):
             assert self.grid is not None
             self.grid.copy_(self.basis.knots(self.num_inputs))
             self.uniform_knots = True
+            self._described = self.grid, _version(self.grid)
         initialize_edges(
             self.base_weight,
             self.coefficients,
@@ -115,10 +118,38 @@ class KANLayer(nn.Module):
             raise TypeError(f"a {type(self.basis).__name__} basis has no grid")
         self.grid = knots.detach().to(self.grid, copy=True)
 
+    def current_plan(self) -> Plan:
+        """``plan``, once it is made sure that it describes the grid there is.
+
+        Knots can change unseen: written in place, averaged, broadcast, or put in by ``torch.func.functional_call``.
+        """
+        if self.grid is None or torch.compiler.is_compiling() or self._grid_is_as_described():
+            return self.plan
+        if torch._C._are_functorch_transforms_active():
+            return Plan(replace(self.plan.expansion, uniform=False), self.plan.geometry)
+        self._describe_grid()
+        return self.plan
+
+    def _grid_is_as_described(self) -> bool:
+        tensor, version = self._described
+        return tensor is self.grid and tensor is not None and version == _version(tensor)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Convert or move the layer: uniform knots stay so, and are exact again in a higher precision."""
+        uniform, before = self.uniform_knots, self.grid
+        super()._apply(fn, recurse)
+        if uniform and before is not None and self.grid is not None:
+            if self.grid.dtype.itemsize > before.dtype.itemsize and not self.grid.is_meta:
+                assert isinstance(self.basis, BSpline)
+                self.grid.copy_(uniform_knots(*self.basis.ends(self.grid), self.basis.grid_size, self.basis.order))
+            self._described = self.grid, _version(self.grid)
+        return self
+
     def _describe_grid(self) -> None:
         """Read off the grid whether it is uniform, and the range if all channels share one."""
         if not isinstance(self.basis, BSpline) or self.grid is None or self.grid.is_meta:
             return
+        self._described = self.grid, _version(self.grid)
         grid = self.grid.double()
         low, high = self.basis.ends(grid)
         deviation = (grid - uniform_knots(low, high, self.basis.grid_size, self.basis.order)).abs()
@@ -191,6 +222,11 @@ class KANLayer(nn.Module):
         if self.backend != "auto":
             parts.append(f"backend={self.backend!r}")
         return ", ".join(parts)
+
+
+def _version(tensor: Tensor) -> int:
+    """Changes when the tensor is written to."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _knot_problem(knots: Float[Tensor, "channels knots"], basis: BSpline) -> str | None:

@@ -71,7 +71,7 @@ class KANLinear(KANLayer):
             raise ValueError(
                 f"input must have {self.in_features} features in its last dimension, got shape {tuple(x.shape)}"
             )
-        y = evaluate(x, self.base_weight, self.basis_weight, self.grid, self.plan, backend=self.backend)
+        y = evaluate(x, self.base_weight, self.basis_weight, self.grid, self.current_plan(), backend=self.backend)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:

@@ -12,7 +12,9 @@ from torch.autograd.function import FunctionCtx
 
 from convkan.ops import custom
 from convkan.ops.contraction import contract
-from convkan.ops.dense import backward, forward, pixels_of
+from convkan.ops.dense import backward as dense_backward
+from convkan.ops.dense import forward as dense_forward
+from convkan.ops.dense import pixels_of
 from convkan.ops.plan import Plan, expanded_weight
 
 
@@ -21,7 +23,7 @@ class _Dense(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
-        return forward(x, base_weight, basis_weight, grid, plan)
+        return dense_forward(x, base_weight, basis_weight, grid, plan)
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -31,9 +33,11 @@ class _Dense(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, base_weight, basis_weight, grid = ctx.saved_tensors
         need_x, *need_weights = ctx.needs_input_grad[:3]
-        gradients = backward(
-            grad, *ctx.saved_tensors, ctx.plan, need_x, any(need_weights), differentiable=torch.is_grad_enabled()
+        differentiable = torch.is_grad_enabled()
+        gradients = dense_backward(
+            grad, x, base_weight, basis_weight, grid, ctx.plan, need_x, any(need_weights), differentiable
         )
         return *gradients, None, None
 

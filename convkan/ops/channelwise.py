@@ -12,6 +12,8 @@ from convkan.ops import kernels
 from convkan.ops.plan import Expansion
 from convkan.ops.tiles import even_size, may_cut, tile_bytes
 
+LARGE_BYTES = 32 * 2**20
+
 
 def forward(
     x: Float[Tensor, "batch channels *space"],
@@ -23,7 +25,7 @@ def forward(
     """All functions of all channels."""
     knots, pixels = _knots(grid, expansion), _pixels(x)
     weights = _by_function(base_weight, basis_weight, x, expansion)
-    y = kernels.activation(pixels, expansion, knots, *weights, basis_weight.dtype)
+    y = _cat([kernels.activation(part, expansion, knots, *weights, basis_weight.dtype) for part in _large(pixels)])
     return y.mT.flatten(-2).movedim(-1, 1).unflatten(2, x.shape[2:]) if x.ndim != 2 else y.mT.flatten(1)
 
 
@@ -44,7 +46,12 @@ def backward(
     grad_x = None
     if need_x:
         weights = _by_function(base_weight, basis_weight, x, expansion)
-        grad_pixels = kernels.activation_gradient(pixels, expansion, knots, *weights, grad)
+        grad_pixels = _cat(
+            [
+                kernels.activation_gradient(part, expansion, knots, *weights, part_grad)
+                for part, part_grad in zip(_large(pixels), _large(grad), strict=True)
+            ]
+        )
         grad_x = grad_pixels.movedim(-1, 1).reshape(x.shape)
     if not need_weight:
         return grad_x, None, None
@@ -62,7 +69,8 @@ def _sums_by_position(x: Tensor, expansion: Expansion, knots: Tensor | None, gra
     empty = terms[0].new_zeros(*terms[0].shape[:-1], count + 2 * margin)
     sums = [empty.scatter_add(-1, row.expand_as(term), term) for term in terms]
     # What the b-th function alive adds to row i belongs to function i + b − margin.
-    return base, sum(part[..., margin - b : margin - b + count] for b, part in enumerate(sums)).movedim(-1, 0)
+    parts = [part[..., margin - b : margin - b + count] for b, part in enumerate(sums)]
+    return base, torch.stack(parts).sum(0).movedim(-1, 0)
 
 
 def _pixels(x: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch space channels"]:
@@ -84,6 +92,16 @@ def _by_function(
     basis = rearrange(basis_weight, "(c r) k -> k r c", c=channels).to(dtype).contiguous()
     margin = (expansion.basis.num_alive or 1) - 1 if expansion.few_alive else 0
     return base, F.pad(basis, (0, 0, 0, 0, margin, margin)) if margin else basis
+
+
+def _large(x: Tensor) -> tuple[Tensor, ...]:
+    """Parts of the batch that bound the memory where kernels are not compiled, and store what they compute."""
+    per_image = max(1, x[:1].nbytes)
+    return x.split(max(1, LARGE_BYTES // per_image)) if may_cut(x) else (x,)
+
+
+def _cat(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _tiles(x: Tensor, grad: Tensor, expansion: Expansion) -> Iterator[tuple[Tensor, Tensor]]:

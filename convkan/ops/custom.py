@@ -23,7 +23,8 @@ def dense(
     plan: str,
 ) -> Tensor:
     """``forward``, its result with channels last in memory."""
-    y = forward(x, base_weight, basis_weight, grid, PLANS[plan])
+    with torch.autocast(x.device.type, enabled=False):
+        y = forward(x, base_weight, basis_weight, grid, PLANS[plan])
     return _laid_out(y, PLANS[plan].geometry)
 
 
@@ -57,7 +58,8 @@ def dense_backward(
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``backward``, with an empty tensor for each gradient that is not needed."""
-    gradients = backward(grad, x, base_weight, basis_weight, grid, PLANS[plan], need_x, need_weight)
+    with torch.autocast(x.device.type, enabled=False):
+        gradients = backward(grad, x, base_weight, basis_weight, grid, PLANS[plan], need_x, need_weight)
     grad_x, grad_base, grad_basis = (x.new_empty(0) if gradient is None else gradient for gradient in gradients)
     if need_x:
         grad_x = _laid_out(grad_x, PLANS[plan].geometry)

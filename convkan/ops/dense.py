@@ -54,8 +54,8 @@ def forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: T
     if isinstance(plan.geometry, Channelwise):
         return channelwise.forward(x, base_weight, basis_weight, grid, plan.expansion)
     if isinstance(plan.geometry, Linear) and x.ndim != 2:  # one dimension to cut along
-        y = forward(x.reshape(-1, x.shape[-1]), base_weight, basis_weight, grid, plan)
-        return y.reshape(*x.shape[:-1], y.shape[-1])
+        flat = forward(x.reshape(-1, x.shape[-1]), base_weight, basis_weight, grid, plan)
+        return flat.reshape(*x.shape[:-1], flat.shape[-1])
     weight = expanded_weight(base_weight, basis_weight)
     knots = plan.expansion.knots(grid, plan.geometry.groups)
     y: Tensor | None = None
@@ -100,12 +100,9 @@ def backward(
     geometry = plan.geometry
     if isinstance(geometry, Channelwise) and not differentiable:
         return channelwise.backward(grad, x, base_weight, basis_weight, grid, plan.expansion, need_x, need_weight)
-    if isinstance(geometry, Linear) and x.ndim != 2:
-        grad, flat = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
-        grad_x, *grad_weights = backward(
-            grad, flat, base_weight, basis_weight, grid, plan, need_x, need_weight, differentiable
-        )
-        return None if grad_x is None else grad_x.reshape(x.shape), *grad_weights
+    shape = x.shape
+    if isinstance(geometry, Linear):
+        grad, x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
     weight = expanded_weight(base_weight, basis_weight)
     knots = plan.expansion.knots(grid, geometry.groups)
     size = max(1, len(x)) if differentiable else images_per_tile(x, weight, plan)
@@ -139,6 +136,8 @@ def backward(
         if grad_pixels is not None:
             grad_x = _append(grad_x, _input_gradient(grad_pixels, plan), start, len(x))
         start += len(part)
+    if grad_x is not None:
+        grad_x = grad_x.reshape(shape)
     if grad_weight is None:
         return grad_x, None, None
     base_planes = 0 if base_weight is None else base_weight.shape[1]

@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -21,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from convkan.basis import BSpline
 from convkan.ops.plan import Expansion, at_least_float32
 
 MIN_ENTRIES = 2**18
@@ -28,7 +30,11 @@ DISABLING_VARIABLE = "CONVKAN_COMPILE"
 
 # Without these torch would store intermediate results that are cheaper to compute again.
 # Positions are in range by construction.
-OPTIONS = {"realize_opcount_threshold": 10_000, "realize_reads_threshold": 1_000, "assert_indirect_indexing": False}
+OPTIONS: dict[str, Any] = {
+    "realize_opcount_threshold": 10_000,
+    "realize_reads_threshold": 1_000,
+    "assert_indirect_indexing": False,
+}
 
 _enabled = os.environ.get(DISABLING_VARIABLE, "1") != "0"
 _log = logging.getLogger(__name__)
@@ -53,13 +59,17 @@ def _compiled(
     """``function`` of (x, expansion, *tensors), compiled once an expansion where x is large."""
 
     @cache
-    def specialized(expansion: Expansion) -> Callable[..., _R]:
+    def specialized(expansion: Expansion, dtype: torch.dtype) -> Callable[..., _R]:
+        if isinstance(expansion.basis, BSpline) and expansion.basis.grid_range != (0, 1):
+            # Knots come with each call, so layers that start on different ranges can share a kernel.
+            return specialized(replace(expansion, basis=expansion.basis.with_range(0, 1)), dtype)
+
         def run(x: Tensor, *others: Any) -> _R:
-            return function(x, expansion, *others)
+            return function(x, expansion, *others)  # type: ignore[call-arg]
 
         # torch.compile counts recompilations, and gives up after a few, by code object: each expansion has its own.
         run.__code__ = run.__code__.replace()
-        return torch.compile(run, fullgraph=True, options=OPTIONS)
+        return torch.compile(run, options=OPTIONS)
 
     broken = False
 
@@ -67,23 +77,32 @@ def _compiled(
         nonlocal broken
         if not broken and _enabled and x.numel() * expansion.num_features >= MIN_ENTRIES and _may_compile(x):
             try:
-                return specialized(expansion.on_any_range())(*_of_any_size(x.detach(), *others))
+                with _same_state(x.device.type):
+                    return specialized(expansion, x.dtype)(*_of_any_size(x, *others))
             except (RuntimeError, OSError) as error:
                 _log.info("%s runs without being compiled: %s", function.__name__, error)
                 broken = True
-        return function(x, expansion, *others)
+        return function(x, expansion, *others)  # type: ignore[call-arg]
 
     call.__doc__ = function.__doc__
     return call  # type: ignore[return-value]
 
 
-def _of_any_size(*arguments: Any) -> tuple[Any, ...]:
+@contextmanager
+def _same_state(device: str) -> Iterator[None]:
+    """What torch.compile compiles anew for: modes that make no difference here."""
+    with torch.no_grad(), torch.autocast(device, enabled=False), torch._C._AutoDispatchBelowADInplaceOrView():
+        yield
+
+
+def _of_any_size(*arguments: Any) -> Iterator[Any]:
     """The arguments, the sizes of tensors marked as ones that will differ in other calls."""
     for argument in arguments:
         if isinstance(argument, Tensor):
+            argument = argument.detach()
             for dimension in range(argument.ndim):
                 torch._dynamo.maybe_mark_dynamic(argument, dimension)
-    return arguments
+        yield argument
 
 
 def _may_compile(x: Tensor) -> bool:
@@ -93,7 +112,7 @@ def _may_compile(x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and _get_current_dispatch_mode() is None
-        and not torch.jit.is_tracing()
+        and torch._C._get_tracing_state() is None
     )
 
 
@@ -169,7 +188,7 @@ def _activation(
     else:
         planes = expansion.planes(x, knots, derivative=derivative, differentiable=False)
         y = (planes.unsqueeze(-2) * basis_weight).sum(-3)
-    if expansion.base is not None:
+    if expansion.base is not None and base_weight is not None:
         fixed = expansion.base.derivative(x) if derivative else expansion.base.value(x)
         y = y + fixed.unsqueeze(-2) * base_weight
     return y
@@ -178,9 +197,7 @@ def _activation(
 def _look_up(table: Float[Tensor, "rows channels"], first: Tensor, values: list[Tensor]) -> Tensor:
     """Σ_b table[first + b]·values[b] in every channel, rows counted from that of the first function."""
     table, row = table.expand(len(first), *table.shape), first + (len(values) - 1)
-    return sum(  # type: ignore[return-value]
-        (value * table.gather(-2, row + b) for b, value in enumerate(values)), start=torch.zeros_like(values[0])
-    )
+    return sum((value * table.gather(-2, row + b) for b, value in enumerate(values)), start=torch.zeros_like(values[0]))
 
 
 @_compiled

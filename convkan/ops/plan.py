@@ -82,11 +82,6 @@ class Expansion:
         alive = self.basis.num_alive
         return alive is not None and (not self.uniform or self.basis.num_functions > 8 * alive)
 
-    def on_any_range(self) -> "Expansion":
-        """The same, but for the range that a spline's grid starts with: its knots are given with each call."""
-        basis = self.basis
-        return replace(self, basis=basis.with_range(-1, 1)) if isinstance(basis, BSpline) else self
-
     def knots(self, grid: Float[Tensor, "channels knots"] | None, groups: int) -> Tensor | None:
         """The knots as ``features`` takes them: (groups, channels, knots), at least in float32.
 

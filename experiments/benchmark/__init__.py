@@ -1,0 +1,1 @@
+"""How fast the layers are, and beside what: ``python -m experiments.benchmark``."""

@@ -1,0 +1,179 @@
+"""Time, memory and correctness of what a benchmark compares."""
+
+import ctypes
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Largest error of an output or gradient, relative to its norm, beside the reference in float64.
+GATE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+
+
+@dataclass
+class Contender:
+    """One way of doing a workload.
+
+    Attributes:
+        name: What it is.
+        module: What is timed, on ``x``; compiled already if it is to be.
+        x: The input; it gets a gradient if it requires one.
+        dtype: Precision of the computation.
+        compiled: Whether the module as a whole is compiled.
+        step: Instead of forward and backward of ``module``, a whole training step.
+        error: Returns the largest relative error of output and gradients, or None where there is nothing to compare.
+        autocast: Compute in ``dtype`` by autocast, with parameters and input in float32.
+    """
+
+    name: str
+    module: nn.Module
+    x: Tensor
+    dtype: torch.dtype = torch.float32
+    compiled: bool = False
+    step: Callable[[], Any] | None = None
+    error: Callable[["Contender"], float] | None = None
+    autocast: bool = False
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {"forward": [], "forward+backward": []})
+
+    @property
+    def label(self) -> str:
+        """Name, precision and mode: unique within a workload."""
+        precision = str(self.dtype).removeprefix("torch.") + (" autocast" if self.autocast else "")
+        return f"{self.name}, {precision}, {'compiled' if self.compiled else 'eager'}"
+
+    def __call__(self) -> Tensor:
+        """The output."""
+        with torch.autocast(self.x.device.type, self.dtype, enabled=self.autocast):
+            y = self.module(self.x)
+        return y[0] if isinstance(y, tuple) else y
+
+
+def passes(contender: Contender) -> dict[str, Callable[[], Any]]:
+    """What is timed of a contender, by name."""
+    if contender.step is not None:
+        return {"forward+backward": contender.step}
+
+    def forward() -> None:
+        with torch.no_grad():
+            contender()
+
+    grad = torch.randn_like(contender().detach())
+
+    def forward_backward() -> None:
+        contender().backward(grad)
+        contender.x.grad = None
+        contender.module.zero_grad(set_to_none=True)
+
+    return {"forward": forward, "forward+backward": forward_backward}
+
+
+def time_interleaved(contenders: Sequence[Contender], rounds: int, budget: float) -> Iterator[None]:
+    """Time all contenders in turn, ``rounds`` times, so that all see the machine in the same states.
+
+    Each is called once before, for compilation. One that has used up ``budget`` seconds sits out further rounds. Yields
+    after each call, for a progress bar.
+    """
+    functions = []
+    for contender in contenders:
+        functions.append(passes(contender))
+        for function in functions[-1].values():
+            function()
+        yield
+    synchronize = torch.cuda.synchronize if contenders and contenders[0].x.is_cuda else lambda: None
+    for _ in range(rounds):
+        for contender, parts in zip(contenders, functions, strict=True):
+            if sum(map(sum, contender.seconds.values())) < budget:
+                for name, function in parts.items():
+                    synchronize()
+                    start = time.perf_counter()
+                    function()
+                    synchronize()
+                    contender.seconds[name].append(time.perf_counter() - start)
+            yield
+
+
+def summary(seconds: Sequence[float]) -> dict[str, float] | None:
+    """Median and quartiles in milliseconds."""
+    if not seconds:
+        return None
+    low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 3
+    return {"median": 1e3 * middle, "lower": 1e3 * low, "upper": 1e3 * high, "count": len(seconds)}
+
+
+def saved_bytes(contender: Contender) -> int | None:
+    """Bytes that the graph of one output keeps alive: saved tensors, and tensors that nodes hold as attributes.
+
+    Parameters and the input are counted, each storage once.
+    """
+    if contender.step is not None:
+        return None
+    storages: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = contender()
+    nodes, seen = [y.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        for value in getattr(node, "__dict__", {}).values():
+            for tensor in value if isinstance(value, tuple | list) else [value]:
+                if isinstance(tensor, Tensor):
+                    keep(tensor)
+        nodes.extend(following for following, _ in node.next_functions)
+    return sum(storages.values())
+
+
+def peak_bytes(contender: Contender) -> int | None:
+    """Memory that one forward and backward pass needs at its height, beyond what was there before.
+
+    On a CPU, the growth of the process; known on Linux only.
+    """
+    run = passes(contender)["forward+backward"]
+    gc.collect()
+    if contender.x.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        return None
+    before = _resident("VmRSS")
+    run()
+    return _resident("VmHWM") - before
+
+
+def _resident(field_name: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split(f"{field_name}:")[1].split()[0])
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """Norm of the difference beside the norm of what is expected."""
+    expected = expected.double()
+    return ((actual.double() - expected).norm() / expected.norm().clamp(min=1e-30)).item()
+
+
+def is_correct(contender: Contender) -> tuple[bool, float | None]:
+    """Whether a contender passes the gate, and its error."""
+    if contender.error is None:
+        return True, None
+    error = contender.error(contender)
+    return error <= GATE[contender.dtype], error

@@ -1,0 +1,133 @@
+"""From a benchmark's record to a table and a picture."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from convkan.training import write_atomically
+
+PASSES = ("forward", "forward+backward")
+
+
+def ratio_value(record: dict[str, Any], ratio: dict[str, Any]) -> float | None:
+    """The ratio as measured, or None where one of its parts was not."""
+    results = record["workloads"].get(ratio["workload"], {}).get("results", {})
+    above, below = results.get(ratio["above"]), results.get(ratio["below"])
+    if above is None:
+        return None
+    if ratio["below"] == "bytes":
+        kept = above.get("saved_bytes")
+        return None if kept is None else kept / above["state_bytes"]
+    if below is None:
+        return None
+    parts = [part["milliseconds"].get("forward+backward") for part in (above, below)]
+    return None if None in parts else parts[0]["median"] / parts[1]["median"]
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """Tables of the ratios and of all times."""
+    lines = [*_ratio_lines(record), ""]
+    lines += [
+        "Milliseconds, median of interleaved repeats (quartiles in brackets). Memory in MB: kept for the backward "
+        "pass, input and weights included; most in use during one forward and backward pass.",
+        "",
+    ]
+    for name, workload in record["workloads"].items():
+        lines += [
+            f"**{name}**: {workload['title']}",
+            "",
+            "| | forward | forward + backward | kept | peak |",
+            "| --- | ---: | ---: | ---: | ---: |",
+        ]
+        for label, result in workload["results"].items():
+            if not result["correct"]:
+                lines.append(f"| {label} | wrong (error {result['error']:.1e}) | | | |")
+                continue
+            times = [_time(result["milliseconds"].get(part)) for part in PASSES]
+            kept, peak = (_megabytes(result.get(key)) for key in ("saved_bytes", "peak_bytes"))
+            lines.append(f"| {label} | {times[0]} | {times[1]} | {kept} | {peak} |")
+        lines += ["", *(f"{note}  " for note in workload["notes"]), ""]
+    return "\n".join(lines)
+
+
+def _ratio_lines(record: dict[str, Any]) -> Iterator[str]:
+    yield "| forward + backward | ratio | target | |"
+    yield "| --- | ---: | ---: | --- |"
+    for ratio in record["ratios"]:
+        value = ratio["value"]
+        if value is None:
+            continue
+        sign = "≥" if ratio["at_least"] else "≤"
+        met = value >= ratio["at_most"] if ratio["at_least"] else value <= ratio["at_most"]
+        yield f"| {ratio['title']} | {value:.2f} | {sign} {ratio['at_most']} | {'met' if met else '**missed**'} |"
+
+
+def ratio_table(record: dict[str, Any]) -> str:
+    """The table of ratios alone."""
+    return "\n".join(_ratio_lines(record))
+
+
+def _time(summary: dict[str, float] | None) -> str:
+    if summary is None:
+        return ""
+    digits = 1 if summary["median"] >= 10 else 2
+    return f"{summary['median']:.{digits}f} ({summary['lower']:.{digits}f}–{summary['upper']:.{digits}f})"
+
+
+def _megabytes(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:.1f}"
+
+
+def plot(record: dict[str, Any], path: Path) -> None:
+    """Bars of forward and backward time for each contender of each workload, on a logarithmic axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.patches import Patch
+
+    workloads = list(record["workloads"].items())
+    heights = [1.2 + 0.28 * len(workload["results"]) for _, workload in workloads]
+    figure, axes = plt.subplots(
+        len(workloads), 1, figsize=(9, sum(heights)), squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
+    for axis, (name, workload) in zip(axes[:, 0], workloads, strict=True):
+        timed = [
+            (label, result["milliseconds"]["forward+backward"])
+            for label, result in workload["results"].items()
+            if result["milliseconds"].get("forward+backward")
+        ]
+        timed.sort(key=lambda item: item[1]["median"])
+        medians = [summary["median"] for _, summary in timed]
+        spread = [
+            [max(0.0, summary["median"] - summary["lower"]) for _, summary in timed],
+            [max(0.0, summary["upper"] - summary["median"]) for _, summary in timed],
+        ]
+        colors = [_color(label) for label, _ in timed]
+        axis.barh(range(len(timed)), medians, color=colors, xerr=spread, error_kw={"elinewidth": 0.8})
+        axis.set_yticks(range(len(timed)), [label for label, _ in timed], fontsize=7.5)
+        axis.invert_yaxis()
+        axis.set_xscale("log")
+        axis.set_xlim(left=min(medians) / 2, right=max(medians) * 2.2)
+        for position, median in enumerate(medians):
+            axis.text(median * 1.12, position, f"{median:.3g}", va="center", fontsize=7)
+        axis.set_title(f"{name}: {workload['title']}", fontsize=9, loc="left")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[-1, 0].set_xlabel("forward + backward, milliseconds (median, quartiles)")
+    handles = [Patch(color=color) for color in COLORS.values()]
+    figure.legend(handles, COLORS, loc="upper right", fontsize=8, frameon=False)
+    figure.tight_layout()
+    write_atomically(path, lambda partial: figure.savefig(partial, dpi=110, format=path.suffix[1:]))
+    plt.close(figure)
+
+
+# Distinguishable without colour vision (Okabe and Ito).
+COLORS = {"convkan": "#0072B2", "floor": "#E69F00", "plain network": "#999999", "others, reference": "#D55E00"}
+
+
+def _color(label: str) -> str:
+    if label.startswith(("KAN", "LowRank", "Learnable", "kan", "kkan", "conv_kan", "ckan")):
+        return COLORS["convkan"]
+    if label.startswith("floor"):
+        return COLORS["floor"]
+    return COLORS["others, reference" if label.startswith(("reference", "inkan", "pykan")) else "plain network"]
