@@ -21,7 +21,6 @@ from experiments.benchmark.workloads import QUICK, RATIOS, WORKLOADS, Workload
 from experiments.cli import UserError, parse, run
 from experiments.records import environment, write_record
 
-
 QUICK_BUDGET = 0.3
 
 
