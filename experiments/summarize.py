@@ -1,17 +1,18 @@
-"""Write the README's table of results from committed records: ``python -m experiments.summarize [--check]``.
+"""Write the README's tables from committed records: ``python -m experiments.summarize [--check]``.
 
-Records are the ``result.json`` files of runs, kept in ``experiments/results``. With ``--check`` nothing is written, and
-the exit status says whether the table is up to date.
+Records are the ``result.json`` files of runs, kept in ``experiments/results``, and ``benchmark/benchmark.json``
+there. With ``--check`` nothing is written, and the exit status says whether the tables are up to date.
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.benchmark.report import ratio_table
 from experiments.cli import UserError, parse, run
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- results: python -m experiments.summarize -->", "<!-- end of results -->"
+RESULTS = ROOT / "experiments" / "results"
 
 
 @dataclass(frozen=True)
@@ -19,25 +20,33 @@ class SummaryConfig:
     """What to do.
 
     Attributes:
-        check: Only say whether the table is up to date.
+        check: Only say whether the tables are up to date.
     """
 
     check: bool = False
 
 
 def main() -> None:
-    """Bring the table up to date, or check that it is."""
+    """Bring the tables up to date, or check that they are."""
     config = parse(SummaryConfig, (__doc__ or "").splitlines()[0])
     readme = ROOT / "README.md"
     text = readme.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    updated = f"{before}{BEGIN}\n{results_table(ROOT / 'experiments' / 'results')}\n{END}{after}"
+    updated = text
+    for name, table in (("results", results_table(RESULTS)), ("benchmark", benchmark_table(RESULTS / "benchmark"))):
+        begin, end = f"<!-- {name}: python -m experiments.summarize -->", f"<!-- end of {name} -->"
+        before, _, rest = updated.partition(begin)
+        updated = f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
     if config.check and updated != text:
-        raise UserError("README.md's table of results is not what the records say: python -m experiments.summarize")
+        raise UserError("README.md's tables are not what the records say: python -m experiments.summarize")
     if not config.check:
         readme.write_text(updated)
-        print(f"the table of results in {readme} is up to date")
+        print(f"the tables in {readme} are up to date")
+
+
+def benchmark_table(folder: Path) -> str:
+    """The ratios of the committed benchmark."""
+    path = folder / "benchmark.json"
+    return ratio_table(json.loads(path.read_text())) if path.exists() else "No record yet."
 
 
 def results_table(folder: Path) -> str:

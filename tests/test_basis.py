@@ -11,6 +11,7 @@ from tolerances import assert_agree
 
 import convkan.basis
 from convkan.basis import ACTIVATIONS, BASES, RBF, BSpline, Chebyshev, create_basis, get_activation
+from convkan.ops.plan import spread
 
 EXTRAPOLATIONS = ["zero", "clamp", "linear"]
 BASIS_CASES = [create() for create in BASES.values()] + [
@@ -225,6 +226,46 @@ class TestBSpline:
             BSpline().evaluate(torch.zeros(2, 1), torch.zeros(1, 7))
         with pytest.raises(ValueError, match=r"knots must number 12 .* got none"):
             BSpline().derivative(torch.zeros(2, 1))
+
+
+class TestAlive:
+    """What a basis says of the functions alive at a point is what it evaluates."""
+
+    @pytest.mark.parametrize("order", [0, 1, 2, 3, 4, 6])
+    @pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
+    @pytest.mark.parametrize("uniform", [True, False])
+    @pytest.mark.parametrize("derivative", [True, False])
+    def test_functions_are_those_of_evaluate(self, order, extrapolation, uniform, derivative):
+        basis = BSpline(4, order, (-0.6, 1.1), extrapolation)
+        knots = basis.knots(3) if uniform else uneven_knots(basis, 3)
+        x = torch.cat([3 * torch.randn(200, 3, dtype=torch.float64), torch.full((1, 3), 1e6, dtype=torch.float64)])
+        if not (uniform and order - derivative < 1):  # there rounding may put a knot into either interval
+            x = torch.cat([x, knots.T])
+        first, values = basis.alive(x, knots, derivative=derivative, uniform=uniform)
+        assert len(values) == basis.num_alive
+        assert first.min() >= 1 - basis.num_alive
+        assert first.max() <= basis.num_functions - 1
+        expected = (basis.derivative if derivative else basis.evaluate)(x, knots)
+        assert_agree(spread(first, values, basis.num_functions), expected, factor=10)
+
+    def test_coincident_knots_hold_no_function(self):
+        basis = BSpline(3, 2)
+        knots = torch.tensor([[-2.0, -1.5, -1.0, 0.2, 0.2, 1.0, 1.5, 2.0]], dtype=torch.float64)
+        x = torch.linspace(-2, 2, 41, dtype=torch.float64).unsqueeze(1)
+        first, values = basis.alive(x, knots)
+        assert_agree(spread(first, values, basis.num_functions), basis.evaluate(x, knots))
+
+    @pytest.mark.parametrize("uniform", [True, False])
+    def test_nan_stays_nan_and_is_within_the_table(self, uniform):
+        basis = BSpline(4)
+        first, values = basis.alive(torch.tensor([[math.nan]]), basis.knots(1).float(), uniform=uniform)
+        assert 1 - basis.num_alive <= first.item() <= basis.num_functions - 1
+        assert all(value.isnan().all() for value in values)
+
+    def test_a_global_basis_has_no_such_thing(self):
+        assert Chebyshev().num_alive is None
+        with pytest.raises(NotImplementedError, match="alive everywhere"):
+            Chebyshev().alive(torch.zeros(1, 1))
 
 
 class TestChebyshev:

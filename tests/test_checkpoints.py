@@ -1,12 +1,16 @@
 import io
+import pickle
+from copy import deepcopy
 from functools import partial
 
 import pytest
 import safetensors.torch
 import torch
 from cases import BASIS_CASES, LAYER_CLASSES, kan_layers, make_uneven, randomize
-from tolerances import HALF_DTYPES
+from tolerances import HALF_DTYPES, assert_agree
 from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.optim.swa_utils import AveragedModel
 
 from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import RBF, BSpline, Chebyshev
@@ -260,3 +264,59 @@ class TestRefusal:
         assert set(outcome.missing_keys) == {"basis_weight", "grid"}
         assert torch.equal(layer.base_weight, other.base_weight)
         assert layer.basis == BSpline()
+
+
+class TestKnotsThatChangeUnseen:
+    """A layer that takes its knots for uniform notices, however others came to be there."""
+
+    @pytest.fixture
+    def layers(self):
+        torch.manual_seed(3)
+        return KANLinear(3, 2, dtype=torch.float64), make_uneven(KANLinear(3, 2, dtype=torch.float64))
+
+    x = torch.linspace(-0.9, 0.9, 15, dtype=torch.float64).reshape(5, 3)
+
+    def test_by_functional_call(self, layers):
+        uniform, uneven = layers
+        own = uniform(self.x)
+        assert_agree(functional_call(uniform, dict(uneven.state_dict()), (self.x,)), uneven(self.x))
+        assert_agree(uniform(self.x), own)
+        assert uniform.uniform_knots
+
+    def test_by_writing_in_place(self, layers):
+        uniform, uneven = layers
+        uniform.load_state_dict(layers[0].state_dict())
+        with torch.no_grad():
+            uniform.grid.copy_(uneven.grid)
+        uneven.base_weight, uneven.basis_weight = uniform.base_weight, uniform.basis_weight
+        assert_agree(uniform(self.x), uneven(self.x))
+
+    def test_by_averaging(self, layers):
+        uniform, uneven = layers
+        average = AveragedModel(uniform, use_buffers=True)
+        average.update_parameters(uneven)
+        assert_agree(average(self.x), uneven(self.x))
+
+    def test_in_an_ensemble(self, layers):
+        parameters, buffers = stack_module_state(list(layers))
+
+        def run(parameters, buffers):
+            return functional_call(layers[0], (parameters, buffers), (self.x,))
+
+        together = vmap(run)(parameters, buffers)
+        assert_agree(together, torch.stack([layer(self.x) for layer in layers]))
+
+    def test_in_a_copy_and_a_pickle(self, layers):
+        for layer in layers:
+            for copy in (deepcopy(layer), pickle.loads(pickle.dumps(layer))):  # noqa: S301
+                assert copy.uniform_knots == layer.uniform_knots
+                assert_agree(copy(self.x), layer(self.x))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_uniform_knots_survive_a_lower_precision(self, dtype):
+        layer = KANLinear(3, 2, basis=BSpline(10)).to(dtype).float()
+        assert layer.uniform_knots
+        fresh = KANLinear(3, 2)
+        fresh.load_state_dict(layer.state_dict())
+        assert fresh.uniform_knots
+        assert torch.equal(fresh(self.x.float()), layer(self.x.float()))

@@ -23,6 +23,7 @@ class LearnableActivation(KANLayer):
     Args:
         num_channels: Channels of the input (dimension 1).
         num_functions: Functions R of each channel.
+        padding: Zeros put around the input first, as ``torch.nn.functional.pad`` takes them; there the output is ψ(0).
         basis: The univariate basis, or its name.
         base_activation: Name of the fixed part of each function, or None.
         backend: "auto", or the name of a backend.
@@ -49,6 +50,7 @@ class LearnableActivation(KANLayer):
         num_channels: int,
         num_functions: int = 1,
         *,
+        padding: Sequence[int] = (),
         basis: Basis | str = BSpline(),
         base_activation: str | None = "silu",
         backend: str = "auto",
@@ -62,14 +64,14 @@ class LearnableActivation(KANLayer):
             (),
             num_channels,
             False,
-            Channelwise(),
+            Channelwise(tuple(padding)),
             basis=basis,
             base_activation=base_activation,
             backend=backend,
             device=device,
             dtype=dtype,
         )
-        self.num_channels, self.num_functions = num_channels, num_functions
+        self.num_channels, self.num_functions, self.padding = num_channels, num_functions, tuple(padding)
 
     def forward(self, x: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels_out *space"]:
         """Apply every channel's functions."""
@@ -81,7 +83,8 @@ class LearnableActivation(KANLayer):
 
     def extra_repr(self) -> str:
         """Sizes and options."""
-        return f"{self.num_channels}, num_functions={self.num_functions}, {super().extra_repr()}"
+        padding = f"padding={self.padding}, " if any(self.padding) else ""
+        return f"{self.num_channels}, num_functions={self.num_functions}, {padding}{super().extra_repr()}"
 
 
 class LowRankKANConv2d(PaddedConvolution, nn.Module):
@@ -154,6 +157,7 @@ class LowRankKANConv2d(PaddedConvolution, nn.Module):
         self.activation = LearnableActivation(
             in_channels,
             rank,
+            padding=self._amounts if padding_mode == "zeros" else (),
             basis=basis,
             base_activation=base_activation,
             backend=backend,
@@ -182,7 +186,7 @@ class LowRankKANConv2d(PaddedConvolution, nn.Module):
         self.check_input(x)
         if x.ndim == 3:
             return self(x.unsqueeze(0)).squeeze(0)
-        activated = self.activation(self.pad(x))
+        activated = self.activation(x if self.padding_mode == "zeros" else self.pad(x))
         return F.conv2d(activated, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
     def extra_repr(self) -> str:

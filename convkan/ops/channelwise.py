@@ -21,45 +21,66 @@ def forward(
     basis_weight: Float[Tensor, "channels_out basis"],
     grid: Tensor | None,
     expansion: Expansion,
-) -> Float[Tensor, "batch channels_out *space"]:
+    padding: tuple[int, ...],
+) -> Float[Tensor, "batch channels_out *padded_space"]:
     """All functions of all channels."""
-    knots, pixels = _knots(grid, expansion), _pixels(x)
+    knots, pixels = _knots(grid, expansion), x.movedim(1, -1)
     weights = _by_function(base_weight, basis_weight, x, expansion)
-    y = _cat([kernels.activation(part, expansion, knots, *weights, basis_weight.dtype) for part in _large(pixels)])
-    return y.mT.flatten(-2).movedim(-1, 1).unflatten(2, x.shape[2:]) if x.ndim != 2 else y.mT.flatten(1)
+    parts = [
+        kernels.activation(part, expansion, knots, *weights, padding, basis_weight.dtype) for part in _large(pixels)
+    ]
+    return _cat(parts).mT.flatten(-2).movedim(-1, 1)
 
 
 def backward(
-    grad: Float[Tensor, "batch channels_out *space"],
+    grad: Float[Tensor, "batch channels_out *padded_space"],
     x: Float[Tensor, "batch channels *space"],
     base_weight: Tensor | None,
     basis_weight: Tensor,
     grid: Tensor | None,
     expansion: Expansion,
+    padding: tuple[int, ...],
     need_x: bool,
     need_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of ``forward`` with respect to its first three arguments, those that are needed."""
-    channels = x.shape[1]
-    knots, pixels = _knots(grid, expansion), _pixels(x)
-    grad = _pixels(grad).unflatten(-1, (channels, -1)).mT
+    knots, pixels = _knots(grid, expansion), x.movedim(1, -1)
+    grad = grad.movedim(1, -1).unflatten(-1, (x.shape[1], -1)).mT
+    inner, rim = _without_rim(grad, padding)
     grad_x = None
     if need_x:
         weights = _by_function(base_weight, basis_weight, x, expansion)
-        grad_pixels = _cat(
-            [
-                kernels.activation_gradient(part, expansion, knots, *weights, part_grad)
-                for part, part_grad in zip(_large(pixels), _large(grad), strict=True)
-            ]
-        )
-        grad_x = grad_pixels.movedim(-1, 1).reshape(x.shape)
+        parts = [
+            kernels.activation_gradient(part, expansion, knots, *weights, part_grad)
+            for part, part_grad in zip(_large(pixels), _large(inner), strict=True)
+        ]
+        grad_x = _cat(parts).movedim(-1, 1)
     if not need_weight:
         return grad_x, None, None
     sums = _sums_by_position if expansion.few_alive else kernels.activation_sums
-    tiles = [sums(part, expansion, knots, part_grad) for part, part_grad in _tiles(pixels, grad, expansion)]
+    tiles = [sums(part, expansion, knots, part_grad) for part, part_grad in _tiles(pixels, inner, expansion)]
     base, basis = (torch.stack(parts).sum(0) for parts in zip(*tiles, strict=True))
+    if rim is not None:
+        on_rim = kernels.activation_sums(x.new_zeros(1, x.shape[1]), expansion, knots, rim.unsqueeze(0))
+        base, basis = base + on_rim[0], basis + on_rim[1]
     grad_base = None if base_weight is None else rearrange(base, "r c -> (c r) 1").to(base_weight.dtype)
     return grad_x, grad_base, rearrange(basis, "k r c -> (c r) k").to(basis_weight.dtype)
+
+
+def _without_rim(
+    grad: Float[Tensor, "batch *padded_space functions channels"], padding: tuple[int, ...]
+) -> tuple[Float[Tensor, "batch *space functions channels"], Float[Tensor, "functions channels"] | None]:
+    """What belongs to the input, and the sum of what belongs to the zeros around it."""
+    pixels, dtype = tuple(range(grad.ndim - 2)), torch.promote_types(grad.dtype, torch.float32)
+    rim = None
+    for dimension, before, after in zip(reversed(pixels), padding[0::2], padding[1::2], strict=False):
+        size = grad.shape[dimension] - before - after
+        for start, length in ((0, before), (before + size, after)):
+            if length:
+                edge = grad.narrow(dimension, start, length).sum(pixels, dtype=dtype)
+                rim = edge if rim is None else rim + edge
+        grad = grad.narrow(dimension, before, size)
+    return grad, rim
 
 
 def _sums_by_position(x: Tensor, expansion: Expansion, knots: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,11 +92,6 @@ def _sums_by_position(x: Tensor, expansion: Expansion, knots: Tensor | None, gra
     # What the b-th function alive adds to row i belongs to function i + b − margin.
     parts = [part[..., margin - b : margin - b + count] for b, part in enumerate(sums)]
     return base, torch.stack(parts).sum(0).movedim(-1, 0)
-
-
-def _pixels(x: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch space channels"]:
-    """Channels last, as a view where the layout of ``x`` allows it."""
-    return x.unsqueeze(1) if x.ndim == 2 else x.movedim(1, -1).flatten(1, -2)
 
 
 def _knots(grid: Tensor | None, expansion: Expansion) -> Tensor | None:
@@ -109,8 +125,12 @@ def _tiles(x: Tensor, grad: Tensor, expansion: Expansion) -> Iterator[tuple[Tens
     if not may_cut(x) or x.numel() == 0:
         yield x, grad
         return
-    entries = tile_bytes(x.device) // (4 * (1 + grad.shape[-2]) * max(4, x.itemsize))
-    images = even_size(len(x), entries // (x.shape[1] * x.shape[2]))
-    pixels = even_size(x.shape[1], entries // x.shape[2])
+    per_image = (x[0].numel() + grad[0].numel()) * max(4, x.itemsize)
+    budget = tile_bytes(x.device) // 4
+    images = even_size(len(x), budget // per_image)
+    rows = even_size(x.shape[1], x.shape[1] * budget // per_image)
     for part, part_grad in zip(x.split(images), grad.split(images), strict=True):
-        yield from zip(part.split(pixels, dim=1), part_grad.split(pixels, dim=1), strict=True)
+        if x.ndim == 2:
+            yield part, part_grad
+        else:
+            yield from zip(part.split(rows, dim=1), part_grad.split(rows, dim=1), strict=True)

@@ -34,13 +34,13 @@ def _(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor 
     if isinstance(geometry, Linear):
         return basis_weight.new_empty((*x.shape[:-1], out))
     space = list(x.shape[2:])
+    for position, amount in enumerate(geometry.padding):
+        space[-1 - position // 2] += amount
     if isinstance(geometry, Convolution):
-        amounts = zip(geometry.padding[0::2], geometry.padding[1::2], strict=True)
-        padded = [size + before + after for size, (before, after) in zip(space, reversed(list(amounts)), strict=True)]
         space = [
             (size - dilation * (kernel - 1) - 1) // stride + 1
             for size, kernel, stride, dilation in zip(
-                padded, basis_weight.shape[2:], geometry.stride, geometry.dilation, strict=True
+                space, basis_weight.shape[2:], geometry.stride, geometry.dilation, strict=True
             )
         ]
     return _empty(basis_weight, x.shape[0], out, space)

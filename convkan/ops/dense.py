@@ -10,14 +10,14 @@ from torch import Tensor
 
 from convkan.ops import channelwise, kernels
 from convkan.ops.contraction import contract, contract_backward
-from convkan.ops.plan import Channelwise, Convolution, Linear, Plan, at_least_float32, expanded_weight
+from convkan.ops.plan import Channelwise, Linear, Plan, at_least_float32, expanded_weight
 from convkan.ops.tiles import WHOLE, images_per_tile, strips
 
 
 def pixels_of(x: Tensor, plan: Plan) -> Tensor:
     """The pixels at which features are needed: (batch, *space, groups, channels), padded."""
     geometry = plan.geometry
-    if isinstance(geometry, Convolution) and any(geometry.padding):
+    if any(geometry.padding):
         x = F.pad(x, geometry.padding)
     if not isinstance(geometry, Linear):
         x = x.movedim(1, -1)
@@ -29,7 +29,7 @@ def _input_gradient(pixels: Tensor, plan: Plan) -> Tensor:
     geometry, x = plan.geometry, pixels.flatten(-2)
     if not isinstance(geometry, Linear):
         x = x.movedim(-1, 1)
-    if isinstance(geometry, Convolution) and any(geometry.padding):
+    if any(geometry.padding):
         x = F.pad(x, tuple(-p for p in geometry.padding))
     return x
 
@@ -52,7 +52,7 @@ def _pull_back(grad: Tensor, pixels: Tensor, knots: Tensor | None, plan: Plan, d
 def forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
     """The output of a layer (shapes as in ``convkan.ops.dispatch.evaluate``), through which no gradient is taken."""
     if isinstance(plan.geometry, Channelwise):
-        return channelwise.forward(x, base_weight, basis_weight, grid, plan.expansion)
+        return channelwise.forward(x, base_weight, basis_weight, grid, plan.expansion, plan.geometry.padding)
     if isinstance(plan.geometry, Linear) and x.ndim != 2:  # one dimension to cut along
         flat = forward(x.reshape(-1, x.shape[-1]), base_weight, basis_weight, grid, plan)
         return flat.reshape(*x.shape[:-1], flat.shape[-1])
@@ -99,7 +99,9 @@ def backward(
     """
     geometry = plan.geometry
     if isinstance(geometry, Channelwise) and not differentiable:
-        return channelwise.backward(grad, x, base_weight, basis_weight, grid, plan.expansion, need_x, need_weight)
+        return channelwise.backward(
+            grad, x, base_weight, basis_weight, grid, plan.expansion, geometry.padding, need_x, need_weight
+        )
     shape = x.shape
     if isinstance(geometry, Linear):
         grad, x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])

@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
@@ -144,30 +145,32 @@ def input_gradient(
 
 @_compiled
 def activation(
-    x: Float[Tensor, "batch space channels"],
+    x: Float[Tensor, "*batch channels"],
     expansion: Expansion,
     knots: Tensor | None,
     base_weight: Float[Tensor, "functions channels"] | None,
     basis_weight: Float[Tensor, "rows functions channels"],
+    padding: tuple[int, ...],
     dtype: torch.dtype,
-) -> Float[Tensor, "batch space functions channels"]:
-    """ψ[r,c](x) = w_b·b(x) + Σ_k c_k·B_k(x) for every entry.
+) -> Float[Tensor, "*batch functions channels"]:
+    """ψ[r,c](x) = w_b·b(x) + Σ_k c_k·B_k(x) for every entry, after zeros were put around all but the first dimension.
 
     Where few functions are alive at a point, ``basis_weight`` has rows of zeros at both ends, one less than are alive,
     for those functions that ``Basis.alive`` names though they do not exist.
     """
+    x = F.pad(x, (0, 0, *padding)) if any(padding) else x
     return _activation(x, expansion, knots, base_weight, basis_weight, derivative=False).to(dtype)
 
 
 @_compiled
 def activation_gradient(
-    x: Float[Tensor, "batch space channels"],
+    x: Float[Tensor, "*batch channels"],
     expansion: Expansion,
     knots: Tensor | None,
     base_weight: Float[Tensor, "functions channels"] | None,
     basis_weight: Float[Tensor, "rows functions channels"],
-    grad: Float[Tensor, "batch space functions channels"],
-) -> Float[Tensor, "batch space channels"]:
+    grad: Float[Tensor, "*batch functions channels"],
+) -> Float[Tensor, "*batch channels"]:
     """Gradients with respect to ``activation`` made ones with respect to x: Σ_r grad_r·ψ[r,c]'(x)."""
     slopes = _activation(x, expansion, knots, base_weight, basis_weight, derivative=True)
     return (slopes * grad).sum(-2).to(x.dtype)
@@ -196,32 +199,33 @@ def _activation(
 
 def _look_up(table: Float[Tensor, "rows channels"], first: Tensor, values: list[Tensor]) -> Tensor:
     """Σ_b table[first + b]·values[b] in every channel, rows counted from that of the first function."""
-    table, row = table.expand(len(first), *table.shape), first + (len(values) - 1)
+    table, row = table.expand(*first.shape[:-2], *table.shape), first + (len(values) - 1)
     return sum((value * table.gather(-2, row + b) for b, value in enumerate(values)), start=torch.zeros_like(values[0]))
 
 
 @_compiled
 def activation_sums(
-    x: Float[Tensor, "batch space channels"],
+    x: Float[Tensor, "*batch channels"],
     expansion: Expansion,
     knots: Tensor | None,
-    grad: Float[Tensor, "batch space functions channels"],
+    grad: Float[Tensor, "*batch functions channels"],
 ) -> tuple[Float[Tensor, "functions channels"], Float[Tensor, "basis functions channels"]]:
-    """Σ grad·b(x) and Σ grad·B_k(x), over batch and space."""
+    """Σ grad·b(x) and Σ grad·B_k(x), over all entries."""
     x = at_least_float32(x)
     grad = grad.to(x.dtype)
     fixed = x if expansion.base is None else expansion.base.value(x)
     planes = expansion.planes(x, knots, derivative=False, differentiable=False)
-    by_function = [(planes * part.unsqueeze(-2)).sum((0, 1)) for part in grad.unbind(-2)]
-    return (grad * fixed.unsqueeze(-2)).sum((0, 1)), torch.stack(by_function, dim=1)
+    pixels = tuple(range(x.ndim - 1))
+    by_function = [(planes * part.unsqueeze(-2)).sum(pixels) for part in grad.unbind(-2)]
+    return (grad * fixed.unsqueeze(-2)).sum(pixels), torch.stack(by_function, dim=1)
 
 
 @_compiled
 def activation_terms(
-    x: Float[Tensor, "batch space channels"],
+    x: Float[Tensor, "*batch channels"],
     expansion: Expansion,
     knots: Tensor | None,
-    grad: Float[Tensor, "batch space functions channels"],
+    grad: Float[Tensor, "*batch functions channels"],
 ) -> tuple[
     Float[Tensor, "functions channels"],
     Int[Tensor, "channels pixels"],
@@ -235,4 +239,4 @@ def activation_terms(
     # Contiguous along the pixels of a channel, over which the sums go.
     row = (first + (len(values) - 1)).movedim(-1, 0).flatten(1).contiguous()
     terms = [(grad * value.unsqueeze(-2)).movedim((-2, -1), (0, 1)).flatten(2).contiguous() for value in values]
-    return (grad * fixed.unsqueeze(-2)).sum((0, 1)), row, terms
+    return (grad * fixed.unsqueeze(-2)).sum(tuple(range(x.ndim - 1))), row, terms

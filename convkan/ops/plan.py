@@ -15,13 +15,19 @@ class Linear:
     """y[o] = Σ_i φ[o,i](x[i]) over the last dimension."""
 
     groups = 1
+    padding = ()
 
 
 @dataclass(frozen=True)
 class Channelwise:
-    """y[n, c·R + r, …] = φ[c,r](x[n,c,…]): every channel on its own, no sum."""
+    """y[n, c·R + r, …] = φ[c,r](x̃[n,c,…]), x̃ = x padded with zeros: every channel on its own, no sum.
+
+    Attributes:
+        padding: Zeros put around the input, as in ``Convolution``; there y is φ(0).
+    """
 
     groups = 1
+    padding: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

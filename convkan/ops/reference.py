@@ -32,7 +32,8 @@ def reference(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid:
             features = plan.features(x, grid).squeeze(-3).to(weight.dtype)
             weight = rearrange(weight, "o (f c) -> o f c", c=x.shape[-1])
             return torch.einsum("... f c, o f c -> ... o", features, weight)
-        case Channelwise():
+        case Channelwise(padding=padding):
+            x = F.pad(x, padding) if any(padding) else x
             features = plan.features(x.movedim(1, -1), grid).squeeze(-3).to(weight.dtype)
             weight = rearrange(weight, "(c r) f -> c r f", c=x.shape[1])
             return torch.einsum("... f c, c r f -> ... c r", features, weight).flatten(-2).movedim(-1, 1)

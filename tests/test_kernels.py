@@ -1,0 +1,277 @@
+"""The fast paths: compiled kernels, tiles, look-ups and the operation that stands for a layer in a compiled graph."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from cases import LAYER_CLASSES, LAYERS, kan_layers, make_uneven, outputs_and_gradients, randomize, with_backend
+from tolerances import TOLERANCES, assert_agree, relative_error
+from torch import nn
+
+from convkan import KANConv2d, KANLinear, LearnableActivation
+from convkan.basis import RBF, BSpline, Chebyshev
+from convkan.models import create_model, list_models
+from convkan.ops import compiled_kernels, kernels, tiles
+from convkan.ops.plan import PLANS, Plan
+
+every_class = pytest.mark.parametrize("case", LAYER_CLASSES.values(), ids=LAYER_CLASSES)
+every_layer = pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS)
+
+
+def assert_equals_reference(layer, x, factor=1.0):
+    expected = outputs_and_gradients(with_backend(layer, "reference"), x)
+    for name, value in outputs_and_gradients(layer, x).items():
+        assert_agree(value, expected[name], name, factor)
+
+
+@pytest.fixture
+def count_compiled(monkeypatch):
+    """Compile every kernel, however small its input, and count the calls that went to a compiled one."""
+    calls = []
+    original = kernels._of_any_size
+
+    def counting(*arguments):
+        calls.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(kernels, "MIN_ENTRIES", 0)
+    monkeypatch.setattr(kernels, "_of_any_size", counting)
+    with compiled_kernels(True):
+        yield calls
+    torch.compiler.reset()
+
+
+@pytest.mark.slow
+class TestCompiledKernels:
+    @pytest.mark.parametrize("uneven", [False, True])
+    @pytest.mark.parametrize("basis", [BSpline(), BSpline(4, 1, extrapolation="linear"), Chebyshev(), RBF()], ids=repr)
+    def test_equal_the_reference(self, basis, uneven, count_compiled):
+        if uneven and not basis.has_grid:
+            return
+        for name in ("linear", "conv2d", "conv2d-grouped", "activation", "activation-2"):
+            layer, x = randomize(LAYERS[name](basis=basis)), LAYERS[name].input()
+            assert_equals_reference(make_uneven(layer) if uneven else layer, x)
+        assert count_compiled
+        assert not any(kernel.__closure__ and broken(kernel) for kernel in KERNELS)
+
+    def test_look_up_what_is_alive_as_the_reference_does(self, count_compiled):
+        for basis in (BSpline(40), BSpline(40, 2, extrapolation="clamp")):
+            layer = randomize(LearnableActivation(3, 2, basis=basis))
+            assert layer.plan.expansion.few_alive
+            for version in (layer, make_uneven(layer)):
+                assert_equals_reference(version, 1.5 * torch.randn(4, 3, 5))
+        assert count_compiled
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_in_other_precisions(self, dtype, count_compiled):
+        for name in ("linear", "conv2d", "activation-2"):
+            layer, x = randomize(LAYERS[name]()).to(dtype), LAYERS[name].input(scale=1.0).to(dtype)
+            if dtype == torch.float64:
+                assert_equals_reference(layer, x)
+                continue
+            exact = outputs_and_gradients(with_backend(layer, "reference").double(), x.double())
+            plain = outputs_and_gradients(with_backend(layer, "reference"), x)
+            for part, value in outputs_and_gradients(layer, x).items():
+                allowed = 2 * max(relative_error(plain[part], exact[part]), torch.finfo(dtype).eps)
+                assert relative_error(value, exact[part]) <= allowed, part
+        assert count_compiled
+
+    def test_serve_every_size_without_being_compiled_again(self, count_compiled, monkeypatch):
+        compiled = []
+        original = torch._inductor.compile
+        monkeypatch.setattr(torch._inductor, "compile", original)
+        counter = torch._dynamo.utils.counters["stats"]
+        for size, channels in ((4, 3), (5, 2), (7, 6), (6, 9)):
+            layer = KANConv2d(channels, 2, 3, basis=BSpline(3, grid_range=(-size, size)))
+            with torch.no_grad():
+                layer(torch.randn(2, channels, size, size))
+            compiled.append(counter["unique_graphs"])
+        assert compiled[0] == compiled[-1]
+
+    def test_do_not_depend_on_grad_mode_or_autocast(self, count_compiled):
+        layer, x = KANLinear(6, 3, basis=BSpline(3)), torch.randn(5, 6)
+        counter = torch._dynamo.utils.counters["stats"]
+        layer(x)
+        before = counter["unique_graphs"]
+        with torch.no_grad():
+            layer(x)
+        layer(x.requires_grad_())
+        assert counter["unique_graphs"] == before
+
+
+KERNELS = [
+    kernels.features,
+    kernels.input_gradient,
+    kernels.activation,
+    kernels.activation_gradient,
+    kernels.activation_sums,
+    kernels.activation_terms,
+]
+
+
+def broken(kernel):
+    return dict(zip(kernel.__code__.co_freevars, (cell.cell_contents for cell in kernel.__closure__), strict=True))[
+        "broken"
+    ]
+
+
+class TestWithoutACompiler:
+    @pytest.fixture
+    def failing_compiler(self, monkeypatch):
+        def fail(*arguments, **options):
+            raise RuntimeError("no C++ compiler")
+
+        monkeypatch.setattr(torch, "compile", lambda function, **options: fail)
+        monkeypatch.setattr(kernels, "MIN_ENTRIES", 0)
+        cells = [
+            cell
+            for kernel in KERNELS
+            for name, cell in zip(kernel.__code__.co_freevars, kernel.__closure__, strict=True)
+            if name in ("broken", "specialized")
+        ]
+        for cell in cells:
+            if hasattr(cell.cell_contents, "cache_clear"):
+                cell.cell_contents.cache_clear()
+        with compiled_kernels(True):
+            yield
+        for cell in cells:
+            if isinstance(cell.cell_contents, bool):
+                assert cell.cell_contents or cell.cell_contents is False
+                cell.cell_contents = False
+            else:
+                cell.cell_contents.cache_clear()
+
+    @every_class
+    def test_every_layer_works_silently(self, case, failing_compiler, recwarn, capfd):
+        layer = randomize(case(basis=BSpline(4), dtype=torch.float64))
+        assert_equals_reference(layer, case.input(torch.float64))
+        assert any(broken(kernel) for kernel in KERNELS)
+        assert not recwarn.list
+        assert capfd.readouterr() == ("", "")
+
+    def test_compilation_can_be_forbidden_by_the_environment(self):
+        code = "from convkan.ops import kernels; print(kernels._enabled)"
+        environment = os.environ | {kernels.DISABLING_VARIABLE: "0"}
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        assert run.stdout.strip() == "False"
+
+
+class TestTiles:
+    @pytest.fixture
+    def small(self, monkeypatch):
+        """Hardly any memory, so that everything is cut."""
+        monkeypatch.setattr(tiles, "CPU_BYTES_PER_THREAD", 1)
+        monkeypatch.setattr(tiles, "tile_bytes", lambda device, weight=None: 300)
+        return monkeypatch
+
+    @every_layer
+    @pytest.mark.parametrize("uneven", [False, True])
+    def test_give_what_the_whole_gives(self, case, uneven, small):
+        layer, x = randomize(case(dtype=torch.float64)), case.input(torch.float64, batch=5)
+        layer = make_uneven(layer) if uneven else layer
+        cut = outputs_and_gradients(layer, x)
+        small.setattr(tiles, "tile_bytes", lambda device, weight=None: 2**40)
+        for name, value in outputs_and_gradients(layer, x).items():
+            assert_agree(cut[name], value, name)
+
+    @pytest.mark.parametrize("stride", [1, 2, 3])
+    @pytest.mark.parametrize("dilation", [1, 2])
+    @pytest.mark.parametrize("padding", [0, 2])
+    def test_an_image_too_large_is_cut_into_strips(self, stride, dilation, padding, small):
+        layer = randomize(KANConv2d(2, 3, (3, 2), stride, padding, dilation, dtype=torch.float64))
+        x = torch.randn(2, 2, 13, 6, dtype=torch.float64)
+        pixels = nn.functional.pad(x[:1], (padding,) * 4).movedim(1, -1).unsqueeze(-2)
+        assert len(list(tiles.strips(pixels, layer.basis_weight, layer.plan))) > 1
+        assert_equals_reference(layer, x)
+
+    def test_second_derivatives_are_taken_of_the_whole(self, small):
+        layer = randomize(KANConv2d(2, 2, 3, dtype=torch.float64))
+        x = (0.5 * torch.randn(3, 2, 6, 4, dtype=torch.float64)).requires_grad_()
+        ours, expected = (
+            torch.autograd.grad(
+                torch.autograd.grad(version(x).square().sum(), x, create_graph=True)[0].square().sum(), x
+            )[0]
+            for version in (layer, with_backend(layer, "reference"))
+        )
+        assert_agree(ours, expected, factor=10)
+
+    def test_bound_the_memory_of_features(self):
+        layer, x = KANConv2d(8, 8, 3, padding=1), torch.randn(64, 8, 32, 32)
+        count = len(x.split(tiles.images_per_tile(x, layer.basis_weight, layer.plan)))
+        per_image = 9 * 8 * 34 * 34 * 4
+        assert count > 1
+        assert 64 / count * per_image <= 1.1 * tiles.tile_bytes(x.device)
+
+
+class TestOneOperation:
+    """The layer as ``torch.ops.convkan.dense``, as which ``torch.compile`` sees it."""
+
+    @every_layer
+    @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own copies
+    def test_is_what_torch_wants_of_an_operation(self, case):
+        layer, x = case(), case.input().requires_grad_()
+        for part in kan_layers(layer):
+            if part is not layer:  # a low-rank layer is an activation and a plain convolution
+                layer = part
+        if isinstance(layer, KANConv2d) and layer.padding_mode != "zeros":
+            x = layer.pad(x).detach().requires_grad_()
+        arguments = (x, layer.base_weight, layer.basis_weight, layer.grid, layer.plan.key)
+        assert torch.library.opcheck(torch.ops.convkan.dense.default, arguments)
+
+    def test_plans_are_known_by_their_key_also_after_copies(self):
+        plan = KANLinear(2, 2, basis=BSpline(17)).plan
+        assert PLANS.pop(plan.key) == plan
+        function, arguments = plan.__reduce__()
+        assert function is Plan
+        assert function(*arguments) == plan
+        assert PLANS[plan.key] == plan
+
+
+class TestWholeModels:
+    @pytest.fixture
+    def compile_counting(self):
+        torch.compiler.reset()
+        graphs = []
+
+        def backend(graph, example_inputs):
+            graphs.append(graph)
+            return torch._dynamo.lookup_backend("aot_eager")(graph, example_inputs)
+
+        yield lambda module: (torch.compile(module, fullgraph=True, backend=backend), graphs)
+        torch.compiler.reset()
+
+    @every_layer
+    def test_every_layer_is_one_graph_for_all_batch_sizes(self, case, compile_counting):
+        compiled, graphs = compile_counting(case())
+        self.run_at_several_sizes(compiled, lambda batch: case.input(batch=batch))
+        assert 1 <= len(graphs) <= 2
+
+    @pytest.mark.parametrize("name", list_models())
+    def test_every_model_is_one_graph_for_all_batch_sizes(self, name, compile_counting):
+        compiled, graphs = compile_counting(create_model(name, in_channels=1))
+        self.run_at_several_sizes(compiled, lambda batch: torch.randn(batch, 1, 28, 28))
+        assert 1 <= len(graphs) <= 2
+
+    @staticmethod
+    def run_at_several_sizes(compiled, create_input):
+        for batch in (2, 5, 3, 8):
+            x = create_input(batch)
+            y = compiled(x)
+            y.square().sum().backward()
+            assert_agree(y, compiled._orig_mod(x), factor=10)
+
+    @pytest.mark.parametrize("name", list_models())
+    def test_every_model_trains_in_bfloat16(self, name):
+        model, x = create_model(name, in_channels=1), torch.randn(4, 1, 28, 28)
+        exact = model.eval()(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = model(x)
+        assert y.dtype == torch.bfloat16
+        assert relative_error(y, exact) < 2 * TOLERANCES[torch.bfloat16]
+        model.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = nn.functional.cross_entropy(model(x), torch.arange(4))
+        loss.backward()
+        assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in model.parameters())
