@@ -24,11 +24,10 @@ def forward(
     padding: tuple[int, ...],
 ) -> Float[Tensor, "batch channels_out *padded_space"]:
     """All functions of all channels."""
+    x = F.pad(x, padding) if any(padding) else x
     knots, pixels = _knots(grid, expansion), x.movedim(1, -1)
     weights = _by_function(base_weight, basis_weight, x, expansion)
-    parts = [
-        kernels.activation(part, expansion, knots, *weights, padding, basis_weight.dtype) for part in _large(pixels)
-    ]
+    parts = [kernels.activation(part, expansion, knots, *weights, basis_weight.dtype) for part in _large(pixels)]
     return _cat(parts).mT.flatten(-2).movedim(-1, 1)
 
 

@@ -38,15 +38,33 @@ def _features(pixels: Tensor, knots: Tensor | None, plan: Plan, dtype: torch.dty
     if differentiable:
         return plan.expansion.features(pixels, knots).to(dtype)
     rows = pixels.flatten(0, -3)
-    return kernels.features(rows, plan.expansion, knots, dtype).unflatten(0, pixels.shape[:-2])
+    if _is_depthwise(rows):  # kernels run along channels: let the groups be the channels of one group
+        planes = kernels.features(rows.mT, plan.expansion, _as_channels(knots), dtype)
+        planes = planes.squeeze(1).mT.contiguous().unsqueeze(-1)
+    else:
+        planes = kernels.features(rows, plan.expansion, knots, dtype)
+    return planes.unflatten(0, pixels.shape[:-2])
+
+
+def _is_depthwise(rows: Tensor) -> bool:
+    return rows.shape[-1] == 1 and rows.shape[-2] > 1
+
+
+def _as_channels(knots: Tensor | None) -> Tensor | None:
+    return None if knots is None else knots.transpose(0, 1).mT.contiguous().mT
 
 
 def _pull_back(grad: Tensor, pixels: Tensor, knots: Tensor | None, plan: Plan, differentiable: bool) -> Tensor:
     """Gradients of features made gradients of pixels."""
     if differentiable:
         return (grad * plan.expansion.features(pixels, knots, derivative=True)).sum(-2).to(pixels.dtype)
-    rows = kernels.input_gradient(pixels.flatten(0, -3), plan.expansion, knots, grad.flatten(0, -4))
-    return rows.unflatten(0, pixels.shape[:-2])
+    rows, grad = pixels.flatten(0, -3), grad.flatten(0, -4)
+    if _is_depthwise(rows):
+        grad = grad.squeeze(-1).mT.contiguous().unsqueeze(1)
+        pulled = kernels.input_gradient(rows.mT, plan.expansion, _as_channels(knots), grad).mT
+    else:
+        pulled = kernels.input_gradient(rows, plan.expansion, knots, grad)
+    return pulled.unflatten(0, pixels.shape[:-2])
 
 
 def forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:

@@ -18,7 +18,6 @@ from functools import cache
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
@@ -150,15 +149,13 @@ def activation(
     knots: Tensor | None,
     base_weight: Float[Tensor, "functions channels"] | None,
     basis_weight: Float[Tensor, "rows functions channels"],
-    padding: tuple[int, ...],
     dtype: torch.dtype,
 ) -> Float[Tensor, "*batch functions channels"]:
-    """ψ[r,c](x) = w_b·b(x) + Σ_k c_k·B_k(x) for every entry, after zeros were put around all but the first dimension.
+    """ψ[r,c](x) = w_b·b(x) + Σ_k c_k·B_k(x) for every entry.
 
     Where few functions are alive at a point, ``basis_weight`` has rows of zeros at both ends, one less than are alive,
     for those functions that ``Basis.alive`` names though they do not exist.
     """
-    x = F.pad(x, (0, 0, *padding)) if any(padding) else x
     return _activation(x, expansion, knots, base_weight, basis_weight, derivative=False).to(dtype)
 
 
