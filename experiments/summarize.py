@@ -34,8 +34,11 @@ def main() -> None:
     updated = text
     for name, table in (("results", results_table(RESULTS)), ("benchmark", benchmark_table(RESULTS / "benchmark"))):
         begin, end = f"<!-- {name}: python -m experiments.summarize -->", f"<!-- end of {name} -->"
-        before, _, rest = updated.partition(begin)
-        updated = f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
+        before, found_begin, rest = updated.partition(begin)
+        _, found_end, after = rest.partition(end)
+        if not (found_begin and found_end):
+            raise UserError(f"README.md must mark where the table goes with {begin!r} and, below it, {end!r}")
+        updated = f"{before}{begin}\n{table}\n{end}{after}"
     if config.check and updated != text:
         raise UserError("README.md's tables are not what the records say: python -m experiments.summarize")
     if not config.check:

@@ -13,7 +13,7 @@ from torch import nn
 from convkan import KANConv2d, KANLinear, LearnableActivation
 from convkan.basis import RBF, BSpline, Chebyshev
 from convkan.models import create_model, list_models
-from convkan.ops import compiled_kernels, kernels, tiles
+from convkan.ops import channelwise, compiled_kernels, kernels, tiles
 from convkan.ops.plan import PLANS, Plan
 
 every_class = pytest.mark.parametrize("case", LAYER_CLASSES.values(), ids=LAYER_CLASSES)
@@ -54,7 +54,7 @@ class TestCompiledKernels:
             layer, x = randomize(LAYERS[name](basis=basis)), LAYERS[name].input()
             assert_equals_reference(make_uneven(layer) if uneven else layer, x)
         assert count_compiled
-        assert not any(kernel.__closure__ and broken(kernel) for kernel in KERNELS)
+        assert not kernels._failed
 
     def test_look_up_what_is_alive_as_the_reference_does(self, count_compiled):
         for basis in (BSpline(40), BSpline(40, 2, extrapolation="clamp")):
@@ -78,10 +78,8 @@ class TestCompiledKernels:
                 assert relative_error(value, exact[part]) <= allowed, part
         assert count_compiled
 
-    def test_serve_every_size_without_being_compiled_again(self, count_compiled, monkeypatch):
+    def test_serve_every_size_without_being_compiled_again(self, count_compiled):
         compiled = []
-        original = torch._inductor.compile
-        monkeypatch.setattr(torch._inductor, "compile", original)
         counter = torch._dynamo.utils.counters["stats"]
         for size, channels in ((4, 3), (5, 2), (7, 6), (6, 9)):
             layer = KANConv2d(channels, 2, 3, basis=BSpline(3, grid_range=(-size, size)))
@@ -101,22 +99,6 @@ class TestCompiledKernels:
         assert counter["unique_graphs"] == before
 
 
-KERNELS = [
-    kernels.features,
-    kernels.input_gradient,
-    kernels.activation,
-    kernels.activation_gradient,
-    kernels.activation_sums,
-    kernels.activation_terms,
-]
-
-
-def broken(kernel):
-    return dict(zip(kernel.__code__.co_freevars, (cell.cell_contents for cell in kernel.__closure__), strict=True))[
-        "broken"
-    ]
-
-
 class TestWithoutACompiler:
     @pytest.fixture
     def failing_compiler(self, monkeypatch):
@@ -125,31 +107,30 @@ class TestWithoutACompiler:
 
         monkeypatch.setattr(torch, "compile", lambda function, **options: fail)
         monkeypatch.setattr(kernels, "MIN_ENTRIES", 0)
-        cells = [
-            cell
-            for kernel in KERNELS
-            for name, cell in zip(kernel.__code__.co_freevars, kernel.__closure__, strict=True)
-            if name in ("broken", "specialized")
-        ]
-        for cell in cells:
-            if hasattr(cell.cell_contents, "cache_clear"):
-                cell.cell_contents.cache_clear()
+        kernels._specialized.cache_clear()
         with compiled_kernels(True):
             yield
-        for cell in cells:
-            if isinstance(cell.cell_contents, bool):
-                assert cell.cell_contents or cell.cell_contents is False
-                cell.cell_contents = False
-            else:
-                cell.cell_contents.cache_clear()
+        kernels._specialized.cache_clear()
+        kernels._failed.clear()
 
     @every_class
     def test_every_layer_works_silently(self, case, failing_compiler, recwarn, capfd):
         layer = randomize(case(basis=BSpline(4), dtype=torch.float64))
         assert_equals_reference(layer, case.input(torch.float64))
-        assert any(broken(kernel) for kernel in KERNELS)
+        assert kernels._failed
         assert not recwarn.list
         assert capfd.readouterr() == ("", "")
+
+    def test_only_what_failed_is_given_up(self, failing_compiler, monkeypatch):
+        layer = KANLinear(3, 2, basis=BSpline(4))
+        layer(torch.randn(4, 3))
+        assert {expansion for _, expansion, *_ in kernels._failed} == {layer.plan.expansion}
+        assert {dtype for *_, dtype, _ in kernels._failed} == {torch.float32}
+
+    def test_wrong_input_is_the_caller_s_fault(self, failing_compiler):
+        with pytest.raises(RuntimeError, match="size"):
+            kernels.input_gradient(torch.randn(3, 1, 2), KANLinear(2, 2).plan.expansion, None, torch.randn(3, 1, 4, 5))
+        assert not kernels._failed
 
     def test_compilation_can_be_forbidden_by_the_environment(self):
         code = "from convkan.ops import kernels; print(kernels._enabled)"
@@ -185,6 +166,20 @@ class TestTiles:
         pixels = nn.functional.pad(x[:1], (padding,) * 4).movedim(1, -1).unsqueeze(-2)
         assert len(list(tiles.strips(pixels, layer.basis_weight, layer.plan))) > 1
         assert_equals_reference(layer, x)
+
+    @pytest.mark.parametrize("functions", [1, 2])
+    @pytest.mark.parametrize("grid_size", [5, 40])
+    def test_activations_are_cut_into_few_images(self, functions, grid_size, monkeypatch):
+        sizes = []
+        monkeypatch.setattr(channelwise, "LARGE_BYTES", 2 * 3 * 5 * grid_size * functions * 8)
+        original = kernels.activation
+        monkeypatch.setattr(kernels, "activation", lambda x, *others: (sizes.append(len(x)), original(x, *others))[1])
+        layer = randomize(LearnableActivation(3, functions, basis=BSpline(grid_size), padding=(1, 0)))
+        for dtype in (torch.float32, torch.float64):
+            assert_equals_reference(layer.to(dtype), torch.randn(7, 3, 5, dtype=dtype))
+        with torch.autocast("cpu", torch.bfloat16):
+            layer.float()(torch.randn(7, 3, 5, requires_grad=True)).sum().backward()
+        assert max(sizes) < 7
 
     def test_second_derivatives_are_taken_of_the_whole(self, small):
         layer = randomize(KANConv2d(2, 2, 3, dtype=torch.float64))
@@ -247,6 +242,33 @@ class TestWholeModels:
         compiled, graphs = compile_counting(case())
         self.run_at_several_sizes(compiled, lambda batch: case.input(batch=batch))
         assert 1 <= len(graphs) <= 2
+
+    @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+    def test_one_output_trains(self, backend):
+        torch.compiler.reset()
+        for layer, x in ((KANLinear(5, 1), torch.randn(4, 5)), (KANConv2d(2, 1, 3), torch.randn(2, 2, 5, 5))):
+            expected = outputs_and_gradients(layer, x)
+            for name, value in outputs_and_gradients(torch.compile(layer, backend=backend), x).items():
+                assert_agree(value, expected[name.removeprefix("_orig_mod.")], name, factor=10)
+        torch.compiler.reset()
+
+    @pytest.mark.parametrize("case", [LAYERS["linear"], LAYERS["conv2d"]], ids=["linear", "conv2d"])
+    def test_transforms_can_be_compiled(self, case):
+        torch.compiler.reset()
+        layer, x = case(), case.input()
+        weights = dict(layer.named_parameters())
+
+        def forward(x):
+            return torch.func.jvp(layer, (x,), (torch.ones_like(x),))[1]
+
+        def by_weight(x):
+            return torch.func.grad(lambda w: torch.func.functional_call(layer, w, x).square().sum())(weights)
+
+        assert_agree(torch.compile(forward, fullgraph=True, backend="aot_eager")(x), forward(x), factor=10)
+        compiled = torch.compile(by_weight, backend="aot_eager")(x)
+        for name, expected in by_weight(x).items():
+            assert_agree(compiled[name], expected, name, factor=10)
+        torch.compiler.reset()
 
     @pytest.mark.parametrize("name", list_models())
     def test_every_model_is_one_graph_for_all_batch_sizes(self, name, compile_counting):

@@ -264,15 +264,13 @@ class BSpline(Basis):
         """The order + 1 splines on the knot interval that holds each x."""
         knots = self._required(knots)
         low, high = self.ends(knots)
-        # At the outermost knots all splines are zero already, and from order 2 on their slopes.
         held = _held_within(x, *((knots[..., 0], knots[..., -1]) if self.extrapolation == "zero" else (low, high)))
         step: Tensor | float
-        if uniform:
+        looked_up = uniform and self.order >= 2  # below, it matters on which side of a knot a point is taken to be
+        if looked_up:
             step = (high - low) / self.grid_size
             position = (held - low) / step + self.order
             interval = position.floor().long().clamp(0, self.num_knots - 2)  # NaN becomes an integer, whichever
-            if self.order < 2:  # otherwise it makes no difference on which side of a knot the point is
-                interval = torch.where(held == high, self.grid_size + self.order - 1, interval)
             point = position - interval
             around: list[Tensor] | list[float] = [float(j) for j in range(1 - self.order, self.order + 1)]
         else:
@@ -282,7 +280,8 @@ class BSpline(Basis):
             functions = [slope / step for slope in alive_slopes(point, around, self.order)]
         else:
             functions = alive_bsplines(point, around, self.order)
-        if self.extrapolation == "zero" and self.order < 2:
+        if self.extrapolation == "zero" and not looked_up:
+            # On simple knots, and from order 2 on, all splines and their slopes have come to zero at the ends anyway.
             beyond = (x < knots[..., 0]) | ((x >= knots[..., -1]) & (x != high))
             functions = [torch.where(beyond, 0, function) for function in functions]
         elif self.extrapolation == "clamp" and derivative:

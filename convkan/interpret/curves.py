@@ -32,7 +32,7 @@ def curves(
         first, last = x_range or (-2.0, 2.0)
         low, high = weight.new_full((channels,), first), weight.new_full((channels,), last)
     x = low + (high - low) * steps
-    features = Plan(layer.plan.expansion, Linear()).features(x, layer.grid).squeeze(-3).to(weight.dtype)
+    features = Plan(layer.current_plan().expansion, Linear()).features(x, layer.grid).squeeze(-3).to(weight.dtype)
     # An edge's input is its group's channel: gather the features each output sees.
     per_group = layer.coefficients.shape[1]
     features = features.unflatten(-1, (channels // per_group, per_group))

@@ -32,7 +32,7 @@ class LearnableActivation(KANLayer):
 
     Raises:
         TypeError: A size is not an integer.
-        ValueError: A size is not positive, or a name unknown.
+        ValueError: A size is not positive, a padding negative or without its pair, or a name unknown.
 
     Shape:
         (batch, num_channels, …) → (batch, num_channels·num_functions, …); output channel c·R + r.
@@ -58,25 +58,28 @@ class LearnableActivation(KANLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         check_channels(num_channels=num_channels, num_functions=num_functions)
+        padding = _check_padding(padding)
         super().__init__(
             num_channels,
             num_channels * num_functions,
             (),
             num_channels,
             False,
-            Channelwise(tuple(padding)),
+            Channelwise(padding),
             basis=basis,
             base_activation=base_activation,
             backend=backend,
             device=device,
             dtype=dtype,
         )
-        self.num_channels, self.num_functions, self.padding = num_channels, num_functions, tuple(padding)
+        self.num_channels, self.num_functions, self.padding = num_channels, num_functions, padding
 
     def forward(self, x: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels_out *space"]:
         """Apply every channel's functions."""
         if x.ndim < 2 or x.shape[1] != self.num_channels:
             raise ValueError(f"input must have {self.num_channels} channels in dimension 1, got {tuple(x.shape)}")
+        if x.ndim < 2 + len(self.padding) // 2:
+            raise ValueError(f"input must have the dimensions that padding {self.padding} is for, got {tuple(x.shape)}")
         channels_last = keeps_channels_last(x)
         y = evaluate(x, self.base_weight, self.basis_weight, self.grid, self.current_plan(), backend=self.backend)
         return in_memory_format(y, channels_last)
@@ -192,3 +195,13 @@ class LowRankKANConv2d(PaddedConvolution, nn.Module):
     def extra_repr(self) -> str:
         """Sizes and options."""
         return f"{self.geometry_repr()}, bias={self.bias is not None}, rank={self.rank}"
+
+
+def _check_padding(padding: Sequence[int]) -> tuple[int, ...]:
+    """``padding`` as pairs of amounts before and after each dimension."""
+    amounts = tuple(padding) if isinstance(padding, Sequence) else ()
+    if not isinstance(padding, Sequence) or not all(type(amount) is int for amount in amounts):
+        raise TypeError(f"padding must be pairs of integers, got {padding!r}")
+    if len(amounts) % 2 or min(amounts, default=0) < 0:
+        raise ValueError(f"padding must be pairs of amounts of at least 0, got {padding!r}")
+    return amounts

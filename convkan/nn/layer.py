@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convkan.basis import Basis, BSpline, create_basis, get_activation
 from convkan.basis.bspline import uniform_knots
 from convkan.nn.initialization import initialize_edges
-from convkan.ops import Expansion, Geometry, Plan, check_backend
+from convkan.ops import Expansion, Geometry, Plan, check_backend, is_concrete
 
 
 class KANLayer(nn.Module):
@@ -26,9 +26,9 @@ class KANLayer(nn.Module):
         base_weight: w_b, (out, in/groups, *kernel), or None without a base activation.
         basis_weight: c, (out, K·in/groups, *kernel), feature-major: all channels of B_1, then of B_2, …
         grid: The full knot vector of each channel, (in, knots), or None for a basis without a grid. A buffer: it
-            is saved and moved with the layer. Replace it with ``set_grid``, or by assignment, never in place.
+            is saved and moved with the layer. Replace it with ``set_grid``, or by assignment.
         uniform_knots: Whether the knots are equally spaced within each channel, in which case the closed form is
-            used. Decided when the grid is set or loaded.
+            used. Decided when the grid is set or loaded, or found to have changed.
         plan: How the layer is evaluated, for ``convkan.ops``; it follows the attributes above.
     """
 
@@ -122,10 +122,12 @@ class KANLayer(nn.Module):
         """``plan``, once it is made sure that it describes the grid there is.
 
         Knots can change unseen: written in place, averaged, broadcast, or put in by ``torch.func.functional_call``.
+        What torch does not count as a write goes unnoticed: one through ``.data``, or to an inference tensor. So does
+        any write once the layer is compiled; there, as everywhere, ``set_grid`` is noticed.
         """
         if self.grid is None or torch.compiler.is_compiling() or self._grid_is_as_described():
             return self.plan
-        if torch._C._are_functorch_transforms_active():
+        if not is_concrete(self.grid):
             return Plan(replace(self.plan.expansion, uniform=False), self.plan.geometry)
         self._describe_grid()
         return self.plan
@@ -136,7 +138,7 @@ class KANLayer(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Convert or move the layer: uniform knots stay so, and are exact again in a higher precision."""
-        uniform, before = self.uniform_knots, self.grid
+        uniform, before = self.uniform_knots and self._grid_is_as_described(), self.grid
         super()._apply(fn, recurse)
         if uniform and before is not None and self.grid is not None:
             if self.grid.dtype.itemsize > before.dtype.itemsize and not self.grid.is_meta:
@@ -147,18 +149,22 @@ class KANLayer(nn.Module):
 
     def _describe_grid(self) -> None:
         """Read off the grid whether it is uniform, and the range if all channels share one."""
-        if not isinstance(self.basis, BSpline) or self.grid is None or self.grid.is_meta:
+        if not isinstance(self.basis, BSpline) or self.grid is None or not is_concrete(self.grid):
             return
-        self._described = self.grid, _version(self.grid)
+        described = self.grid, _version(self.grid)
         grid = self.grid.double()
         low, high = self.basis.ends(grid)
         deviation = (grid - uniform_knots(low, high, self.basis.grid_size, self.basis.order)).abs()
         rounding = torch.finfo(self.grid.dtype).eps * grid.abs().amax(1, keepdim=True)
-        self.uniform_knots = bool((deviation <= 2 * rounding).all())
-        described = torch.tensor(self.basis.grid_range, dtype=grid.dtype, device=grid.device).to(self.grid.dtype)
-        shared = bool((low == low[0]).all() and (high == high[0]).all())
-        if shared and not bool(described[0] == low[0] and described[1] == high[0]):
-            self.basis = self.basis.with_range(low[0].item(), high[0].item())
+        uniform = (deviation <= 2 * rounding).all()
+        shared = (low == low[0]).all() & (high == high[0]).all()
+        # One transfer from the device for all.
+        is_uniform, is_shared, *ends = torch.stack([uniform, shared, low[0], high[0]]).tolist()
+        self.uniform_knots = bool(is_uniform)
+        present = torch.tensor(self.basis.grid_range, dtype=self.grid.dtype, device="cpu").tolist()
+        if is_shared and ends != present:
+            self.basis = self.basis.with_range(*ends)
+        self._described = described
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Check a grid that is assigned, note whether it is uniform, and keep the plan up to date."""
@@ -231,7 +237,7 @@ def _version(tensor: Tensor) -> int:
 
 def _knot_problem(knots: Float[Tensor, "channels knots"], basis: BSpline) -> str | None:
     """What is wrong with the knots of ``basis``, or None."""
-    if knots.is_meta:
+    if not is_concrete(knots):
         return None
     if not bool(knots.isfinite().all()):
         return "be finite"

@@ -2,7 +2,7 @@
 
 from convkan.ops.dispatch import BACKENDS, Backend, check_backend, evaluate
 from convkan.ops.kernels import compiled_kernels
-from convkan.ops.plan import Channelwise, Convolution, Expansion, Geometry, Linear, Plan
+from convkan.ops.plan import Channelwise, Convolution, Expansion, Geometry, Linear, Plan, is_concrete
 
 __all__ = [
     "BACKENDS",
@@ -16,4 +16,5 @@ __all__ = [
     "check_backend",
     "compiled_kernels",
     "evaluate",
+    "is_concrete",
 ]

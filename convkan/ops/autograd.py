@@ -78,6 +78,11 @@ def dense(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Ten
     """Evaluate a KAN layer through per-pixel features (shapes as in ``convkan.ops.dispatch.evaluate``)."""
     if not torch.compiler.is_compiling():
         return _TransformableDense.apply(x, base_weight, basis_weight, grid, plan)
+    if torch._C._are_functorch_transforms_active():
+        # What a compiler traces of a transform are operations that torch has rules for, and no functions of ours.
+        knots = plan.expansion.knots(grid, plan.geometry.groups)
+        features = plan.expansion.features(pixels_of(x, plan), knots)
+        return contract(features, expanded_weight(base_weight, basis_weight), plan.geometry)
     if x.device.type == "cpu" and not torch.compiler.is_exporting():
         return custom.dense(x, base_weight, basis_weight, grid, plan.key)
     return _Dense.apply(x, base_weight, basis_weight, grid, plan)

@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convkan.ops import kernels
-from convkan.ops.plan import Expansion
-from convkan.ops.tiles import even_size, may_cut, tile_bytes
+from convkan.ops.plan import Expansion, is_concrete
+from convkan.ops.tiles import even_size, tile_bytes
 
-LARGE_BYTES = 32 * 2**20
+# What a kernel that is not compiled may store for one intermediate result.
+LARGE_BYTES = 256 * 2**20
 
 
 def forward(
@@ -27,7 +28,10 @@ def forward(
     x = F.pad(x, padding) if any(padding) else x
     knots, pixels = _knots(grid, expansion), x.movedim(1, -1)
     weights = _by_function(base_weight, basis_weight, x, expansion)
-    parts = [kernels.activation(part, expansion, knots, *weights, basis_weight.dtype) for part in _large(pixels)]
+    parts = [
+        kernels.activation(part, expansion, knots, *weights, basis_weight.dtype)
+        for part in pixels.split(_images_at_a_time(pixels, basis_weight))
+    ]
     return _cat(parts).mT.flatten(-2).movedim(-1, 1)
 
 
@@ -49,9 +53,10 @@ def backward(
     grad_x = None
     if need_x:
         weights = _by_function(base_weight, basis_weight, x, expansion)
+        size = _images_at_a_time(pixels, basis_weight)
         parts = [
             kernels.activation_gradient(part, expansion, knots, *weights, part_grad)
-            for part, part_grad in zip(_large(pixels), _large(inner), strict=True)
+            for part, part_grad in zip(pixels.split(size), inner.split(size), strict=True)
         ]
         grad_x = _cat(parts).movedim(-1, 1)
     if not need_weight:
@@ -109,10 +114,12 @@ def _by_function(
     return base, F.pad(basis, (0, 0, 0, 0, margin, margin)) if margin else basis
 
 
-def _large(x: Tensor) -> tuple[Tensor, ...]:
-    """Parts of the batch that bound the memory where kernels are not compiled, and store what they compute."""
-    per_image = max(1, x[:1].nbytes)
-    return x.split(max(1, LARGE_BYTES // per_image)) if may_cut(x) else (x,)
+def _images_at_a_time(x: Float[Tensor, "batch *space channels"], basis_weight: Tensor) -> int:
+    """How many images bound the memory where kernels are not compiled, and store every function times its weight."""
+    if not is_concrete(x) or x.numel() == 0:
+        return max(1, len(x))
+    per_image = x[0].numel() // x.shape[-1] * basis_weight.numel() * max(4, x.itemsize)
+    return even_size(len(x), LARGE_BYTES // per_image)
 
 
 def _cat(parts: list[Tensor]) -> Tensor:
@@ -121,7 +128,7 @@ def _cat(parts: list[Tensor]) -> Tensor:
 
 def _tiles(x: Tensor, grad: Tensor, expansion: Expansion) -> Iterator[tuple[Tensor, Tensor]]:
     """Matching parts of both that stay in the cache together while they are read again for every function."""
-    if not may_cut(x) or x.numel() == 0:
+    if not is_concrete(x) or x.numel() == 0:
         yield x, grad
         return
     per_image = (x[0].numel() + grad[0].numel()) * max(4, x.itemsize)

@@ -63,7 +63,9 @@ def dense_backward(
     grad_x, grad_base, grad_basis = (x.new_empty(0) if gradient is None else gradient for gradient in gradients)
     if need_x:
         grad_x = _laid_out(grad_x, PLANS[plan].geometry)
-    return grad_x, grad_base.contiguous(), grad_basis.contiguous()
+    # Those of the weights are views of one tensor, which results of an operation must not be.
+    grad_base, grad_basis = (g.clone(memory_format=torch.contiguous_format) for g in (grad_base, grad_basis))
+    return grad_x, grad_base, grad_basis
 
 
 @dense_backward.register_fake
@@ -77,13 +79,12 @@ def _(
     need_x: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    nothing = x.new_empty(0)
     linear = isinstance(PLANS[plan].geometry, Linear)
     grad_x = x.new_empty(x.shape) if linear else _empty(x, x.shape[0], x.shape[1], list(x.shape[2:]))
     return (
-        grad_x if need_x else nothing,
-        base_weight.new_empty(base_weight.shape) if need_weight and base_weight is not None else nothing,
-        basis_weight.new_empty(basis_weight.shape) if need_weight else nothing,
+        grad_x if need_x else x.new_empty(0),
+        x.new_empty(0) if base_weight is None or not need_weight else base_weight.new_empty(base_weight.shape),
+        basis_weight.new_empty(basis_weight.shape) if need_weight else x.new_empty(0),
     )
 
 

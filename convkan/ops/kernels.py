@@ -2,8 +2,10 @@
 
 ``torch.compile`` turns each function here into a loop that reads every pixel once. It does so at the first call with at
 least ``MIN_ENTRIES`` numbers to compute, which takes seconds; torch caches the result on disk for later processes.
-Without a C++ compiler, or where compilation fails, the same function runs as it is written: slower, and equal up to
-rounding. Set the environment variable CONVKAN_COMPILE=0, or use ``compiled_kernels(False)``, to do without compilation.
+Where compilation fails, as it does without a C++ compiler, the same function runs as it is written, for the rest of
+the process: slower, and equal up to rounding (the logger of this module tells why, at level INFO). So it does once
+torch has compiled it for ``torch._dynamo.config.recompile_limit`` situations. Set the environment variable
+CONVKAN_COMPILE=0, or use ``compiled_kernels(False)``, to do without compilation.
 
 No gradient is taken through these functions, and they are not compiled under a transform or a tracer of torch's,
 which must see the operations themselves.
@@ -13,17 +15,14 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import cache
+from functools import cache, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from convkan.basis import BSpline
-from convkan.ops.plan import Expansion, at_least_float32
+from convkan.ops.plan import Expansion, at_least_float32, is_concrete
 
 MIN_ENTRIES = 2**18
 DISABLING_VARIABLE = "CONVKAN_COMPILE"
@@ -38,6 +37,8 @@ OPTIONS: dict[str, Any] = {
 
 _enabled = os.environ.get(DISABLING_VARIABLE, "1") != "0"
 _log = logging.getLogger(__name__)
+# The functions that could not be compiled, with what they were to be compiled for.
+_failed: set[tuple[Callable[..., Any], Expansion, torch.dtype, str]] = set()
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -58,34 +59,38 @@ def _compiled(
 ) -> Callable[Concatenate[Tensor, Expansion, _P], _R]:
     """``function`` of (x, expansion, *tensors), compiled once an expansion where x is large."""
 
-    @cache
-    def specialized(expansion: Expansion, dtype: torch.dtype) -> Callable[..., _R]:
-        if isinstance(expansion.basis, BSpline) and expansion.basis.grid_range != (0, 1):
-            # Knots come with each call, so layers that start on different ranges can share a kernel.
-            return specialized(replace(expansion, basis=expansion.basis.with_range(0, 1)), dtype)
-
-        def run(x: Tensor, *others: Any) -> _R:
-            return function(x, expansion, *others)  # type: ignore[call-arg]
-
-        # torch.compile counts recompilations, and gives up after a few, by code object: each expansion has its own.
-        run.__code__ = run.__code__.replace()
-        return torch.compile(run, options=OPTIONS)
-
-    broken = False
-
+    @wraps(function)
     def call(x: Tensor, expansion: Expansion, *others: Any) -> _R:
-        nonlocal broken
-        if not broken and _enabled and x.numel() * expansion.num_features >= MIN_ENTRIES and _may_compile(x):
-            try:
-                with _same_state(x.device.type):
-                    return specialized(expansion, x.dtype)(*_of_any_size(x, *others))
-            except (RuntimeError, OSError) as error:
-                _log.info("%s runs without being compiled: %s", function.__name__, error)
-                broken = True
-        return function(x, expansion, *others)  # type: ignore[call-arg]
+        # The size is asked last: where it is traced, to ask is to promise that it stays on this side of the limit.
+        if not _may_compile(x) or x.numel() * expansion.num_features < MIN_ENTRIES:
+            return function(x, expansion, *others)  # type: ignore[call-arg]
+        kind = function, expansion, x.dtype, x.device.type
+        if kind in _failed:
+            return function(x, expansion, *others)  # type: ignore[call-arg]
+        try:
+            with _same_state(x.device.type):
+                return _specialized(*kind)(*_of_any_size(x, *others))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, OSError) as error:
+            y = function(x, expansion, *others)  # type: ignore[call-arg]
+            _log.info("%s is not compiled for %s, %s: %s", function.__name__, expansion, x.dtype, error)
+            _failed.add(kind)
+            return y
 
-    call.__doc__ = function.__doc__
     return call  # type: ignore[return-value]
+
+
+@cache
+def _specialized(
+    function: Callable[..., Any], expansion: Expansion, dtype: torch.dtype, device: str
+) -> Callable[..., Any]:
+    def run(x: Tensor, *others: Any) -> Any:
+        return function(x, expansion, *others)
+
+    # torch.compile counts recompilations, and gives up after a few, by code object: each of these has its own.
+    run.__code__ = run.__code__.replace()
+    return torch.compile(run, options=OPTIONS)
 
 
 @contextmanager
@@ -106,14 +111,7 @@ def _of_any_size(*arguments: Any) -> Iterator[Any]:
 
 
 def _may_compile(x: Tensor) -> bool:
-    """Whether ``x`` is an ordinary tensor, in ordinary execution."""
-    return (
-        type(x) is Tensor
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and _get_current_dispatch_mode() is None
-        and torch._C._get_tracing_state() is None
-    )
+    return _enabled and type(x) is Tensor and is_concrete(x) and torch.amp.is_autocast_available(x.device.type)
 
 
 @_compiled
@@ -207,14 +205,19 @@ def activation_sums(
     knots: Tensor | None,
     grad: Float[Tensor, "*batch functions channels"],
 ) -> tuple[Float[Tensor, "functions channels"], Float[Tensor, "basis functions channels"]]:
-    """Σ grad·b(x) and Σ grad·B_k(x), over all entries."""
+    """Σ grad·b(x), or zeros without b, and Σ grad·B_k(x), over all entries."""
     x = at_least_float32(x)
     grad = grad.to(x.dtype)
-    fixed = x if expansion.base is None else expansion.base.value(x)
     planes = expansion.planes(x, knots, derivative=False, differentiable=False)
     pixels = tuple(range(x.ndim - 1))
     by_function = [(planes * part.unsqueeze(-2)).sum(pixels) for part in grad.unbind(-2)]
-    return (grad * fixed.unsqueeze(-2)).sum(pixels), torch.stack(by_function, dim=1)
+    return _base_sums(x, expansion, grad), torch.stack(by_function, dim=1)
+
+
+def _base_sums(x: Tensor, expansion: Expansion, grad: Tensor) -> Float[Tensor, "functions channels"]:
+    if expansion.base is None:
+        return grad.new_zeros(grad.shape[-2:])
+    return (grad * expansion.base.value(x).unsqueeze(-2)).sum(tuple(range(x.ndim - 1)))
 
 
 @_compiled
@@ -228,12 +231,11 @@ def activation_terms(
     Int[Tensor, "channels pixels"],
     list[Float[Tensor, "functions channels pixels"]],
 ]:
-    """Σ grad·b(x), and for Σ grad·B_k(x) the row of the first function alive, and grad·B for all that are."""
+    """Σ grad·b(x) as above, and for Σ grad·B_k(x) the row of the first function alive, and grad·B for all that are."""
     x = at_least_float32(x)
     grad = grad.to(x.dtype)
-    fixed = x if expansion.base is None else expansion.base.value(x)
     first, values = expansion.basis.alive(x, knots, uniform=expansion.uniform)
     # Contiguous along the pixels of a channel, over which the sums go.
     row = (first + (len(values) - 1)).movedim(-1, 0).flatten(1).contiguous()
     terms = [(grad * value.unsqueeze(-2)).movedim((-2, -1), (0, 1)).flatten(2).contiguous() for value in values]
-    return (grad * fixed.unsqueeze(-2)).sum(tuple(range(x.ndim - 1))), row, terms
+    return _base_sums(x, expansion, grad), row, terms

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch._subclasses import FakeTensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from convkan.basis import Activation, Basis, BSpline, get_activation
 from convkan.basis.bspline import uniform_knots
@@ -63,7 +65,8 @@ class Expansion:
     evaluated, and returned, in float32.
 
     Attributes:
-        basis: The univariate basis.
+        basis: The univariate basis. The range a grid starts on is left out: knots come with each call, so that layers
+            on different ranges have equal expansions, and share what is compiled for them.
         base_activation: Name of the fixed part of each edge, or None.
         uniform: Whether each channel's knots are equally spaced, so that a closed form may be used.
     """
@@ -71,6 +74,10 @@ class Expansion:
     basis: Basis
     base_activation: str | None
     uniform: bool
+
+    def __post_init__(self) -> None:
+        if isinstance(self.basis, BSpline):
+            object.__setattr__(self, "basis", self.basis.with_range(0, 1))
 
     @property
     def base(self) -> Activation | None:
@@ -184,6 +191,19 @@ class Plan:
 
 # All plans of this process by their key.
 PLANS: dict[str, Plan] = {}
+
+
+def is_concrete(x: Tensor) -> bool:
+    """Whether ``x`` holds numbers that are worked on now, not traced, transformed or only described."""
+    return (
+        isinstance(x, Tensor)
+        and not isinstance(x, FakeTensor)
+        and not x.is_meta
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and _get_current_dispatch_mode() is None
+        and torch._C._get_tracing_state() is None
+    )
 
 
 def at_least_float32(x: Tensor) -> Tensor:

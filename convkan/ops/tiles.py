@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from convkan.ops.plan import Convolution, Linear, Plan
+from convkan.ops.plan import Convolution, Linear, Plan, is_concrete
 
 # Features of one tile, for each thread: small enough for the cache, large enough for an efficient convolution.
 CPU_BYTES_PER_THREAD = 11 * 2**19
@@ -27,11 +27,6 @@ class Strip:
 WHOLE = Strip(slice(None), slice(None))
 
 
-def may_cut(x: Tensor) -> bool:
-    """Whether ``x`` is evaluated now and here, not traced or transformed with sizes that stand for others."""
-    return not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
-
-
 def tile_bytes(device: torch.device, weight: Tensor | None = None) -> int:
     """Bytes of features to have at a time; not less than twice the weights, which every tile reads."""
     budget = CPU_BYTES_PER_THREAD * torch.get_num_threads() if device.type == "cpu" else DEVICE_BYTES
@@ -45,7 +40,7 @@ def even_size(length: int, at_most: int) -> int:
 
 def images_per_tile(x: Tensor, weight: Tensor, plan: Plan) -> int:
     """How many entries of the batch are evaluated at a time."""
-    if not may_cut(x) or len(x) == 0:
+    if not is_concrete(x) or len(x) == 0:  # sizes may stand for others
         return max(1, len(x))
     per_image = _padded_entries(x, plan) // len(x) * plan.expansion.num_features * weight.itemsize
     budget = tile_bytes(x.device, weight)
@@ -59,7 +54,7 @@ def strips(pixels: Float[Tensor, "batch *space groups channels"], weight: Tensor
     geometry = plan.geometry
     total = pixels.numel() * plan.expansion.num_features * weight.itemsize
     budget = 4 * tile_bytes(pixels.device, weight)
-    if not isinstance(geometry, Convolution) or len(pixels) > 1 or not may_cut(pixels) or total <= budget:
+    if not isinstance(geometry, Convolution) or len(pixels) > 1 or not is_concrete(pixels) or total <= budget:
         yield WHOLE
         return
     stride, extent = geometry.stride[0], geometry.dilation[0] * (weight.shape[2] - 1) + 1
@@ -71,10 +66,9 @@ def strips(pixels: Float[Tensor, "batch *space groups channels"], weight: Tensor
 
 
 def _padded_entries(x: Tensor, plan: Plan) -> int:
-    entries = len(x) * (x.shape[1] if isinstance(plan.geometry, Convolution) else 1)
     if not isinstance(plan.geometry, Convolution):
         return x.numel()
-    padding = plan.geometry.padding
+    entries, padding = len(x) * x.shape[1], plan.geometry.padding
     for size, before, after in zip(x.shape[:1:-1], padding[0::2], padding[1::2], strict=True):
         entries *= size + before + after
     return entries

@@ -103,7 +103,8 @@ def _start(path: Path, config: BenchmarkConfig, device: torch.device) -> dict[st
     """The record to fill: the one in the folder if it was made by the same code in the same way."""
     settings = {name: getattr(config, name) for name in ("quick", "rounds", "budget", "threads", "device")}
     record = {"config": settings, **environment(device), "workloads": {}, "ratios": []}
-    if path.exists() and not config.fresh:
+    uncommitted = str(record["git_commit"]).endswith("+")  # which may be other code than before
+    if path.exists() and not config.fresh and not uncommitted:
         earlier: dict[str, Any] = json.loads(path.read_text())
         if all(earlier.get(key) == record[key] for key in ("config", "git_commit", "versions", "device")):
             return earlier

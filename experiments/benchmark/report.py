@@ -109,6 +109,9 @@ def _bars(axis: Any, workload: dict[str, Any]) -> None:
         for label, result in workload["results"].items()
         if result["milliseconds"].get("forward+backward")
     ]
+    if not timed:
+        axis.set_axis_off()
+        return
     timed.sort(key=lambda item: item[1]["median"])
     medians = [summary["median"] for _, summary in timed]
     spread = [
