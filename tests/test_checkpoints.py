@@ -9,11 +9,13 @@ import torch
 from cases import BASIS_CASES, LAYER_CLASSES, kan_layers, make_uneven, randomize
 from tolerances import HALF_DTYPES, assert_agree
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, stack_module_state, vmap
 from torch.optim.swa_utils import AveragedModel
 
 from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import RBF, BSpline, Chebyshev
+from convkan.interpret.curves import curves
 
 every_class = pytest.mark.parametrize("case", LAYER_CLASSES.values(), ids=LAYER_CLASSES)
 # What training may have made of the spline a layer starts with.
@@ -290,6 +292,24 @@ class TestKnotsThatChangeUnseen:
             uniform.grid.copy_(uneven.grid)
         uneven.base_weight, uneven.basis_weight = uniform.base_weight, uniform.basis_weight
         assert_agree(uniform(self.x), uneven(self.x))
+
+    def test_before_a_change_of_precision(self, layers):
+        uniform, uneven = layers
+        uniform.float().grid.copy_(uneven.grid)
+        assert torch.equal(uniform.double().grid, uneven.grid.float().double())
+
+    def test_by_the_curves_drawn_of_a_layer(self, layers):
+        uniform, uneven = layers
+        uniform.load_state_dict(uneven.state_dict())
+        uniform.grid.copy_(KANLinear(3, 2, dtype=torch.float64).grid)
+        uniform.grid.copy_(uneven.grid)
+        for ours, expected in zip(curves(uniform), curves(uneven), strict=True):
+            assert_agree(ours, expected)
+
+    def test_in_a_description_without_numbers(self, layers):
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            state = {name: mode.from_tensor(value) for name, value in layers[1].state_dict().items()}
+            assert functional_call(layers[0], state, (mode.from_tensor(self.x),)).shape == (5, 2)
 
     def test_by_averaging(self, layers):
         uniform, uneven = layers

@@ -1,9 +1,9 @@
 """The contract of a univariate basis: what an edge of a KAN is a weighted sum of."""
 
 from abc import ABC, abstractmethod
+from math import isfinite
 from typing import ClassVar, Self
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -108,6 +108,6 @@ def check_range(name: str, value: object) -> tuple[float, float]:
         low, high = (float(end) for end in value)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a pair of numbers (low, high), got {value!r}") from None
-    if not (torch.tensor([low, high], device="cpu").isfinite().all() and low < high):
+    if not (isfinite(low) and isfinite(high) and low < high):
         raise ValueError(f"{name} must be finite with low < high, got {value!r}")
     return low, high

@@ -48,12 +48,11 @@ def edge_moments(basis: Basis, base_activation: str | None) -> EdgeMoments:
     activation. The mean is taken out because a shared offset would grow from layer to layer at the expense of
     the signal. Where the basis lives off the standard normal, a normal on its grid takes its place.
     """
-    plan = Plan(Expansion(basis, base_activation, uniform=False), Linear())
-    features, slopes, probability = _sample(plan, center=0.0, scale=1.0)
+    features, slopes, probability = _sample(basis, base_activation, center=0.0, scale=1.0)
     first = 0 if base_activation is None else 1
     if isinstance(basis, BSpline) and features[:, first:].square().sum(1) @ probability < 0.05:
         low, high = basis.grid_range
-        features, slopes, probability = _sample(plan, center=(low + high) / 2, scale=(high - low) / 2)
+        features, slopes, probability = _sample(basis, base_activation, center=(low + high) / 2, scale=(high - low) / 2)
 
     weighted = features * probability.unsqueeze(-1)
     means = weighted.sum(0)
@@ -84,13 +83,14 @@ def edge_moments(basis: Basis, base_activation: str | None) -> EdgeMoments:
     )
 
 
-def _sample(plan: Plan, center: float, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def _sample(basis: Basis, base_activation: str | None, center: float, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Features and slopes (points, 1 + K) at points dense enough for the basis, and normal probabilities (points)."""
-    count = 2001 + 40 * plan.expansion.basis.num_functions
+    plan = Plan(Expansion(basis, base_activation, uniform=False), Linear())
+    count = 2001 + 40 * basis.num_functions
     z = torch.linspace(-6, 6, count, dtype=torch.float64, device="cpu")
     probability = torch.exp(-z.square() / 2)
     points = (center + scale * z).unsqueeze(-1)
-    grid = plan.expansion.basis.knots(1) if isinstance(plan.expansion.basis, BSpline) else None
+    grid = basis.knots(1) if isinstance(basis, BSpline) else None
     features = plan.features(points, grid).flatten(1)
     slopes = plan.features(points, grid, derivative=True).flatten(1)
     return features, slopes, probability / probability.sum()
