@@ -118,6 +118,29 @@ class KANLayer(nn.Module):
             raise TypeError(f"a {type(self.basis).__name__} basis has no grid")
         self.grid = knots.detach().to(self.grid, copy=True)
 
+    @torch.no_grad()
+    def respline(self, basis: BSpline, knots: Float[Tensor, "channels knots"], basis_weight: Tensor) -> None:
+        """Replace basis, knots and coefficients together: what ``convkan.grid`` is made of.
+
+        Where sizes stay the same it happens in place; otherwise ``basis_weight`` becomes a new parameter.
+
+        Args:
+            basis: The new basis, for a layer that has a grid.
+            knots: (in, G+2k+1) for that basis.
+            basis_weight: (out, K·in/groups, *kernel) for that basis.
+        """
+        assert self.grid is not None
+        in_place = basis_weight.shape == self.basis_weight.shape
+        self.basis = basis
+        if in_place:
+            self.grid.copy_(knots)
+            self.basis_weight.copy_(basis_weight)
+        else:
+            old = self.basis_weight
+            self._buffers["grid"] = knots.to(self.grid)
+            self.basis_weight = nn.Parameter(basis_weight.to(old), requires_grad=old.requires_grad)
+        self._describe_grid()
+
     def current_plan(self) -> Plan:
         """``plan``, once it is made sure that it describes the grid there is.
 

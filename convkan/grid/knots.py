@@ -1,0 +1,116 @@
+"""Knots, and what becomes of a spline's coefficients when they change.
+
+The new coefficients of the same function are a linear map of the old ones: exact where the new knots contain the old
+(``insertion``), otherwise the closest there is (``fitting``).
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from convkan.basis import BSpline
+
+POINTS_AN_INTERVAL = 16  # at which functions are compared where there is no data
+RIDGE = 1e-12
+
+
+def insertion(
+    basis: BSpline,
+    knots: Float[Tensor, "channels knots"],
+    new_basis: BSpline,
+    new_knots: Float[Tensor, "channels new_knots"],
+) -> Float[Tensor, "channels new_functions functions"]:
+    """The map of coefficients to those of the same function on knots that contain the old ones between the grid's ends.
+
+    A coefficient is the polar form of a polynomial piece at the inner knots of its B-spline, and de Boor's recursion
+    evaluates polar forms: with another argument in each of its steps. Source: Ramshaw, "Blossoms are polar forms"
+    (1989), sec. 5; for insertion alone this is the Oslo algorithm (Cohen, Lyche, Riesenfeld, 1980).
+
+    Args:
+        basis: The basis that the coefficients belong to.
+        knots: Its knots.
+        new_basis: A basis of the same order.
+        new_knots: Its knots, which increase strictly between the grid's ends.
+    """
+    order, count = basis.order, new_basis.num_functions
+    functions = torch.arange(count, device=knots.device)
+    # An interval of the grid, in the middle of what the function covers, and the old interval around it.
+    inner = (functions + order // 2).clamp(order, order + new_basis.grid_size - 1)
+    middle = (new_knots[:, inner] + new_knots[:, inner + 1]) / 2
+    interval = torch.searchsorted(knots.contiguous(), middle.contiguous(), right=True) - 1
+
+    def knot(offset: int) -> Tensor:
+        return knots.gather(1, interval + offset)
+
+    # Row r starts as the coefficient of the function r of those alive; columns are what it consists of.
+    rows = list(torch.eye(order + 1, dtype=knots.dtype, device=knots.device).expand(*interval.shape, -1, -1).unbind(-2))
+    for step in range(1, order + 1):
+        argument = new_knots[:, functions + step]
+        for row in range(order, step - 1, -1):
+            left, right = knot(row - order), knot(row + 1 - step)
+            share = ((argument - left) / (right - left)).unsqueeze(-1)
+            rows[row] = (1 - share) * rows[row - 1] + share * rows[row]
+    change = knots.new_zeros(len(knots), count, basis.num_functions)
+    columns = (interval - order).unsqueeze(-1) + torch.arange(order + 1, device=knots.device)
+    return change.scatter(-1, columns, rows[-1])
+
+
+def fitting(
+    basis: BSpline,
+    knots: Float[Tensor, "channels knots"],
+    new_basis: BSpline,
+    new_knots: Float[Tensor, "channels new_knots"],
+    points: Float[Tensor, "channels points"],
+    weights: Float[Tensor, "channels points"],
+) -> Float[Tensor, "channels new_functions functions"]:
+    """The map of coefficients to those of the function on other knots that is closest at weighted points.
+
+    Least squares by an orthogonal factorisation, with a ridge so small that it decides only what no point does, and a
+    step of refinement that takes its bias out.
+    """
+    scale = weights.sqrt().unsqueeze(-1)
+    new = new_basis.evaluate(points.mT, new_knots).movedim(-1, 0) * scale
+    old = basis.evaluate(points.mT, knots).movedim(-1, 0) * scale
+    size = new.square().sum((1, 2), keepdim=True).sqrt() / new.shape[-1] ** 0.5
+    ridge = RIDGE**0.5 * size * torch.eye(new.shape[-1], dtype=new.dtype, device=new.device)
+    orthogonal, triangular = torch.linalg.qr(torch.cat([new, ridge], dim=1))
+    orthogonal = orthogonal[:, : new.shape[1]]
+
+    def solve(target: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(triangular, orthogonal.mT @ target, upper=True)
+
+    change = solve(old)
+    return change + solve(old - new @ change)
+
+
+def distinct(knots: Float[Tensor, "channels knots"]) -> Bool[Tensor, " channels"]:
+    """Whether all knots of a channel are so far apart that splines on them can be told apart."""
+    steps = knots.diff(dim=1)
+    return (steps > 0).all(1) & (steps.amin(1) > 1e-6 * (knots[:, -1] - knots[:, 0]))
+
+
+def extended(inner: Float[Tensor, "channels inner"], order: int) -> Float[Tensor, "channels knots"]:
+    """Knots of a grid, continued beyond its ends in steps of its mean interval."""
+    step = (inner[:, -1:] - inner[:, :1]) / (inner.shape[1] - 1)
+    steps = step * torch.arange(1, order + 1, dtype=inner.dtype, device=inner.device)
+    return torch.cat([inner[:, :1] - steps.flip(1), inner, inner[:, -1:] + steps], dim=1)
+
+
+def split(inner: Float[Tensor, "channels inner"], grid_size: int) -> Float[Tensor, "channels new_inner"]:
+    """The intervals divided evenly into ``grid_size``, the widest first where it does not come out even."""
+    widths, intervals = inner.diff(dim=1), inner.shape[1] - 1
+    pieces = torch.full_like(widths, grid_size // intervals)
+    for _ in range(grid_size % intervals):
+        pieces.scatter_add_(1, (widths / pieces).argmax(1, keepdim=True), torch.ones_like(pieces[:, :1]))
+    index = torch.arange(grid_size, device=inner.device).expand(len(inner), -1)
+    last = pieces.cumsum(1)
+    interval = torch.searchsorted(last, index.to(last.dtype).contiguous(), right=True)
+    place = index - (last - pieces).gather(1, interval)
+    starts = inner[:, :-1].gather(1, interval) + place / pieces.gather(1, interval) * widths.gather(1, interval)
+    return torch.cat([starts, inner[:, -1:]], dim=1)
+
+
+def between(ordered: Float[Tensor, "channels places"], an_interval: int = POINTS_AN_INTERVAL) -> Tensor:
+    """Points within each interval of sorted places."""
+    shares = (torch.arange(an_interval, dtype=ordered.dtype, device=ordered.device) + 0.5) / an_interval
+    return (ordered[:, :-1, None] + ordered.diff(dim=1)[..., None] * shares).flatten(1)

@@ -1,0 +1,172 @@
+"""Grids of whole models, from batches of inputs."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+
+from convkan.basis import BSpline
+from convkan.grid.inputs import Summary, gathered, inputs_of
+from convkan.grid.layers import adapt, check_mix, effective_knots, refine_grid, spline_of
+from convkan.nn import KANLayer
+
+WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LayerCoverage:
+    """How a layer's inputs lie on its grid.
+
+    Attributes:
+        off_grid: Share of the inputs of each channel off the grid.
+        dead: Channels whose inputs are all the same, so that nothing depends on them.
+    """
+
+    off_grid: Float[Tensor, " channels"]
+    dead: Bool[Tensor, " channels"]
+
+
+def spline_layers(model: nn.Module) -> dict[str, KANLayer]:
+    """The layers of a model that have a grid, by name."""
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, KANLayer) and isinstance(layer.basis, BSpline)
+    }
+
+
+@torch.no_grad()
+def adapt_grids(
+    model: nn.Module, batches: Iterable[Tensor], *, grid_eps: float = 0.05, margin: float = 0.01
+) -> dict[str, float]:
+    """``adapt_grid`` on every spline layer of a model, from what its layers are given for these batches.
+
+    The model is run as it stands, in train or eval mode; running statistics, gradients, random numbers and the
+    optimiser are left as they are. Optimiser state stays: parameters keep their shapes.
+
+    Args:
+        model: The model.
+        batches: Inputs of the model; of a tuple or list, as loaders yield, the first is taken.
+        grid_eps: See ``adapt_grid``.
+        margin: See ``adapt_grid``.
+
+    Returns:
+        For each layer, the relative change of its functions at its inputs.
+
+    Raises:
+        ValueError: There are no batches, or the inputs of a layer are empty or not finite.
+    """
+    check_mix(grid_eps, margin)
+    summaries = {name: gathered(summary) for name, summary in _summaries(model, batches).items()}
+    layers = spline_layers(model)
+    return {name: adapt(layers[name], summary, grid_eps, margin) for name, summary in summaries.items()}
+
+
+@torch.no_grad()
+def refine_grids(model: nn.Module, grid_size: int, optimizer: Optimizer | None = None) -> dict[str, float]:
+    """``refine_grid`` on every spline layer of a model.
+
+    Args:
+        model: The model.
+        grid_size: Intervals of the new grids.
+        optimizer: Its groups are given the new parameters. Their state starts anew, since its shapes no longer fit; the
+            logger of this module says for which. That of all other parameters stays (but for LBFGS, whose history is of
+            all at once).
+
+    Returns:
+        For each layer, the relative change of its functions.
+
+    Raises:
+        RuntimeError: The model is wrapped for several devices, which hold on to the old parameters.
+    """
+    if any(type(module).__name__ in WRAPPERS for module in model.modules()):
+        raise RuntimeError(f"grids cannot be refined within {' or '.join(WRAPPERS)}: refine, then wrap the model")
+    changes = {}
+    for name, layer in spline_layers(model).items():
+        before = layer.basis_weight
+        changes[name] = refine_grid(layer, grid_size)
+        if optimizer is not None and layer.basis_weight is not before:
+            _swap(optimizer, before, layer.basis_weight, name)
+    return changes
+
+
+@torch.no_grad()
+def coverages(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, LayerCoverage]:
+    """How the inputs of every spline layer of a model lie on its grid; arguments as in ``adapt_grids``."""
+    off: dict[str, list[tuple[Tensor, int]]] = {}
+    ends: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for name, layer, samples in _recorded(model, batches):
+        low, high = spline_of(layer).ends(effective_knots(layer))
+        outside = (samples < low.unsqueeze(1)) | (samples > high.unsqueeze(1))
+        off.setdefault(name, []).append((outside.double().sum(1), samples.shape[1]))
+        if samples.shape[1]:
+            ends.setdefault(name, []).append((samples.amin(1), samples.amax(1)))
+    found = {}
+    for name, counts in off.items():
+        total = max(1, sum(count for _, count in counts))
+        least = torch.stack([low for low, _ in ends[name]]).amin(0)
+        greatest = torch.stack([high for _, high in ends[name]]).amax(0)
+        found[name] = LayerCoverage(torch.stack([number for number, _ in counts]).sum(0) / total, least == greatest)
+    return found
+
+
+def _summaries(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Summary]:
+    parts: dict[str, list[Summary]] = {}
+    for name, _, samples in _recorded(model, batches):
+        parts.setdefault(name, []).append(Summary.of(samples))
+    if not parts:
+        raise ValueError("batches must hold at least one, and the model a spline layer that it calls")
+    return {name: Summary.joined(summaries) for name, summaries in parts.items()}
+
+
+def _recorded(model: nn.Module, batches: Iterable[Tensor]) -> Iterator[tuple[str, KANLayer, Tensor]]:
+    """What every spline layer is given, call by call, while the model runs over batches and stays as it is."""
+    seen: list[tuple[str, KANLayer, Tensor]] = []
+
+    def record(name: str, layer: KANLayer) -> object:
+        return layer.register_forward_pre_hook(lambda _, x: seen.append((name, layer, inputs_of(layer, x[0]))))
+
+    handles = [record(name, layer) for name, layer in spline_layers(model).items()]
+    try:
+        with _undisturbed(model), torch.compiler.set_stance("force_eager"):  # compiled code would not call hooks
+            for batch in batches:
+                model(batch[0] if isinstance(batch, tuple | list) else batch)
+                yield from seen
+                seen.clear()
+    finally:
+        for handle in handles:
+            handle.remove()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Put back buffers that a forward pass in train mode changes, and the state of the random generators."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    devices = {buffer.device.index or 0 for buffer in before.values() if buffer.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(devices)):
+        try:
+            yield
+        finally:
+            for name, buffer in model.named_buffers():
+                if not torch.equal(buffer, before[name]):
+                    buffer.copy_(before[name])
+
+
+def _swap(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, name: str) -> None:
+    """Put a parameter in the place of another."""
+    for group in optimizer.param_groups:
+        for index, parameter in enumerate(group["params"]):
+            if parameter is old:
+                group["params"][index] = new
+                _log.info("the optimiser's state of %s starts anew: its grid was refined", name)
+    optimizer.state.pop(old, None)
+    if isinstance(optimizer, LBFGS):
+        optimizer.state.clear()
+        optimizer._numel_cache = None
