@@ -6,11 +6,10 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from convkan.basis import Basis, create_basis
+from convkan.basis import Basis
+from convkan.models.blocks import basis_of, check_input
 from convkan.models.registry import register_model
 from convkan.nn import KANConv2d, KANLinear, LowRankKANConv2d
-
-GRID_RANGE = (-3.0, 3.0)  # three standard deviations of a normalised input
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,7 @@ class ConvNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch of images."""
-        if x.ndim != 4 or min(x.shape[2:]) < self.smallest_side:
-            side = self.smallest_side
-            raise ValueError(
-                f"input must be (batch, channels, height, width) of at least {side}×{side}, got {tuple(x.shape)}"
-            )
+        check_input(x, self.smallest_side)
         return self.head(self.dropout(self.features(x).mean(dim=(2, 3))))
 
 
@@ -128,11 +123,7 @@ def kan_cnn(
     Raises:
         ValueError: ``grid_size`` is given with another basis, which has sizes of its own.
     """
-    if basis == "bspline":
-        basis = create_basis("bspline", grid_size=grid_size or 5, grid_range=GRID_RANGE)
-    elif grid_size is not None:
-        raise ValueError(f"grid_size goes with basis 'bspline', by name, only; got {grid_size} with {basis!r}")
-    basis = create_basis(basis)
+    basis = basis_of(basis, grid_size, None)
     return ConvNet(
         Stages(tuple(widths), dropout),
         in_channels,

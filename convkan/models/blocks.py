@@ -1,0 +1,163 @@
+"""The parts of which the networks are made: one convolution and what belongs before it, plain or KAN in any form."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from convkan.basis import Basis, create_basis
+from convkan.nn import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
+
+Kind = Literal["plain", "full", "lowrank", "shared", "depthwise", "bottleneck"]
+Normalization = Literal["batch", "group", "none"]
+Head = Literal["linear", "kan"]
+
+GRID_RANGE = (-3.0, 3.0)  # three standard deviations of a normalised input
+GROUP_SIZE = 8  # channels normalised together, by "group"
+BOTTLENECK = 4  # how many times fewer channels a bottleneck has
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
+
+
+@dataclass(frozen=True)
+class Units:
+    """How a network's convolutions are made. A unit normalises its input, activates it and convolves.
+
+    Attributes:
+        kind: "plain": a fixed activation and ``nn.Conv2d``. "full": ``KANConv2d``, a function on every edge. "lowrank":
+            ``LowRankKANConv2d``, ``rank`` functions a channel. "shared": ``rank`` functions that all channels share,
+            and ``nn.Conv2d``. "depthwise": ``KANConv2d`` with a group a channel, and a pointwise ``nn.Conv2d``.
+            "bottleneck": ``KANConv2d`` on a quarter of the channels between two pointwise ``nn.Conv2d``.
+        rank: Functions a channel, or shared.
+        basis: The univariate basis of KAN parts.
+        base_activation: Name of the fixed part of each function, or None.
+        normalization: "batch", "group" (of 8 channels) or "none".
+        activation: The fixed activation of plain parts: "relu", "silu" or "gelu".
+        dropout: Probability of dropping a channel, which then is at its mean, before it is activated.
+        head: "linear", or "kan" for ``KANLinear`` on normalised features.
+
+    Raises:
+        ValueError: A name is unknown, or a number out of range.
+    """
+
+    kind: Kind = "lowrank"
+    rank: int = 1
+    basis: Basis | str = "bspline"
+    base_activation: str | None = "silu"
+    normalization: Normalization = "batch"
+    activation: str = "relu"
+    dropout: float = 0.0
+    head: Head = "linear"
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("kind", get_args(Kind)),
+            ("normalization", get_args(Normalization)),
+            ("activation", tuple(ACTIVATIONS)),
+            ("head", get_args(Head)),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
+        if not isinstance(self.rank, int) or self.rank < 1:
+            raise ValueError(f"rank must be a positive integer, got {self.rank!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
+
+    def unit(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
+        """(batch, in, height, width) → (batch, out, height/stride, width/stride), both rounded up; odd kernels."""
+        sizes = {"kernel_size": kernel_size, "stride": stride, "padding": kernel_size // 2}
+        kan = {"basis": self.basis, "base_activation": self.base_activation}
+        match self.kind:
+            case "plain" | "shared":
+                layers = [
+                    *self.activated(in_channels),
+                    nn.Conv2d(in_channels * self.functions, out_channels, bias=False, **sizes),  # type: ignore[arg-type]
+                ]
+            case "full":
+                layers = [self._normalized(in_channels), KANConv2d(in_channels, out_channels, **sizes, **kan)]  # type: ignore[arg-type]
+            case "lowrank":
+                layers = [
+                    self._normalized(in_channels),
+                    LowRankKANConv2d(in_channels, out_channels, rank=self.rank, **sizes, **kan),  # type: ignore[arg-type]
+                ]
+            case "depthwise":
+                layers = [
+                    self._normalized(in_channels),
+                    KANConv2d(in_channels, in_channels, groups=in_channels, **sizes, **kan),  # type: ignore[arg-type]
+                    nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                ]
+            case "bottleneck":
+                inner = max(1, min(in_channels, out_channels) // BOTTLENECK)
+                layers = [
+                    self._normalized(in_channels),
+                    nn.Conv2d(in_channels, inner, 1, bias=False),
+                    self._normalized(inner),
+                    KANConv2d(inner, inner, **sizes, **kan),  # type: ignore[arg-type]
+                    nn.Conv2d(inner, out_channels, 1, bias=False),
+                ]
+        if self.dropout:
+            layers.insert(1, nn.Dropout2d(self.dropout))
+        return nn.Sequential(*layers)
+
+    @property
+    def functions(self) -> int:
+        """Channels that ``activated`` makes of one."""
+        return self.rank if self.kind == "shared" else 1
+
+    def activated(self, channels: int) -> list[nn.Module]:
+        """Normalisation and activation: what a unit does before it convolves, and a network before it pools."""
+        normalized = self._normalized(channels)
+        if self.kind == "plain":
+            return [normalized, ACTIVATIONS[self.activation]()]
+        if self.kind == "shared":
+            functions = LearnableActivation(1, self.rank, basis=self.basis, base_activation=self.base_activation)
+            return [normalized, nn.Unflatten(1, (1, channels)), functions, nn.Flatten(1, 2)]
+        return [normalized, LearnableActivation(channels, basis=self.basis, base_activation=self.base_activation)]
+
+    def classifier(self, in_features: int, num_classes: int) -> nn.Module:
+        """(batch, in_features) → (batch, num_classes)."""
+        if self.head == "linear":
+            return nn.Linear(in_features, num_classes)
+        return nn.Sequential(
+            nn.BatchNorm1d(in_features, affine=False),
+            KANLinear(in_features, num_classes, bias=True, basis=self.basis, base_activation=self.base_activation),
+        )
+
+    def _normalized(self, channels: int) -> nn.Module:
+        affine = self.kind == "plain"  # a learnable function has its own scale and offset
+        match self.normalization:
+            case "batch":
+                return nn.BatchNorm2d(channels, affine=affine)
+            case "group":
+                groups = next(size for size in range(max(1, channels // GROUP_SIZE), 0, -1) if channels % size == 0)
+                return nn.GroupNorm(groups, channels, affine=affine)
+        return nn.Identity()
+
+
+def basis_of(basis: Basis | str, grid_size: int | None, grid_range: Sequence[float] | None) -> Basis:
+    """A basis from the options of a model.
+
+    Args:
+        basis: A basis, or its name.
+        grid_size: Intervals of the grid, for "bspline"; 5 by default.
+        grid_range: Ends of the grid, for "bspline"; three standard deviations by default.
+
+    Raises:
+        ValueError: A grid is given for something else than "bspline".
+    """
+    if basis == "bspline":
+        low, high = GRID_RANGE if grid_range is None else grid_range
+        return create_basis("bspline", grid_size=5 if grid_size is None else grid_size, grid_range=(low, high))
+    for name, value in (("grid_size", grid_size), ("grid_range", grid_range)):
+        if value is not None:
+            raise ValueError(f"{name} goes with basis 'bspline', by name, only; got {value} with {basis!r}")
+    return create_basis(basis)
+
+
+def check_input(x: Tensor, smallest_side: int) -> None:
+    """Raise unless ``x`` is a batch of images of at least that size."""
+    if x.ndim != 4 or min(x.shape[2:]) < smallest_side:
+        raise ValueError(
+            f"input must be (batch, channels, height, width) of at least {smallest_side}×{smallest_side}, "
+            f"got {tuple(x.shape)}"
+        )
