@@ -1,5 +1,6 @@
 """The record that a run leaves behind: what ran, where, and what came out."""
 
+import base64
 import json
 import platform
 import resource
@@ -9,10 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from convkan import LearnableActivation
 from convkan.training import write_atomically
 
 PACKAGES = ("convkan-vision", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
@@ -25,6 +29,16 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
         OSError: It cannot be written.
     """
     write_atomically(path, lambda partial: partial.write_text(json.dumps(record, indent=2) + "\n"))
+
+
+def packed(flags: Bool[Tensor, " count"]) -> str:
+    """Booleans as text, six of them a character; see ``unpacked``."""
+    return base64.b64encode(np.packbits(flags.cpu().numpy()).tobytes()).decode()
+
+
+def unpacked(text: str, count: int) -> Bool[np.ndarray, " count"]:
+    """The booleans that ``packed`` wrote."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8), count=count).astype(bool)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -63,16 +77,28 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_multiply_adds(model: nn.Module, example: torch.Tensor) -> int:
-    """Multiply-adds of the convolutions and matrix products of one forward pass on ``example``.
+    """Multiply-adds of weights in one forward pass on ``example``: convolutions, matrix products, learnable functions.
 
-    The elementwise cost of evaluating bases is not in it, as that of a ReLU is not.
+    A learnable function of K + 1 features counts as K + 1. The elementwise cost of evaluating bases is not in it, as
+    that of a ReLU is not.
     """
     training = model.training
     counter = FlopCounterMode(display=False)
+    of_functions = 0
+
+    def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal of_functions
+        assert isinstance(layer, LearnableActivation)
+        of_functions += output.numel() * layer.plan.expansion.num_features
+
+    activations = [layer for layer in model.modules() if isinstance(layer, LearnableActivation)]
+    handles = [layer.register_forward_hook(count) for layer in activations]
     with torch.no_grad(), counter:
         model.eval()(example)
+    for handle in handles:
+        handle.remove()
     model.train(training)
-    return counter.get_total_flops() // 2
+    return counter.get_total_flops() // 2 + of_functions
 
 
 def peak_memory_bytes(device: torch.device) -> int:
