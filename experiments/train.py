@@ -21,18 +21,21 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import Tensor, nn
+from torch import nn
 
 from convkan.interpret.plot import plot_confusion, plot_edges, plot_learning_curves
 from convkan.models import model_options, suggested_learning_rate
 from convkan.nn import KANLayer
 from convkan.training import (
+    AdaptGrids,
     AtomicCheckpointIO,
     Classifier,
     Description,
     History,
     ImageData,
     Recipe,
+    RefineGrids,
+    WatchCoverage,
     checkpoints,
     save_classifier,
     write_atomically,
@@ -44,6 +47,7 @@ from experiments.records import (
     count_multiply_adds,
     count_parameters,
     environment,
+    packed,
     peak_memory_bytes,
     write_record,
 )
@@ -79,11 +83,18 @@ class TrainConfig:
         coefficient_decay: Decay of spline coefficients, if it differs.
         base_decay: Decay of base weights, if it differs.
         coefficient_penalty: Weight of the mean absolute coefficient in the loss.
+        adapt_every: Steps between adaptations of the grids to the data; 0 for none.
+        adapt_until: The last step at which grids are adapted; by default half of all.
+        adapt_eps: Share of equally spaced knots in adapted grids.
+        refine: For epochs, counted from 0, the grid size from then on: {3: 10, 6: 20}.
+        off_grid_warning: Warn if a larger share than this of a layer's inputs lies off its grid.
         label_smoothing: Probability spread over all classes.
         gradient_clip: Largest norm of the gradient; 0 does not clip.
         augment: standard (shifts, and flips where they keep the class), none, or auto: none for MNIST and
             Fashion-MNIST, standard for the others.
         val_fraction: Share of the training images held out for validation.
+        train_fraction: Share of the rest to train on.
+        test: Test the best epoch at the end. Searches leave it out, since a test set is to be touched once.
         image_size: Side to which images of dataset folder are scaled.
         early_stopping: Stop after this many epochs without a better validation accuracy.
         precision: Lightning's name for it: 32-true, bf16-mixed, 16-mixed, 64-true, …
@@ -114,10 +125,17 @@ class TrainConfig:
     coefficient_decay: float | None = None
     base_decay: float | None = None
     coefficient_penalty: float = 0.0
+    adapt_every: int = 0
+    adapt_until: int | None = None
+    adapt_eps: float = 0.05
+    refine: dict[int, int] = field(default_factory=dict)
+    off_grid_warning: float = 0.3
     label_smoothing: float = 0.0
     gradient_clip: float = 0.0
     augment: Augmentation = "auto"
     val_fraction: float = 0.1
+    train_fraction: float = 1.0
+    test: bool = True
     image_size: int | None = None
     early_stopping: int | None = None
     precision: str = "32-true"
@@ -140,6 +158,11 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must lie in [0, 2^31), got {self.seed}")
+        if self.adapt_every < 0 or not 0 <= self.adapt_eps <= 1:
+            raise ValueError(
+                "adapt_every must not be negative and adapt_eps lie in [0, 1], "
+                f"got {self.adapt_every} and {self.adapt_eps}"
+            )
         if not self.gradient_clip >= 0:
             raise ValueError(f"gradient_clip must not be negative, got {self.gradient_clip}")
 
@@ -219,6 +242,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         data_root=config.data_root,
         batch_size=config.batch_size,
         val_fraction=config.val_fraction,
+        train_fraction=config.train_fraction,
         augment=config.augment,
         image_size=config.image_size,
         num_workers=config.num_workers,
@@ -231,13 +255,15 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         options.setdefault("image_size", [height, width])
     description = Description(config.model, channels, (height, width), data.class_names, data.mean, data.std, options)
     model = description.create()
-    record = {
+    record: dict[str, Any] = {
         "parameters": count_parameters(model),
         "multiply_adds": count_multiply_adds(model, example_input(description)),
         "config": asdict(config),
         "seed": config.seed,
     }
-    trainer, history = build_trainer(config, folder)
+    steps = config.epochs * -(-len(data.train) // config.batch_size)
+    watch = WatchCoverage(config.off_grid_warning)
+    trainer, history = build_trainer(config, folder, [*grid_callbacks(config, steps), watch])
     device = trainer.strategy.root_device
     record |= environment(device)
     classifier = Classifier(model, len(data.class_names), config.recipe(), config.seed)
@@ -254,25 +280,29 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         model.compile()
     fit(trainer, classifier, data, checkpoint)
 
-    [test] = trainer.test(classifier, datamodule=data, ckpt_path="best", weights_only=True, verbose=False)
-    confusion = classifier.test_confusion.compute()  # on every device: it gathers
-    tested = torch.load(best_checkpoint(trainer), weights_only=True, map_location="cpu")["epoch"]
+    if config.test:
+        [test] = trainer.test(classifier, datamodule=data, ckpt_path="best", weights_only=True, verbose=False)
+        record |= {**test, "confusion": classifier.test_confusion.compute().tolist()}  # on every device: it gathers
+        if trainer.world_size == 1:  # several share the images out in another order
+            record["test_correct"] = packed(classifier.test_correct.compute() > 0)
+    best = torch.load(best_checkpoint(trainer), weights_only=True, map_location="cpu")
+    classifier.load_state_dict(best["state_dict"])
     record |= {
-        "test_accuracy": test["test_accuracy"],
-        "test_loss": test["test_loss"],
-        "val_accuracy": history.rows[tested]["val_accuracy"],
-        "best_epoch": tested + 1,
+        "val_accuracy": history.rows[best["epoch"]]["val_accuracy"],
+        "best_epoch": best["epoch"] + 1,
         "epochs": len(history.rows),
         "seconds_per_epoch": statistics.median([row["epoch_seconds"] for row in history.rows]),
         "input_seconds_per_epoch": statistics.median([row["input_seconds"] for row in history.rows]),
         "peak_memory_bytes": peak_memory_bytes(device),
+        "off_grid": watch.off_grid,
     }
     if trainer.is_global_zero:
         save_classifier(folder / "model.safetensors", model, description)
-        draw(folder, model, history, confusion, data.class_names)
+        draw(folder, model, history, record.get("confusion"), data.class_names)
         write_record(folder / "result.json", record)  # last: its presence says that the run is finished
+        tested = f"test accuracy {record['test_accuracy']:.2%}, " if config.test else ""
         print(
-            f"test accuracy {record['test_accuracy']:.2%}, validation {record['val_accuracy']:.2%} "
+            f"{tested}validation {record['val_accuracy']:.2%} "
             f"(epoch {record['best_epoch']}), {record['parameters']:,} parameters, "
             f"{record['seconds_per_epoch']:.2f} s per epoch ({record['input_seconds_per_epoch']:.2f} s of it input)\n"
             f"results are in {folder}"
@@ -280,10 +310,10 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     return record
 
 
-def build_trainer(config: TrainConfig, folder: Path) -> tuple[L.Trainer, History]:
+def build_trainer(config: TrainConfig, folder: Path, more: list[Callback]) -> tuple[L.Trainer, History]:
     """Lightning's trainer with our callbacks and logs."""
     history = History(folder / "history.csv")
-    callbacks: list[Callback] = [history, checkpoints(folder / "checkpoints")]
+    callbacks: list[Callback] = [*more, history, checkpoints(folder / "checkpoints")]
     if config.early_stopping is not None:
         callbacks.append(EarlyStopping("val_accuracy", mode="max", patience=config.early_stopping))
     try:
@@ -307,6 +337,17 @@ def build_trainer(config: TrainConfig, folder: Path) -> tuple[L.Trainer, History
     return trainer, history
 
 
+def grid_callbacks(config: TrainConfig, steps: int) -> list[Callback]:
+    """What changes grids in a training of so many steps."""
+    found: list[Callback] = []
+    if config.adapt_every:
+        until = config.adapt_until or max(1, steps // 2)
+        found.append(AdaptGrids(config.adapt_every, until, config.adapt_eps))
+    if config.refine:
+        found.append(RefineGrids(config.refine))
+    return found
+
+
 def fit(trainer: L.Trainer, classifier: Classifier, data: ImageData, checkpoint: Path | None) -> None:
     """Train, from a checkpoint if there is one."""
     trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -321,12 +362,13 @@ def best_checkpoint(trainer: L.Trainer) -> str:
     return callback.best_model_path
 
 
-def draw(folder: Path, model: nn.Module, history: History, confusion: Tensor, class_names: list[str]) -> None:
+def draw(
+    folder: Path, model: nn.Module, history: History, confusion: list[list[int]] | None, class_names: list[str]
+) -> None:
     """The run's pictures: learning curves, confusion matrix, and the first KAN layer's functions."""
-    figures = {
-        "learning_curves": plot_learning_curves(history.rows),
-        "confusion_matrix": plot_confusion(confusion, class_names),
-    }
+    figures = {"learning_curves": plot_learning_curves(history.rows)}
+    if confusion is not None:
+        figures["confusion_matrix"] = plot_confusion(torch.tensor(confusion), class_names)
     for name, layer in model.named_modules():
         if isinstance(layer, KANLayer):
             figures["edge_functions"] = plot_edges(layer, f"{type(layer).__name__} {name}")

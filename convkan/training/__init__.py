@@ -4,11 +4,13 @@ from convkan.training.callbacks import History, checkpoints
 from convkan.training.classifier import Classifier, Recipe, TrainingDivergedError
 from convkan.training.data import DATASETS, DataError, ImageData
 from convkan.training.files import AtomicCheckpointIO, write_atomically
+from convkan.training.grids import AdaptGrids, RefineGrids, WatchCoverage
 from convkan.training.optim import parameter_groups
 from convkan.training.saved import Description, load_classifier, save_classifier
 
 __all__ = [
     "DATASETS",
+    "AdaptGrids",
     "AtomicCheckpointIO",
     "Classifier",
     "DataError",
@@ -16,7 +18,9 @@ __all__ = [
     "History",
     "ImageData",
     "Recipe",
+    "RefineGrids",
     "TrainingDivergedError",
+    "WatchCoverage",
     "checkpoints",
     "load_classifier",
     "parameter_groups",

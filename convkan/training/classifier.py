@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import CatMetric, MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from convkan.regularization import total_coefficient_penalty
@@ -94,6 +94,7 @@ class Classifier(L.LightningModule):
             compute_groups=False,
         )
         self.test_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+        self.test_correct = CatMetric(nan_strategy="ignore")
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
@@ -125,8 +126,10 @@ class Classifier(L.LightningModule):
         self._evaluate("val", batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Loss, accuracy and confusions on the test part."""
-        self.test_confusion.update(self._evaluate("test", batch), batch[1])
+        """Loss, accuracy, confusions, and which images are right, on the test part."""
+        logits = self._evaluate("test", batch)
+        self.test_confusion.update(logits, batch[1])
+        self.test_correct.update((logits.argmax(1) == batch[1]).float())
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's figures."""

@@ -260,6 +260,7 @@ class ImageData(L.LightningDataModule):
             CONVKAN_DATA, or ``data``.
         batch_size: Images a step.
         val_fraction: Share of the training images held out for validation.
+        train_fraction: Share of the rest to train on, for quick trials; the validation part stays whole.
         augment: "standard" (shifts, and flips where they keep the class), "none", or "auto": none for MNIST and
             Fashion-MNIST, as the field trains on them, standard for the others.
         image_size: Side to which ``folder`` scales images; other data sets come as they are.
@@ -284,6 +285,7 @@ class ImageData(L.LightningDataModule):
         data_root: str | os.PathLike[str] | None = None,
         batch_size: int = 64,
         val_fraction: float = 0.1,
+        train_fraction: float = 1.0,
         augment: Augmentation = "auto",
         image_size: int | None = None,
         num_workers: int = 0,
@@ -297,13 +299,15 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"batch_size must be positive, got {batch_size}")
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
+        if not 0 < train_fraction <= 1:
+            raise ValueError(f"train_fraction must lie in (0, 1], got {train_fraction}")
         if augment not in get_args(Augmentation):
             raise ValueError(f"augment must be one of {', '.join(get_args(Augmentation))}; got {augment!r}")
         if image_size is not None and (dataset != "folder" or image_size < 1):
             raise ValueError(f"image_size must be positive and goes with dataset 'folder' only, got {image_size}")
         self.source = DATASETS[dataset]
         self.root = Path(data_root or os.environ.get(DATA_ROOT_VARIABLE) or "data").expanduser()
-        self.batch_size, self.val_fraction = batch_size, val_fraction
+        self.batch_size, self.val_fraction, self.train_fraction = batch_size, val_fraction, train_fraction
         self.augmented = self.source.augmented if augment == "auto" else augment == "standard"
         self.image_size, self.num_workers = image_size, num_workers
         self.seed, self.split_seed = seed, split_seed
@@ -319,6 +323,9 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"val_fraction {self.val_fraction} leaves none of {len(available)} images to train on")
         self.train, self.val = available.select(train), available.select(val)
         self.mean, self.std = channel_statistics(self.train.pixels)
+        if self.train_fraction < 1:
+            kept, _ = split_indices(len(self.train), 1 - self.train_fraction, self.split_seed)
+            self.train = self.train.select(kept)
         self.class_names = names
 
     @property

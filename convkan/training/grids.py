@@ -1,0 +1,144 @@
+"""Grids that change while a model is trained, as Lightning callbacks."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from convkan.grid import adapt_grids, coverages, refine_grids, spline_layers
+from convkan.grid.models import WRAPPERS
+
+_log = logging.getLogger(__name__)
+
+
+class AdaptGrids(Callback):
+    """Moves the grids of all spline layers to where their inputs are, every few steps, from the step's own batch.
+
+    Args:
+        every: Steps between adaptations.
+        until: The last step at which to adapt; weights settle on grids that stay.
+        grid_eps: Share of equally spaced knots; see ``convkan.grid.adapt_grid``.
+
+    Attributes:
+        changes: For each step at which grids were adapted, the largest relative change of a layer's functions.
+
+    Raises:
+        ValueError: ``every`` or ``until`` is below 1.
+    """
+
+    def __init__(self, every: int, until: int, grid_eps: float = 0.05) -> None:
+        if every < 1 or until < 1:
+            raise ValueError(f"every and until must be at least 1, got {every} and {until}")
+        self.every, self.until, self.grid_eps = every, until, grid_eps
+        self.changes: dict[int, float] = {}
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Adapt if it is time."""
+        step = trainer.global_step
+        if 0 < step <= self.until and step % self.every == 0 and spline_layers(pl_module):
+            changes = adapt_grids(_model_of(pl_module), [batch[0]], grid_eps=self.grid_eps)
+            self.changes[step] = max(changes.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The changes so far, for the checkpoint."""
+        return {"changes": self.changes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up those of a checkpoint."""
+        self.changes = dict(state_dict["changes"])
+
+
+class RefineGrids(Callback):
+    """Makes all grids finer at the start of given epochs, keeping the functions.
+
+    Coefficients become new parameters; the optimiser is given them in the old ones' places and their state starts anew.
+
+    Args:
+        schedule: For epochs, counted from 0, the number of intervals from then on.
+
+    Raises:
+        ValueError: An epoch is negative or a size below 1.
+    """
+
+    def __init__(self, schedule: Mapping[int, int]) -> None:
+        if any(epoch < 0 or size < 1 for epoch, size in schedule.items()):
+            raise ValueError(f"schedule must map epochs from 0 to sizes from 1, got {dict(schedule)}")
+        self.schedule = dict(schedule)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refine if it is time.
+
+        Raises:
+            RuntimeError: The model is wrapped for several devices, which hold on to the old parameters.
+        """
+        size = self.schedule.get(trainer.current_epoch)
+        layers = spline_layers(pl_module)
+        if size is None or all(layer.basis.grid_size == size for layer in layers.values()):  # type: ignore[attr-defined]
+            return  # a resumed run may be there already
+        if type(trainer.strategy.model).__name__ in WRAPPERS:
+            raise RuntimeError(f"grids cannot be refined within {' or '.join(WRAPPERS)}: train each size on its own")
+        refine_grids(_model_of(pl_module), size, trainer.optimizers[0])
+
+
+class WatchCoverage(Callback):
+    """Logs, at the end of each epoch, the share of every spline layer's inputs that lie off its grid.
+
+    Args:
+        threshold: Warn, once, if it is more than this in a layer.
+
+    Attributes:
+        off_grid: The shares by layer, of the last epoch's last batch.
+    """
+
+    def __init__(self, threshold: float = 0.3) -> None:
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
+        self.threshold, self.warned = threshold, False
+        self.off_grid: dict[str, float] = {}
+        self._images: Tensor | None = None
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the images."""
+        self._images = batch[0]
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure, log and warn."""
+        if self._images is None:
+            return
+        found = coverages(_model_of(pl_module), [self._images])
+        self._images = None
+        self.off_grid = {name: coverage.off_grid.mean().item() for name, coverage in found.items()}
+        for name, share in self.off_grid.items():
+            pl_module.log(f"off_grid/{name}", torch.tensor(share), sync_dist=True)
+        worst = max(self.off_grid, key=lambda name: self.off_grid[name], default=None)
+        if worst is not None and self.off_grid[worst] > self.threshold and not self.warned:
+            self.warned = True
+            _log.warning(
+                "%.0f %% of the inputs of layer %s lie off its grid, where its splines do not follow them: "
+                "normalise them, or adapt the grids",
+                100 * self.off_grid[worst],
+                worst,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether it has warned, for the checkpoint."""
+        return {"warned": self.warned}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up."""
+        self.warned = bool(state_dict["warned"])
+
+
+def _model_of(pl_module: L.LightningModule) -> nn.Module:
+    """The network within a Lightning module."""
+    model = getattr(pl_module, "model", pl_module)
+    assert isinstance(model, nn.Module)
+    return model

@@ -1,0 +1,1 @@
+"""Comparisons of models under one protocol: ``python -m experiments.compare SUITE.yaml``."""

@@ -1,0 +1,228 @@
+"""Compare models fairly: ``python -m experiments.compare --suite FILE.yaml``.
+
+A suite names models, data sets and seeds, and how sizes are made equal and hyper-parameters chosen. Every run is one of
+``experiments.train``; those that are done are not done again. It ends with a report: Markdown, one HTML page, figures.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from convkan.training import ImageData
+from experiments.cli import UserError, parse, run
+from experiments.compare.jobs import Job, run_jobs
+from experiments.compare.matching import matched_options
+from experiments.compare.report import write_report
+from experiments.compare.search import best_of, check_search, split, trials_of
+from experiments.compare.suite import Entry, Suite, load_suite
+from experiments.records import environment, write_record
+
+DEFAULT_SUITE = Path(__file__).parents[1] / "configs" / "compare" / "digits.yaml"
+# What of a run's record the comparison keeps.
+KEPT = (
+    "parameters",
+    "multiply_adds",
+    "test_accuracy",
+    "val_accuracy",
+    "best_epoch",
+    "epochs",
+    "seconds_per_epoch",
+    "input_seconds_per_epoch",
+    "peak_memory_bytes",
+    "confusion",
+    "test_correct",
+    "git_commit",
+    "device",
+    "threads",
+)
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What to compare, and with what resources.
+
+    Attributes:
+        suite: The YAML file; by default a small one on digits.
+        processes: Runs at a time.
+        gpus: GPUs to spread them over.
+        runs_root: Where suites keep their runs.
+        data_root: Where data sets lie; by default the environment variable CONVKAN_DATA, or ./data.
+        out: Folder for the report; by default ``report`` within the suite's.
+        report_only: Report on what is done, and run nothing.
+    """
+
+    suite: str = str(DEFAULT_SUITE)
+    processes: int = 1
+    gpus: int = torch.cuda.device_count()
+    runs_root: str = "runs/compare"
+    data_root: str | None = None
+    out: str | None = None
+    report_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.processes < 1 or self.gpus < 0:
+            raise ValueError(f"processes must be at least 1 and gpus 0, got {self.processes} and {self.gpus}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A suite's runs, with sizes matched.
+
+    Attributes:
+        suite: The suite.
+        folder: Where its runs are kept.
+        data_root: Where data sets lie.
+    """
+
+    suite: Suite
+    folder: Path
+    data_root: str | None
+
+    def trial_jobs(self, dataset: str, entry: Entry) -> list[Job]:
+        """The trials of an entry's hyper-parameters."""
+        search = self.suite.search
+        if search is None:
+            return []
+        budget = {"epochs": search.epochs, "train_fraction": search.train_fraction, "test": False}
+        return [
+            self._job(dataset, entry, settings, budget, f"trial {number}", f"trials/{dataset}-{entry.slug}-{number}")
+            for number, settings in enumerate(trials_of(self.suite, entry))
+        ]
+
+    def best_settings(self, dataset: str, entry: Entry) -> dict[str, Any]:
+        """What the trials found best on the validation part; nothing without a search."""
+        jobs = self.trial_jobs(dataset, entry)
+        if not jobs:
+            return {}
+        accuracies = [_record(job)["val_accuracy"] for job in jobs]
+        return best_of(trials_of(self.suite, entry), accuracies)
+
+    def final_jobs(self, dataset: str, entry: Entry) -> list[Job]:
+        """One run a seed, with the settings found best."""
+        settings = self.best_settings(dataset, entry)
+        return [
+            self._job(dataset, entry, settings, {"seed": seed}, f"seed {seed}", f"{dataset}-{entry.slug}-seed{seed}")
+            for seed in self.suite.seeds
+        ]
+
+    def _job(
+        self, dataset: str, entry: Entry, settings: dict[str, Any], budget: dict[str, Any], label: str, name: str
+    ) -> Job:
+        of_training, of_model = split(settings, entry)
+        shape, classes = _images(dataset, self.data_root)
+        options = {
+            "dataset": dataset,
+            "model": entry.model,
+            "model_options": self._matched(entry.model, {**entry.options, **of_model}, shape, classes),
+            **self.suite.recipe,
+            **entry.recipe,
+            **of_training,
+            **budget,
+        }
+        return Job(f"{entry.name} on {dataset}, {label}", self.folder / name, options)
+
+    def _matched(
+        self, model: str, options: dict[str, Any], shape: tuple[int, int, int], num_classes: int
+    ) -> dict[str, Any]:
+        """``matched_options``, worked out once: measured times differ from one measurement to the next."""
+        path = self.folder / "widths.json"
+        known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+        key = json.dumps([model, options, shape, num_classes, asdict(self.suite.match) if self.suite.match else None])
+        if key not in known:
+            known[key] = matched_options(model, options, self.suite.match, shape, num_classes)
+            write_record(path, known)
+        return known[key]
+
+
+def main() -> None:
+    """Search, train, test and report."""
+    config = parse(CompareConfig, (__doc__ or "").splitlines()[0])
+    suite = load_suite(Path(config.suite))
+    if suite.search is not None:
+        check_search(suite.search)
+    plan = Plan(suite, Path(config.runs_root) / suite.name, config.data_root)
+    cells = [(dataset, entry) for dataset in suite.datasets for entry in suite.entries]
+    if not config.report_only:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} epochs"))
+        with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()) as progress:
+            if suite.search is not None:
+                _run("trials", [job for cell in cells for job in plan.trial_jobs(*cell)], config, progress)
+            _run("final runs", [job for cell in cells for job in plan.final_jobs(*cell)], config, progress)
+    record = _gather(plan, cells)
+    folder = Path(config.out) if config.out else plan.folder / "report"
+    write_record(folder / "suite.json", record)
+    for line in write_report(record, folder):
+        print(line)
+    print(f"report in {folder}: report.md, report.html, figures; all figures in {folder / 'suite.json'}")
+
+
+def _run(what: str, jobs: list[Job], config: CompareConfig, progress: Progress) -> None:
+    task: TaskID = progress.add_task(what, total=sum(job.epochs for job in jobs))
+
+    def report(epochs: int, now: str) -> None:
+        progress.update(task, completed=epochs, description=f"{what}: {now}")
+
+    run_jobs(jobs, config.processes, config.gpus, config.data_root, report)
+    progress.update(task, completed=sum(job.epochs for job in jobs), description=what)
+
+
+def _gather(plan: Plan, cells: list[tuple[str, Entry]]) -> dict[str, Any]:
+    """Everything the report says, as data."""
+    results: list[dict[str, Any]] = []
+    searches: list[dict[str, Any]] = []
+    for dataset, entry in cells:
+        trials = plan.trial_jobs(dataset, entry)
+        if any(not job.is_done for job in trials):
+            continue
+        for settings, job in zip(trials_of(plan.suite, entry) if trials else [], trials, strict=True):
+            found = {"dataset": dataset, "entry": entry.name, "settings": settings}
+            searches.append(found | {"val_accuracy": _record(job)["val_accuracy"]})
+        for seed, job in zip(plan.suite.seeds, plan.final_jobs(dataset, entry), strict=True):
+            if job.is_done:
+                stored = _record(job)
+                results.append(
+                    {"dataset": dataset, "entry": entry.name, "seed": seed, "options": job.options}
+                    | {key: stored[key] for key in KEPT if key in stored}
+                    | {"history": pd.read_csv(job.folder / "history.csv").round(5).to_dict("list")}
+                )
+    if not results:
+        raise UserError(f"nothing to report: no run in {plan.folder} is finished")
+    classes = {dataset: _class_names(dataset, plan.data_root) for dataset in plan.suite.datasets}
+    return {
+        "suite": asdict(plan.suite),
+        **environment(torch.device("cpu")),
+        "classes": classes,
+        "searches": searches,
+        "runs": results,
+    }
+
+
+@cache
+def _data(dataset: str, data_root: str | None) -> ImageData:
+    data = ImageData(dataset, data_root=data_root)
+    data.setup()
+    return data
+
+
+def _images(dataset: str, data_root: str | None) -> tuple[tuple[int, int, int], int]:
+    data = _data(dataset, data_root)
+    return data.image_shape, len(data.class_names)
+
+
+def _class_names(dataset: str, data_root: str | None) -> list[str]:
+    return _data(dataset, data_root).class_names
+
+
+def _record(job: Job) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((job.folder / "result.json").read_text())
+    return record
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,148 @@
+"""The pictures of a comparison."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from convkan.models import twin
+from convkan.training import write_atomically
+from experiments.compare.statistics import pareto_front
+
+COSTS = {
+    "parameters": "parameters",
+    "multiply_adds": "multiply-adds an image",
+    "seconds_per_epoch": "seconds an epoch",
+    "peak_memory_bytes": "peak memory of the process, bytes",
+}
+# Distinguishable without colour vision (Okabe and Ito).
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+MARKERS = "osD^vP*X"
+MOST_CURVES = 8
+
+
+def draw_all(record: dict[str, Any], runs: pd.DataFrame, folder: Path) -> list[tuple[Path, str]]:
+    """Draw every figure of every data set; returns the files with their captions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    styles = {
+        entry["name"]: (COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)], _is_plain(entry))
+        for index, entry in enumerate(record["suite"]["entries"])
+    }
+    drawn = []
+    for dataset, group in runs.groupby("dataset", sort=False):
+        for name, draw, caption in (
+            ("pareto", _pareto, "Test accuracy against cost: mean and standard deviation over seeds. The line joins "
+             "those that no cheaper one beats. Open markers are CNNs."),
+            ("curves", _curves, "Validation accuracy and training loss by epoch, mean over seeds."),
+            ("classes", _classes, "Test accuracy of each class, mean over seeds."),
+        ):  # fmt: skip
+            figure = draw(group, styles, record["classes"][dataset])
+            path = folder / f"{dataset}-{name}.png"
+            write_atomically(path, partial(figure.savefig, format="png", dpi=110))
+            plt.close(figure)
+            drawn.append((path, f"{dataset}. {caption}"))
+    return drawn
+
+
+def _is_plain(entry: dict[str, Any]) -> bool:
+    return twin(entry["model"]) == entry["model"]
+
+
+def _pareto(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> Figure:
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8.5), sharey=True)
+    grouped = runs.groupby("entry", sort=False)
+    accuracy = 100 * grouped["test_accuracy"].mean()
+    spread = 100 * grouped["test_accuracy"].std().fillna(0)
+    for axis, (cost, label) in zip(axes.flat, COSTS.items(), strict=True):
+        costs = grouped[cost].median()
+        for entry in accuracy.index:
+            color, marker, plain = styles[entry]
+            axis.errorbar(
+                costs[entry],
+                accuracy[entry],
+                yerr=spread[entry],
+                color=color,
+                marker=marker,
+                markerfacecolor="white" if plain else color,
+                capsize=3,
+                linestyle="none",
+                label=entry,
+            )
+        front = pareto_front(costs.tolist(), accuracy.tolist())
+        axis.plot(costs.iloc[front], accuracy.iloc[front], color="#999999", linewidth=1, zorder=0)
+        axis.set_xscale("log")
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("test accuracy, %")
+    _legend(figure, axes[0, 0])
+    return figure
+
+
+def _curves(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> Figure:
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.8))
+    for entry in _most_accurate(runs):
+        histories = [pd.DataFrame(history) for history in runs[runs["entry"] == entry]["history"]]
+        mean = pd.concat(histories).groupby("epoch").mean()
+        color, _, plain = styles[entry]
+        style = {"color": color, "linestyle": "--" if plain else "-", "label": entry}
+        axes[0].plot(mean.index, 100 * mean["val_accuracy"], **style)
+        axes[1].plot(mean.index, mean["train_loss"], **style)
+    axes[0].set_ylabel("validation accuracy, %")
+    axes[1].set_ylabel("training loss")
+    axes[1].set_yscale("log")
+    for axis in axes:
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.3)
+    _legend(figure, axes[0])
+    return figure
+
+
+def _classes(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> Figure:
+    figure, axis = plt.subplots(figsize=(11, 4.8))
+    entries = _most_accurate(runs)
+    width = 0.8 / len(entries)
+    lowest = 100.0
+    for index, entry in enumerate(entries):
+        matrices = np.stack([np.array(matrix) for matrix in runs[runs["entry"] == entry]["confusion"]])
+        shares = 100 * np.diagonal(matrices, axis1=1, axis2=2) / matrices.sum(axis=2)
+        lowest = min(lowest, shares.mean(axis=0).min())
+        color, _, plain = styles[entry]
+        positions = np.arange(shares.shape[1]) + (index - (len(entries) - 1) / 2) * width
+        axis.bar(
+            positions,
+            shares.mean(axis=0),
+            width,
+            color="white" if plain else color,
+            edgecolor=color,
+            label=entry,
+        )
+    axis.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
+    axis.set_ylim(max(0.0, lowest - 5), 100)
+    axis.set_ylabel("right, %")
+    _legend(figure, axis)
+    return figure
+
+
+def _most_accurate(runs: pd.DataFrame) -> list[str]:
+    """The entries best on validation, as many as a picture bears, in the suite's order."""
+    means = runs.groupby("entry", sort=False)["val_accuracy"].mean()
+    best = set(means.nlargest(MOST_CURVES).index)
+    return [entry for entry in means.index if entry in best]
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    columns = min(4, len(labels))
+    lines = -(-len(labels) // columns)
+    height = 0.3 * lines / figure.get_figheight()
+    figure.tight_layout(rect=(0, 0, 1, 1 - height - 0.02))
+    figure.legend(handles, labels, loc="upper center", ncols=columns, fontsize=9, frameon=False)

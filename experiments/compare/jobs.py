@@ -1,0 +1,148 @@
+"""Training runs as processes of their own: several at a time, taken up where a kill left them."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from convkan.training import write_atomically
+from convkan.training.data import DATA_ROOT_VARIABLE
+from experiments.cli import UserError
+from experiments.train import TrainConfig
+
+POLL_SECONDS = 0.5
+LAST_LINES = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the training script.
+
+    Attributes:
+        label: What it is, for people.
+        folder: Where it leaves its results.
+        options: Options of the training script, but for those that say where.
+    """
+
+    label: str
+    folder: Path
+    options: dict[str, Any]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its record is there."""
+        return (self.folder / "result.json").exists()
+
+    @property
+    def epochs(self) -> int:
+        """How many it trains."""
+        return int(self.options.get("epochs", TrainConfig.epochs))
+
+    @property
+    def epochs_done(self) -> int:
+        """How many are in its history."""
+        try:
+            return min(self.epochs, len((self.folder / "history.csv").read_text().splitlines()) - 1)
+        except OSError:
+            return 0
+
+    def check(self) -> None:
+        """Raise if its folder holds a run with other options.
+
+        Raises:
+            UserError: It does; the message names them.
+        """
+        stored = self.folder / "config.yaml"
+        if not stored.exists():
+            return
+        before = yaml.safe_load(stored.read_text())
+        defaults = {f.name: before.get(f.name) for f in fields(TrainConfig)}
+        changed = [name for name, value in self.options.items() if _plain(defaults.get(name)) != _plain(value)]
+        if changed:
+            raise UserError(
+                f"{self.folder} was run with other options ({', '.join(changed)}): remove it, or rename the suite"
+            )
+
+
+def run_jobs(
+    jobs: Sequence[Job], processes: int, gpus: int, data_root: str | None, report: Callable[[int, str], None]
+) -> None:
+    """Run what is not done yet.
+
+    Args:
+        jobs: The runs, in order.
+        processes: How many at a time; they share the processor's threads evenly.
+        gpus: GPUs over which the processes are spread; 0 for none.
+        data_root: Where data sets lie.
+        report: Told the number of epochs done so far over all jobs, and what is running.
+
+    Raises:
+        UserError: Runs failed; the message ends with the last lines of the first one's log. The others were finished.
+    """
+    for job in jobs:
+        job.check()
+    waiting = [job for job in jobs if not job.is_done]
+    running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+    failed: list[Job] = []
+    try:
+        while waiting or running:
+            for slot in range(processes):
+                if slot not in running and waiting:
+                    job = waiting.pop(0)
+                    running[slot] = job, _start(job, slot, processes, gpus, data_root)
+            time.sleep(POLL_SECONDS)
+            for slot, (job, process) in list(running.items()):
+                if process.poll() is not None:
+                    del running[slot]
+                    if process.returncode or not job.is_done:
+                        failed.append(job)
+            now = ", ".join(job.label for job, _ in running.values())
+            report(sum(job.epochs if job.is_done else job.epochs_done for job in jobs), now)
+    finally:
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            process.wait()
+    if failed:
+        log = _log(failed[0])
+        last = " | ".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
+        names = ", ".join(job.label for job in failed)
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed ({names}); {log} ends with: {last}")
+
+
+def _start(job: Job, slot: int, processes: int, gpus: int, data_root: str | None) -> subprocess.Popen[bytes]:
+    environment = dict(os.environ)
+    if data_root is not None:
+        environment[DATA_ROOT_VARIABLE] = str(data_root)
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
+    command = [sys.executable, "-m", "experiments.train"]
+    if (job.folder / "config.yaml").exists():
+        command += ["--resume", str(job.folder)]
+    else:
+        threads = max(1, (os.cpu_count() or 1) // processes)
+        options = {"threads": threads, **job.options, "runs_root": str(job.folder.parent), "run_name": job.folder.name}
+        path = job.folder.parent / "configs" / f"{job.folder.name}.yaml"
+        write_atomically(path, lambda partial: partial.write_text(yaml.safe_dump(options, sort_keys=False)))
+        command += ["--config", str(path)]
+    log = _log(job)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+
+
+def _log(job: Job) -> Path:
+    return job.folder.parent / "logs" / f"{job.folder.name}.log"
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as YAML returns them."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,318 @@
+"""From the record of a comparison to a report that says who won."""
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Template
+
+from convkan.models import twin
+from convkan.training import write_atomically
+from experiments.compare import figures
+from experiments.compare.statistics import Difference, paired_bootstrap
+from experiments.records import unpacked
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A KAN and the CNN it is held against, on one data set."""
+
+    dataset: str
+    first: str
+    second: str
+    seeds: int
+    difference: Difference
+
+    def sentence(self) -> str:
+        """The comparison in words."""
+        d = self.difference
+        points = f"{abs(100 * d.mean):.2f} points"
+        interval = f"95 % interval {100 * d.low:+.2f} to {100 * d.high:+.2f}"
+        match d.verdict:
+            case "first":
+                return f"On {self.dataset}, **{self.first} beats {self.second}** by {points} ({interval})."
+            case "second":
+                return f"On {self.dataset}, **{self.second} beats {self.first}** by {points} ({interval})."
+        ahead = self.first if d.mean > 0 else self.second
+        return (
+            f"On {self.dataset}, {self.first} and {self.second} cannot be told apart: {ahead} is {points} ahead, "
+            f"within chance ({interval})."
+        )
+
+
+def write_report(record: dict[str, Any], folder: Path) -> list[str]:
+    """Write ``report.md``, ``report.html`` and the figures into ``folder``.
+
+    Args:
+        record: What ``experiments.compare`` gathered.
+        folder: Where to.
+
+    Returns:
+        The verdict, line by line.
+    """
+    runs = pd.DataFrame(record["runs"])
+    rows = summarize(record, runs)
+    pairs = compare_pairs(record, runs)
+    verdict = verdict_of(record, rows, pairs)
+    drawn = figures.draw_all(record, runs, folder)
+    context = {
+        "title": record["suite"]["title"],
+        "verdict": verdict,
+        "tables": {name: Table.of(part) for name, part in rows.groupby("data", sort=False)},
+        "pairs": [pair.sentence() for pair in pairs],
+        "searches": search_rows(record),
+        "protocol": protocol_of(record),
+        "figures": drawn,
+    }
+    _write(folder / "report.md", MARKDOWN, context, lambda path: path.name)
+    _write(folder / "report.html", HTML, context, _inlined)
+    return verdict
+
+
+def summarize(record: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each data set and entry: mean and standard deviation over seeds, sizes, costs, published figures."""
+    published = {entry["name"]: entry["published"] for entry in record["suite"]["entries"]}
+    models = {entry["name"]: entry["model"] for entry in record["suite"]["entries"]}
+    rows = []
+    for (dataset, entry), group in runs.groupby(["dataset", "entry"], sort=False):
+        accuracy = 100 * group["test_accuracy"]
+        row = {
+            "data": dataset,
+            "entry": entry,
+            "kind": "CNN" if twin(models[entry]) == models[entry] else "KAN",
+            "width": group["options"].iloc[0]["model_options"].get("width", ""),
+            "parameters": f"{group['parameters'].iloc[0]:,}",
+            "multiply-adds": f"{group['multiply_adds'].iloc[0]:,}",
+            "test %": f"{accuracy.mean():.2f}" + (f" ± {accuracy.std():.2f}" if len(group) > 1 else ""),
+            "validation %": f"{100 * group['val_accuracy'].mean():.2f}",
+            "seeds": len(group),
+            "s/epoch": f"{group['seconds_per_epoch'].median():.1f}",
+            "peak MB": f"{group['peak_memory_bytes'].max() / 1e6:.0f}",
+        }
+        rows.append(row | {f"published {key}": value for key, value in published[entry].items()})
+    return pd.DataFrame(rows).fillna("")
+
+
+def compare_pairs(record: dict[str, Any], runs: pd.DataFrame) -> list[Pair]:
+    """The paired bootstrap of each pair on each data set where both have runs."""
+    entries = record["suite"]["entries"]
+    plain = [entry["name"] for entry in entries if twin(entry["model"]) == entry["model"]]
+    pairs = []
+    for dataset in record["suite"]["datasets"]:
+        correct = {
+            entry: _correct(group)
+            for entry, group in runs[runs["dataset"] == dataset].groupby("entry", sort=False)
+            if "test_correct" in group and group["test_correct"].notna().all()
+        }
+        for entry in entries:
+            rivals = entry["against"] if entry["against"] is not None else plain if entry["name"] not in plain else []
+            for rival in rivals:
+                if entry["name"] in correct and rival in correct:
+                    first, second = correct[entry["name"]], correct[rival]
+                    difference = paired_bootstrap(first, second)
+                    pairs.append(Pair(dataset, entry["name"], rival, min(len(first), len(second)), difference))
+    return pairs
+
+
+def verdict_of(record: dict[str, Any], rows: pd.DataFrame, pairs: list[Pair]) -> list[str]:
+    """What a reader should take away, losses of KANs first."""
+    lines = []
+    for verdict, text in (
+        ("second", "The CNN wins {count} of {total} comparisons: {names}."),
+        ("neither", "{count} of {total} cannot be told apart: {names}."),
+        ("first", "The KAN wins {count} of {total}: {names}."),
+    ):
+        found = [pair for pair in pairs if pair.difference.verdict == verdict]
+        if found:
+            names = "; ".join(
+                f"{pair.first} against {pair.second} on {pair.dataset} ({100 * pair.difference.mean:+.2f} points)"
+                for pair in found
+            )
+            lines.append(text.format(count=len(found), total=len(pairs), names=names))
+    runs = pd.DataFrame(record["runs"])
+    for dataset, group in runs.groupby("dataset", sort=False):
+        means = group.groupby("entry", sort=False)[["val_accuracy", "test_accuracy", "seconds_per_epoch"]].mean()
+        best = means["val_accuracy"].idxmax()
+        lines.append(
+            f"On {dataset}, validation favours {best}: {100 * means.loc[best, 'test_accuracy']:.2f} % on the test set, "
+            f"{means.loc[best, 'seconds_per_epoch']:.1f} s an epoch."
+        )
+    fewest = int(rows["seeds"].min())
+    if fewest < 3:
+        lines.append(f"Only {fewest} seed{'s' if fewest > 1 else ''} for some entries: take differences with care.")
+    return lines
+
+
+def protocol_of(record: dict[str, Any]) -> list[str]:
+    """How the figures came about."""
+    suite = record["suite"]
+    lines = [
+        f"Seeds {', '.join(map(str, suite['seeds']))}; the validation split chose the epoch, the test set was touched "
+        "once for each final run.",
+        "Common to all: " + ", ".join(f"{key} {value}" for key, value in suite["recipe"].items()) + ".",
+    ]
+    if suite["match"]:
+        lines.append(f"Widths chosen for {suite['match']['target']:,} {suite['match']['by'].replace('_', ' ')}.")
+    if suite["search"]:
+        search = suite["search"]
+        lines.append(
+            f"Hyper-parameters: {search['trials']} trials for each entry and data set, {search['epochs']} epochs on "
+            f"{search['train_fraction']:.0%} of the training part, the best on validation taken; "
+            f"space: {', '.join(search['space'])}."
+        )
+    lines.append(
+        "± is the standard deviation over seeds. Intervals are of a paired bootstrap over images and seeds. Seconds "
+        "are medians over epochs; peak memory is that of the whole process."
+    )
+    device = ", ".join(sorted({run["device"] for run in record["runs"]}))
+    threads = ", ".join(sorted({str(run["threads"]) for run in record["runs"]}))
+    commits = ", ".join(sorted({str(run["git_commit"])[:12] for run in record["runs"]}))
+    lines.append(f"On {device}, {threads} thread(s) a run; commit {commits}.")
+    return lines
+
+
+def search_rows(record: dict[str, Any]) -> "Table | None":
+    """The best trial of each entry."""
+    if not record["searches"]:
+        return None
+    frame = pd.DataFrame(record["searches"])
+    rows = []
+    for (dataset, entry), group in frame.groupby(["dataset", "entry"], sort=False):
+        best = group.loc[group["val_accuracy"].idxmax()]
+        rows.append(
+            {
+                "data": dataset,
+                "entry": entry,
+                "trials": len(group),
+                "worst %": f"{100 * group['val_accuracy'].min():.2f}",
+                "best %": f"{100 * best['val_accuracy']:.2f}",
+                "chosen": ", ".join(f"{key} {value}" for key, value in best["settings"].items()),
+            }
+        )
+    return Table.of(pd.DataFrame(rows))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text, with the names of columns."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> "Table":
+        """A frame as text, without columns that are empty throughout."""
+        kept = [column for column in frame.columns if (frame[column].astype(str) != "").any()]
+        return cls(kept, [[str(value) for value in row] for row in frame[kept].itertuples(index=False)])
+
+
+def _correct(group: pd.DataFrame) -> np.ndarray:
+    count = int(np.sum(group["confusion"].iloc[0]))
+    return np.stack([unpacked(text, count) for text in group["test_correct"]])
+
+
+def _write(path: Path, template: str, context: dict[str, Any], place: Callable[[Path], str]) -> None:
+    shown = [{"source": place(figure), "caption": caption} for figure, caption in context["figures"]]
+    text = Template(template, trim_blocks=True, lstrip_blocks=True).render(**{**context, "figures": shown})
+    write_atomically(path, lambda partial: partial.write_text(text))
+
+
+def _inlined(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+MARKDOWN = """\
+# {{ title }}
+
+## Verdict
+
+{% for line in verdict %}
+- {{ line }}
+{% endfor %}
+
+{% macro table(content) %}
+| {{ content.columns | join(" | ") }} |
+|{% for _ in content.columns %} --- |{% endfor %}
+
+{% for row in content.rows %}
+| {{ row | join(" | ") }} |
+{% endfor %}
+{% endmacro %}
+{% for name, content in tables.items() %}
+## {{ name }}
+
+{{ table(content) }}
+{% endfor %}
+## Pair by pair
+
+{% for line in pairs %}
+- {{ line }}
+{% endfor %}
+
+## How it was done
+
+{% for line in protocol %}
+- {{ line }}
+{% endfor %}
+
+{% if searches %}
+{{ table(searches) }}
+{% endif %}
+{% for figure in figures %}
+![{{ figure.caption }}]({{ figure.source }})
+
+{{ figure.caption }}
+
+{% endfor %}
+"""
+
+HTML = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title | e }}</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; font-size: 14px; display: block; overflow-x: auto; }
+th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
+.verdict { background: #f2f6fa; border-left: 4px solid #0072B2; padding: 0.5rem 1rem; }
+img { max-width: 100%; }
+figure { margin: 2rem 0; }
+figcaption { color: #555; font-size: 14px; }
+</style>
+</head>
+<body>
+{% macro strong(text) %}{% for part in (text | e).split("**") %}{% if loop.index0 % 2 %}<b>{{ part }}</b>{% else %}{{ part }}{% endif %}{% endfor %}{% endmacro %}
+{% macro table(content) %}
+<table>
+<tr>{% for column in content.columns %}<th>{{ column | e }}</th>{% endfor %}</tr>
+{% for row in content.rows %}
+<tr>{% for cell in row %}<td>{{ cell | e }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% endmacro %}
+<h1>{{ title | e }}</h1>
+<div class="verdict"><h2>Verdict</h2><ul>
+{% for line in verdict %}<li>{{ strong(line) }}</li>{% endfor %}
+</ul></div>
+{% for name, content in tables.items() %}
+<h2>{{ name | e }}</h2>
+{{ table(content) }}
+{% endfor %}
+<h2>Pair by pair</h2>
+<ul>{% for line in pairs %}<li>{{ strong(line) }}</li>{% endfor %}</ul>
+<h2>How it was done</h2>
+<ul>{% for line in protocol %}<li>{{ strong(line) }}</li>{% endfor %}</ul>
+{% if searches %}{{ table(searches) }}{% endif %}
+{% for figure in figures %}
+<figure><img src="{{ figure.source }}" alt="{{ figure.caption | e }}"><figcaption>{{ figure.caption | e }}</figcaption></figure>
+{% endfor %}
+</body>
+</html>
+"""  # noqa: E501  (a template's lines are output)

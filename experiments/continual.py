@@ -1,0 +1,179 @@
+"""Learn five bumps one after the other, with KANs and MLPs: ``python -m experiments.continual``.
+
+Each stage shows only the inputs around one Gaussian bump. A spline changes where it is trained and nowhere else, so a
+KAN keeps the earlier bumps; an MLP forgets them. Source: Liu et al., "KAN" (arXiv 2404.19756), sec. 3.4.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from convkan.training import write_atomically
+from experiments.cli import parse, run
+from experiments.records import count_parameters, environment, write_record
+from experiments.small_nets import kan, mlp_of_size
+
+BUMPS = 5
+WIDTH = 300.0  # exp(−300·(x − centre)²)
+DENSE = 5000
+
+
+@dataclass(frozen=True)
+class ContinualConfig:
+    """How to train.
+
+    Attributes:
+        grid_size: Intervals of the KAN's grid.
+        points: Points of each stage.
+        steps: Full-batch Adam steps a stage, at the best of several rates.
+        seeds: Runs of each net.
+        out: Folder for the record and the picture.
+        quick: A few seconds' version.
+    """
+
+    grid_size: int = 200
+    points: int = 100
+    steps: int = 2000
+    seeds: int = 3
+    out: str = "runs/continual"
+    quick: bool = False
+
+
+def target(x: Tensor) -> Tensor:
+    """The five bumps on [−1, 1]."""
+    centres = torch.linspace(-0.8, 0.8, BUMPS, dtype=x.dtype)
+    return torch.exp(-WIDTH * (x - centres) ** 2).sum(1, keepdim=True)
+
+
+def stage_points(stage: int, points: int) -> Tensor:
+    """The inputs of a stage: a fifth of [−1, 1]."""
+    width = 2 / BUMPS
+    low = -1 + stage * width
+    return torch.linspace(low, low + width, points, dtype=torch.float64).unsqueeze(1)
+
+
+def learn(
+    create: Callable[[], nn.Module], rate: float, steps: int, points: int, advance: Callable[[], None]
+) -> tuple[list[float], list[list[float]], int]:
+    """RMSE over all five bumps after each stage, what the net draws then, and its number of parameters."""
+    model = create()
+    everywhere = torch.linspace(-1, 1, DENSE, dtype=torch.float64).unsqueeze(1)
+    errors, pictures = [], []
+    for stage in range(BUMPS):
+        x = stage_points(stage, points)
+        y = target(x)
+        optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (model(x) - y).square().mean().backward()
+            optimizer.step()
+            schedule.step()
+        with torch.no_grad():
+            drawn = model(everywhere)
+        errors.append(float((drawn - target(everywhere)).square().mean().sqrt()))
+        pictures.append(drawn[::10, 0].tolist())
+        advance()
+    return errors, pictures, count_parameters(model)
+
+
+def main() -> None:
+    """Train, record and draw."""
+    config = parse(ContinualConfig, (__doc__ or "").splitlines()[0])
+    steps, seeds = (200, 1) if config.quick else (config.steps, config.seeds)
+    rates = (1e-2,) if config.quick else (1e-3, 1e-2, 3e-2)
+    torch.set_num_threads(1)
+    size = count_parameters(kan_of(config.grid_size))
+    nets: dict[str, Callable[[], nn.Module]] = {
+        f"KAN [1, 1], G = {config.grid_size}": lambda: kan_of(config.grid_size),
+        "MLP, SiLU, equal size": lambda: mlp_of_size(1, 1, 2, "silu", size),
+        "MLP, tanh, equal size": lambda: mlp_of_size(1, 1, 2, "tanh", size),
+        "MLP, SiLU, 10⁴ parameters": lambda: mlp_of_size(1, 1, 2, "silu", 10_000),
+    }
+    record: dict[str, Any] = {"config": asdict(config), **environment(torch.device("cpu")), "nets": {}}
+    record["config"].pop("out")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress:
+        bar = progress.add_task("continual learning", total=len(nets) * len(rates) * seeds * BUMPS)
+        for name, create in nets.items():
+            progress.update(bar, description=name)
+            by_rate = {}
+            for rate in rates:
+                runs = []
+                for seed in range(seeds):
+                    torch.manual_seed(seed)
+                    runs.append(learn(create, rate, steps, config.points, lambda: progress.advance(bar)))
+                by_rate[rate] = runs
+            # Every net gets the rate that serves it best in the end.
+            rate = min(by_rate, key=lambda rate: sum(errors[-1] for errors, _, _ in by_rate[rate]))
+            record["nets"][name] = {
+                "learning_rate": rate,
+                "parameters": by_rate[rate][0][2],
+                "rmse_after_stage": [errors for errors, _, _ in by_rate[rate]],
+                "drawn": by_rate[rate][0][1],
+            }
+    folder = Path(config.out)
+    write_record(folder / "continual.json", record)
+    table = markdown(record)
+    write_atomically(folder / "continual.md", lambda partial: partial.write_text(table + "\n"))
+    draw(record, folder / "continual.png")
+    print(table)
+    print(f"record {folder / 'continual.json'}, table continual.md and plot continual.png beside it")
+
+
+def kan_of(grid_size: int) -> nn.Sequential:
+    """One edge, from 0 everywhere: what it is not shown, it leaves."""
+    model = kan([1, 1], grid_size)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    for layer in model:
+        layer.base_weight.requires_grad_(False)  # the base is not local
+    return model
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """RMSE over all five bumps after each stage, mean over seeds."""
+    heads = ["net", "parameters", "rate", *(f"after {stage}" for stage in range(1, BUMPS + 1))]
+    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
+    for name, net in record["nets"].items():
+        means = torch.tensor(net["rmse_after_stage"]).mean(0).tolist()
+        cells = [name, f"{net['parameters']:,}", f"{net['learning_rate']:g}", *(f"{error:.1e}" for error in means)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "RMSE over all five bumps after each stage."])
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """What each net draws after each stage, above the target."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    nets = record["nets"]
+    figure, axes = plt.subplots(len(nets), BUMPS, figsize=(12, 1.7 * len(nets) + 0.6), sharex=True, sharey=True)
+    x = torch.linspace(-1, 1, DENSE, dtype=torch.float64).unsqueeze(1)
+    wanted = target(x)[:, 0]
+    for row, (name, net) in enumerate(nets.items()):
+        for stage, axis in enumerate(axes[row]):
+            low = -1 + stage * 2 / BUMPS
+            axis.axvspan(low, low + 2 / BUMPS, color="#56B4E9", alpha=0.25, linewidth=0)
+            axis.plot(x[:, 0], wanted, color="#999999", linewidth=1)
+            axis.plot(x[::10, 0], net["drawn"][stage], color="#D55E00", linewidth=1.2)
+            axis.set_ylim(-0.5, 1.5)
+            if row == 0:
+                axis.set_title(f"after stage {stage + 1}", fontsize=9)
+        axes[row, 0].set_ylabel(name.replace(", ", "\n", 1), fontsize=8)
+    figure.suptitle("Five bumps, one stage each (shaded): target grey, net orange", fontsize=10)
+    figure.tight_layout()
+    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=110))
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,327 @@
+"""Fit known functions with small KANs on ever finer grids, beside tuned MLPs: ``python -m experiments.fit``.
+
+The tasks are the toys and special functions of the KAN paper (Liu et al., arXiv 2404.19756, sec. 3.1 and 3.2). A KAN is
+trained on a coarse grid, its grid is refined without changing the function, training goes on, and so forth. MLPs of
+equal size and with equal time are chosen among a dozen kinds by the same validation points.
+"""
+
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from math import pi
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.special
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from convkan.grid import adapt_grids, refine_grids
+from convkan.training import write_atomically
+from experiments.cli import UserError, parse, run
+from experiments.records import count_parameters, environment, write_record
+from experiments.small_nets import RIVALS, Data, Outcome, best_rival, kan, optimize
+
+TEST_POINTS = 10_000
+VAL_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class Task:
+    """A function to fit.
+
+    Attributes:
+        function: From points (n, inputs) to values (n,).
+        domain: Low and high end of each input.
+        widths: Sizes of the KAN's layers.
+        formula: How people write it.
+        published: Test RMSE of the paper's KAN and MLP, where it gives them.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    domain: tuple[tuple[float, float], ...]
+    widths: tuple[int, ...]
+    formula: str
+    published: str = ""
+
+
+def _special(name: str, *fixed: float, result: int | None = None) -> Callable[[Tensor], Tensor]:
+    """A function of ``scipy.special`` of two variables."""
+
+    def evaluate(x: Tensor) -> Tensor:
+        values = getattr(scipy.special, name)(*fixed, x[:, 0].numpy(), x[:, 1].numpy())
+        return torch.from_numpy(np.asarray(values if result is None else values[result]))
+
+    return evaluate
+
+
+UNIT = (-1.0, 1.0)
+TASKS = {
+    "bessel": Task(lambda x: torch.special.bessel_j0(20 * x[:, 0]), (UNIT,), (1, 1), "J₀(20x)"),
+    "exp_sin": Task(
+        lambda x: torch.exp(torch.sin(pi * x[:, 0]) + x[:, 1] ** 2), (UNIT,) * 2, (2, 1, 1), "exp(sin πx + y²)"
+    ),
+    "product": Task(lambda x: x[:, 0] * x[:, 1], (UNIT,) * 2, (2, 2, 1), "xy"),
+    "hundred": Task(
+        lambda x: torch.exp(torch.sin(pi * x / 2).square().mean(1)),
+        (UNIT,) * 100,
+        (100, 1, 1),
+        "exp(1/100 Σ sin²(πxᵢ/2))",
+    ),
+    "four": Task(
+        lambda x: torch.exp(
+            (torch.sin(pi * (x[:, 0] ** 2 + x[:, 1] ** 2)) + torch.sin(pi * (x[:, 2] ** 2 + x[:, 3] ** 2))) / 2
+        ),
+        (UNIT,) * 4,
+        (4, 4, 2, 1),
+        "exp(½ sin π(x₁²+x₂²) + ½ sin π(x₃²+x₄²))",
+    ),
+    "ellipj": Task(
+        _special("ellipj", result=0), ((0.0, 10.0), (0.0, 0.99)), (2, 2, 1, 1), "sn(u|m)", "1.3e-4 / 6.5e-4"
+    ),
+    "jv": Task(_special("jv"), ((0.0, 3.0), (0.0, 10.0)), (2, 3, 1, 1, 1), "J_ν(x)", "1.6e-3 / 5.5e-3"),
+    "lpmv": Task(_special("lpmv", 0.0), ((0.0, 4.0), (-0.99, 0.99)), (2, 2, 1), "P⁰_ν(x)", "5.3e-5 / 1.7e-2"),
+}
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """What to fit, and how long.
+
+    Attributes:
+        tasks: Names of tasks, or "all".
+        grids: Sizes of the grid, one training stage each.
+        steps: LBFGS steps a stage.
+        points: Points to train on; a part of them decides when to stop.
+        seeds: Runs of each task.
+        rivals: Train the MLPs too.
+        threads: CPU threads.
+        out: Folder for the record and the pictures.
+        quick: A minute's version: two tasks, one seed, few steps.
+    """
+
+    tasks: list[str] = field(default_factory=lambda: ["all"])
+    grids: list[int] = field(default_factory=lambda: [3, 10, 20, 50, 100])
+    steps: int = 200
+    points: int = 1000
+    seeds: int = 5
+    rivals: bool = True
+    threads: int = 1
+    out: str = "runs/fit"
+    quick: bool = False
+
+    def chosen(self) -> dict[str, Task]:
+        """The tasks by name.
+
+        Raises:
+            UserError: One does not exist.
+        """
+        names = ["bessel", "exp_sin"] if self.quick else list(TASKS) if self.tasks == ["all"] else self.tasks
+        unknown = [name for name in names if name not in TASKS]
+        if unknown:
+            raise UserError(f"tasks must be among {', '.join(TASKS)}, or all; got {', '.join(unknown)}")
+        return {name: TASKS[name] for name in names}
+
+
+def sample(task: Task, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random points of the task's domain, scaled to [−1, 1], and values."""
+    low, high = torch.tensor(task.domain, dtype=torch.float64).T
+    x = torch.rand(count, len(task.domain), generator=generator, dtype=torch.float64)
+    return 2 * x - 1, task.function(low + (high - low) * x).unsqueeze(1)
+
+
+def data_of(task: Task, points: int, seed: int) -> Data:
+    """Training, validation and test points of a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    x, y = sample(task, points, generator)
+    held_out = max(1, round(VAL_SHARE * points))
+    return Data((x[held_out:], y[held_out:]), (x[:held_out], y[:held_out]), sample(task, TEST_POINTS, generator))
+
+
+def fit_kan(
+    task: Task, data: Data, grids: list[int], steps: int, seed: int, advance: Callable[[], None] = lambda: None
+) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """Train on one grid after the other; returns the net and a row a grid."""
+    torch.manual_seed(seed)
+    model = kan(task.widths, grids[0])
+    rows: list[dict[str, Any]] = []
+    elapsed = 0.0
+    for index, grid_size in enumerate(grids):
+        change = 0.0
+        if index:
+            change = max(refine_grids(model, grid_size).values())
+        else:  # inner grids start where their inputs are
+            adapt_grids(model, [data.train[0]], grid_eps=1.0)
+        outcome = optimize(model, data, steps)
+        if not index:  # and follow them once they are known
+            adapt_grids(model, [data.train[0]], grid_eps=1.0)
+            outcome = joined(outcome, optimize(model, data, steps))
+        elapsed += outcome.seconds
+        rows.append(
+            {
+                "grid_size": grid_size,
+                "parameters": count_parameters(model),
+                "change_by_refinement": change,
+                **{key: value for key, value in asdict(outcome).items() if key != "curve"},
+                "seconds": elapsed,
+            }
+        )
+        advance()
+    return model, rows
+
+
+def joined(first: Outcome, second: Outcome) -> Outcome:
+    """Two optimisations, one after the other, as one."""
+    return Outcome(
+        second.val_rmse,
+        second.test_rmse,
+        second.train_rmse,
+        first.seconds + second.seconds,
+        first.steps + second.steps,
+        first.curve + second.curve,
+    )
+
+
+def main() -> None:
+    """Fit, record and draw."""
+    config = parse(FitConfig, (__doc__ or "").splitlines()[0])
+    tasks = config.chosen()
+    grids, steps, seeds = ([3, 10], 20, 1) if config.quick else (config.grids, config.steps, config.seeds)
+    rivals = RIVALS[:2] if config.quick else RIVALS
+    torch.set_num_threads(config.threads)
+    folder = Path(config.out)
+    path = folder / "fit.json"
+    settings = {**asdict(config), "grids": grids, "steps": steps, "seeds": seeds, "tasks": list(tasks)}
+    settings.pop("out")
+    record: dict[str, Any] = {"config": settings, **environment(torch.device("cpu")), "runs": []}
+    if path.exists():
+        earlier = json.loads(path.read_text())
+        if earlier["config"] == settings and earlier["git_commit"] == record["git_commit"]:
+            record = earlier
+    done = {(row["task"], row["seed"]) for row in record["runs"]}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress:
+        a_run = len(grids) + 2 * len(rivals) * config.rivals
+        bar = progress.add_task("fitting", total=len(tasks) * seeds * a_run, completed=len(done) * a_run)
+        for name, task in tasks.items():
+            for seed in range(seeds):
+                if (name, seed) in done:
+                    continue
+                progress.update(bar, description=f"{name}, seed {seed}")
+                record["runs"].append(
+                    {"task": name, "seed": seed}
+                    | fit_task(task, config.points, grids, steps, seed, rivals if config.rivals else [],
+                               lambda: progress.advance(bar))
+                )  # fmt: skip
+                write_record(path, record)
+    table = markdown(record)
+    write_atomically(folder / "fit.md", lambda partial: partial.write_text(table + "\n"))
+    draw(record, folder / "fit.png")
+    print(table)
+    print(f"record {path}, table {folder / 'fit.md'}, plot {folder / 'fit.png'}")
+
+
+def fit_task(
+    task: Task, points: int, grids: list[int], steps: int, seed: int, rivals: Any, advance: Callable[[], None]
+) -> dict[str, Any]:
+    """A KAN on all grids, and the best MLP of its final size, with as many steps and with as much time."""
+    data = data_of(task, points, seed)
+    _, rows = fit_kan(task, data, grids, steps, seed, advance)
+    result: dict[str, Any] = {"kan": rows, "mlp": {}}
+    if not rivals:
+        return result
+    budgets = {"equal steps": (steps * (len(grids) + 1), None), "equal time": (100_000, rows[-1]["seconds"])}
+    for budget, (most, seconds) in budgets.items():
+        rival, outcome, parameters = best_rival(data, rows[-1]["parameters"], most, seconds, seed, rivals, advance)
+        result["mlp"][budget] = {
+            "kind": str(rival),
+            "parameters": parameters,
+            **{key: value for key, value in asdict(outcome).items() if key != "curve"},
+        }
+    return result
+
+
+def exponent(sizes: list[float], errors: list[float]) -> float:
+    """The slope of error against size on logarithmic axes, up to where the error is least."""
+    last = errors.index(min(errors)) + 1
+    if last < 2:
+        return 0.0
+    return float(np.polyfit(np.log(sizes[:last]), np.log(errors[:last]), 1)[0])
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """Median test RMSE of each task by grid size, with the exponent, and of the MLPs."""
+    grids = record["config"]["grids"]
+    heads = [
+        *(f"G = {size}" for size in grids),
+        "exponent",
+        "parameters",
+        "MLP, equal steps",
+        "MLP, equal time",
+        "paper",
+    ]
+    lines = [f"| task | {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)} --- |"]
+    for name in dict.fromkeys(row["task"] for row in record["runs"]):
+        runs = [row for row in record["runs"] if row["task"] == name]
+        errors = [statistics.median(run["kan"][index]["test_rmse"] for run in runs) for index in range(len(grids))]
+        cells = [f"{error:.1e}" for error in errors]
+        cells += [f"{exponent(grids, errors):.1f}", str(runs[0]["kan"][-1]["parameters"])]
+        for budget in ("equal steps", "equal time"):
+            found = [run["mlp"][budget]["test_rmse"] for run in runs if budget in run["mlp"]]
+            cells.append(f"{statistics.median(found):.1e}" if found else "")
+        lines.append(f"| {TASKS[name].formula} | {' | '.join(cells)} | {TASKS[name].published} |")
+    lines += ["", f"Median test RMSE over {record['config']['seeds']} seeds; {record['config']['points']} points."]
+    return "\n".join(lines)
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """Test error against the number of parameters, a panel a task."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = list(dict.fromkeys(row["task"] for row in record["runs"]))
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.3 * columns, 3.1 * rows), squeeze=False)
+    for axis, name in zip(axes.flat, names, strict=False):
+        runs = [row for row in record["runs"] if row["task"] == name]
+        for found in runs:
+            sizes = [stage["parameters"] for stage in found["kan"]]
+            axis.plot(sizes, [stage["test_rmse"] for stage in found["kan"]], "o-", color="#0072B2", alpha=0.5, ms=4)
+            for (budget, marker), color in zip(
+                (("equal steps", "s"), ("equal time", "^")), ("#E69F00", "#D55E00"), strict=True
+            ):
+                if budget in found["mlp"]:
+                    rival = found["mlp"][budget]
+                    axis.plot(rival["parameters"], rival["test_rmse"], marker, color=color, ms=5)
+        sizes = [stage["parameters"] for stage in runs[0]["kan"]]
+        start = statistics.median(run["kan"][0]["test_rmse"] for run in runs)
+        axis.plot(sizes, [start * (size / sizes[0]) ** -4.0 for size in sizes], ":", color="#777777")
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_title(TASKS[name].formula, fontsize=9)
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(names) :]:
+        axis.set_axis_off()
+    for axis in axes[-1]:
+        axis.set_xlabel("parameters")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("test RMSE")
+    styles = (("o-", "#0072B2", "KAN, grids growing finer"), ("s", "#E69F00", "best MLP, equal steps"),
+              ("^", "#D55E00", "best MLP, equal time"), (":", "#777777", "fourth power"))  # fmt: skip
+    for style, color, label in styles:
+        axes[0, 0].plot([], [], style, color=color, label=label)
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", ncols=4, fontsize=8, frameon=False)
+    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=110))
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    run(main)
