@@ -153,7 +153,9 @@ def main() -> None:
         with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()) as progress:
             if suite.search is not None:
                 _run("trials", [job for cell in cells for job in plan.trial_jobs(*cell)], config, progress)
-            _run("final runs", [job for cell in cells for job in plan.final_jobs(*cell)], config, progress)
+            # Seed by seed, so that a comparison cut short has something to say of every entry.
+            by_seed = zip(*(plan.final_jobs(*cell) for cell in cells), strict=True)
+            _run("final runs", [job for jobs in by_seed for job in jobs], config, progress)
     record = _gather(plan, cells)
     folder = Path(config.out) if config.out else plan.folder / "report"
     write_record(folder / "suite.json", record)

@@ -1,5 +1,6 @@
 """The choice of hyper-parameters: as many trials for each side, judged on the validation part."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -22,8 +23,10 @@ def trials_of(suite: Suite, entry: Entry) -> list[dict[str, Any]]:
     search = suite.search
     assert search is not None
     applicable = {name: choice for name, choice in search.space.items() if _applies(name, entry)}
-    sampler = optuna.samplers.QMCSampler(seed=search.seed, scramble=True, warn_independent_sampling=False)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # it may change; results are kept
+        sampler = optuna.samplers.QMCSampler(seed=search.seed, scramble=True, warn_independent_sampling=False)
     study = optuna.create_study(sampler=sampler)
     space = {name: _distribution(name, choice) for name, choice in applicable.items()}
     trials = [_own(suite, entry, applicable)]
