@@ -23,7 +23,7 @@ from convkan.grid import adapt_grids, refine_grids
 from convkan.training import write_atomically
 from experiments.cli import parse, run
 from experiments.records import count_parameters, environment, write_record
-from experiments.small_nets import kan, mlp, mlp_of_size
+from experiments.small_nets import AT_ONCE, kan, mlp, mlp_of_size
 
 ALPHA = 0.01
 TEST_SIDE = 101
@@ -142,8 +142,8 @@ def minimise(
     optimizer: torch.optim.Optimizer
     if adam_rate is None:
         optimizer = torch.optim.LBFGS(
-            model.parameters(), max_iter=1, history_size=50, line_search_fn="strong_wolfe", tolerance_change=1e-18,
-            tolerance_grad=1e-14,
+            model.parameters(), max_iter=AT_ONCE, max_eval=25 * AT_ONCE, history_size=50, line_search_fn="strong_wolfe",
+            tolerance_change=1e-18, tolerance_grad=1e-14,
         )  # fmt: skip
     else:
         optimizer = torch.optim.Adam(model.parameters(), lr=adam_rate)
@@ -153,9 +153,9 @@ def minimise(
         optimizer.zero_grad()
         loss = problem.loss(model)
         loss.backward()
-        return float(loss)
+        return loss.item()
 
-    for _ in range(steps):
+    for _ in range(steps if adam_rate is not None else -(-steps // AT_ONCE)):
         before = deepcopy(model.state_dict())
         loss = float(optimizer.step(closure))  # of the state before the step
         losses.append(loss)
@@ -209,7 +209,7 @@ def main() -> None:
     """Solve, record and draw."""
     config = parse(PdeConfig, (__doc__ or "").splitlines()[0])
     if config.quick:
-        config = PdeConfig(width=5, grids=(3, 6), steps=10, inside=400, border=80, seeds=1, out=config.out, quick=True)
+        config = PdeConfig(width=3, grids=(3, 6), steps=10, inside=100, border=40, seeds=1, out=config.out, quick=True)
     torch.set_num_threads(config.threads)
     folder, path = Path(config.out), Path(config.out) / "pde.json"
     settings = asdict(config)
@@ -235,6 +235,8 @@ def main() -> None:
             progress.advance(bar)
         last = record["kan"][0][-1]
         candidates = rivals(last["parameters"])
+        if config.quick:
+            candidates = dict(list(candidates.items())[:1])
         budget = sum(rows[-1]["seconds"] for rows in record["kan"]) / len(record["kan"])
         methods: dict[str, float | None] = {"LBFGS": None} if config.quick else {"LBFGS": None, "Adam": 3e-3}
         progress.update(bar, description="MLPs", completed=0, total=len(candidates) * len(methods))
@@ -324,7 +326,12 @@ def draw(record: dict[str, Any], path: Path) -> None:
     ):
         limit = values.abs().max().item()
         image = axis.imshow(
-            values.reshape(side, side).T, origin="lower", extent=(-1, 1, -1, 1), cmap=colours, vmin=-limit, vmax=limit
+            values.reshape(side, side).T.numpy(),
+            origin="lower",
+            extent=(-1, 1, -1, 1),
+            cmap=colours,
+            vmin=-limit,
+            vmax=limit,
         )
         axis.set_title(title)
         axis.set_xlabel("x")

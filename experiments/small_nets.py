@@ -4,18 +4,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
+import scipy.optimize
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from convkan import KANLinear
 from convkan.basis import BSpline
 from experiments.records import count_parameters
 
-OptimizerName = Literal["lbfgs", "adam"]
+OptimizerName = Literal["lbfgs", "adam", "lm"]
 HISTORY = 50  # of LBFGS
+ROUGHNESS, ROUGHNESS_ORDER = 1e-5, 4
+AT_ONCE = 10  # its steps between looks at the validation part
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "silu": nn.SiLU, "relu": nn.ReLU}
 
 
@@ -95,7 +101,6 @@ def optimize(
     optimizer: OptimizerName = "lbfgs",
     learning_rate: float = 1.0,
     seconds: float | None = None,
-    after_step: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Least squares on all training points at once; the model is left in its best state on the validation part.
 
@@ -103,21 +108,24 @@ def optimize(
         model: What to fit. The state it comes in counts as a candidate.
         data: The points.
         steps: Steps to take.
-        optimizer: "lbfgs" with a strong-Wolfe line search, or "adam" with a rate that falls along half a cosine.
+        optimizer: "lbfgs" with a strong-Wolfe line search, "adam" with a rate that falls along half a cosine, or "lm":
+            Levenberg–Marquardt steps in a trust region (scipy), for nets of few parameters and one output.
         learning_rate: Of the optimiser.
         seconds: Stop after this time.
-        after_step: Called with the number of steps taken.
     """
     start = time.perf_counter()
     best, best_state, curve = rmse(model, data.val), deepcopy(model.state_dict()), []
     taken = 0
-    for taken in _steps(model, data.train, steps, optimizer, learning_rate):
+    course = (
+        _trust_region(model, data.train, steps)
+        if optimizer == "lm"
+        else _steps(model, data.train, steps, optimizer, learning_rate)
+    )
+    for taken in course:  # noqa: B007  (it is used after the loop)
         error = rmse(model, data.val)
         curve.append(error)
         if error < best:
             best, best_state = error, deepcopy(model.state_dict())
-        if after_step is not None:
-            after_step(taken)
         if seconds is not None and time.perf_counter() - start > seconds:
             break
     model.load_state_dict(best_state)
@@ -140,7 +148,8 @@ def _steps(
         optimizer = torch.optim.LBFGS(
             model.parameters(),
             lr=learning_rate,
-            max_iter=1,
+            max_iter=AT_ONCE,
+            max_eval=25 * AT_ONCE,
             history_size=HISTORY,
             line_search_fn="strong_wolfe",
             tolerance_grad=1e-14,
@@ -154,15 +163,67 @@ def _steps(
         optimizer.zero_grad()
         value = loss()
         value.backward()
-        return float(value)
+        return value.item()
 
-    for step in range(1, steps + 1):
+    stride = AT_ONCE if name == "lbfgs" else 1
+    for step in range(stride, steps + stride, stride):
         value = optimizer.step(closure)
         if schedule is not None:
             schedule.step()
         if not torch.isfinite(torch.as_tensor(value)):
             return
         yield step
+
+
+def _trust_region(model: nn.Module, part: tuple[Tensor, Tensor], steps: int) -> Iterator[int]:
+    """Gauss–Newton steps within a trust region; the model has each state when it is yielded."""
+    x, y = part
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    shapes = [parameter.shape for parameter in trained]
+
+    def unpack(vector: np.ndarray) -> dict[str, Tensor]:
+        pieces = torch.from_numpy(vector).split([shape.numel() for shape in shapes])
+        return {name: piece.view(shape) for name, piece, shape in zip(names, pieces, shapes, strict=True)}
+
+    def residual(vector: np.ndarray) -> np.ndarray:
+        parameters = unpack(vector)
+        with torch.no_grad():
+            off = (torch.func.functional_call(model, parameters, (x,)) - y)[:, 0]
+        return torch.cat([off, roughness(model, parameters)]).numpy()
+
+    def one(parameters: dict[str, Tensor], point: Tensor) -> Tensor:
+        value: Tensor = torch.func.functional_call(model, parameters, (point.unsqueeze(0),))[0, 0]
+        return value
+
+    of_points = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0))
+
+    def jacobian(vector: np.ndarray) -> np.ndarray:
+        parameters = unpack(vector)
+        parts = of_points(parameters, x), torch.func.jacrev(partial(roughness, model))(parameters)
+        rows = [torch.cat([part[name].flatten(1) for name in names], dim=1) for part in parts]
+        return torch.cat(rows).numpy()
+
+    vector = torch.nn.utils.parameters_to_vector(trained).detach().numpy().copy()
+    for step in range(AT_ONCE, steps + AT_ONCE, AT_ONCE):
+        result = scipy.optimize.least_squares(
+            residual, vector, jacobian, x_scale="jac", max_nfev=AT_ONCE, xtol=1e-15, ftol=1e-15, gtol=1e-15
+        )
+        vector = result.x
+        torch.nn.utils.vector_to_parameters(torch.from_numpy(vector), trained)
+        yield step
+        if result.status > 0:  # no step leads further
+            return
+
+
+def roughness(model: nn.Module, parameters: dict[str, Tensor]) -> Float[Tensor, " differences"]:
+    """Fourth differences of neighbouring coefficients, times so little that they decide only what no point decides."""
+    differences = [x.new_zeros(0) for x in list(parameters.values())[:1]]
+    for name, layer in model.named_modules():
+        if isinstance(layer, KANLinear) and layer.basis.num_functions > ROUGHNESS_ORDER:
+            weight = parameters[f"{name}.basis_weight"].unflatten(1, (layer.basis.num_functions, -1))
+            differences.append(ROUGHNESS * weight.diff(n=ROUGHNESS_ORDER, dim=1).flatten())
+    return torch.cat(differences)
 
 
 @dataclass(frozen=True)
@@ -178,15 +239,23 @@ class Rival:
         return f"{self.depth}×{self.activation}, {self.optimizer} {self.learning_rate:g}"
 
 
-RIVALS = [Rival(depth, activation, "lbfgs", 1.0) for depth in (1, 2, 3) for activation in ("tanh", "silu")] + [
-    Rival(depth, activation, "adam", rate)
-    for depth in (2, 3)
-    for activation in ("tanh", "silu")
-    for rate in (3e-3, 2e-2)
-]
+RIVALS = (
+    [Rival(depth, activation, "lm", 1.0) for depth in (1, 2, 3) for activation in ("tanh", "silu")]
+    + [Rival(depth, activation, "lbfgs", 1.0) for depth in (2, 3) for activation in ("tanh", "silu")]
+    + [Rival(depth, "silu", "adam", rate) for depth in (2, 3) for rate in (3e-3, 2e-2)]
+)
 
 
-def best_rival(
+@dataclass(frozen=True)
+class Tried:
+    """A kind of MLP, how its optimisation went, and its number of parameters."""
+
+    rival: Rival
+    outcome: Outcome
+    parameters: int
+
+
+def rank_rivals(
     data: Data,
     parameters: int,
     steps: int,
@@ -194,30 +263,27 @@ def best_rival(
     seed: int,
     rivals: Sequence[Rival] = RIVALS,
     advance: Callable[[], None] = lambda: None,
-) -> tuple[Rival, Outcome, int]:
-    """The MLP of a size that does best on the validation part, of all the kinds there are.
+) -> list[Tried]:
+    """MLPs of a size, the best on the validation part first.
 
     Args:
         data: The points.
-        parameters: Its size, approximately.
-        steps: Steps of LBFGS; Adam takes ten times as many, since each costs a fraction.
-        seconds: Time for each kind; None for no limit.
+        parameters: Their size, approximately.
+        steps: Steps of Levenberg–Marquardt; LBFGS takes ten and Adam a hundred times as many, since theirs cost less.
+        seconds: Time for each; None for no limit.
         seed: Seed of the weights.
         rivals: The kinds.
         advance: Called after each kind.
-
-    Returns:
-        The kind, how it went, and its number of parameters.
     """
-    found: list[tuple[Rival, Outcome, int]] = []
+    tried: list[Tried] = []
     inputs, outputs = data.train[0].shape[1], data.train[1].shape[1]
     for rival in rivals:
         torch.manual_seed(seed)
         model = mlp_of_size(inputs, outputs, rival.depth, rival.activation, parameters)
-        many = steps if rival.optimizer == "lbfgs" else 10 * steps
+        many = steps * {"lm": 1, "lbfgs": 10, "adam": 100}[rival.optimizer]
         outcome = optimize(
             model, data, many, optimizer=rival.optimizer, learning_rate=rival.learning_rate, seconds=seconds
         )
-        found.append((rival, outcome, count_parameters(model)))
+        tried.append(Tried(rival, outcome, count_parameters(model)))
         advance()
-    return min(found, key=lambda item: item[1].val_rmse)
+    return sorted(tried, key=lambda one: one.outcome.val_rmse)

@@ -94,7 +94,7 @@ def summarize(record: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
             "peak MB": f"{group['peak_memory_bytes'].max() / 1e6:.0f}",
         }
         rows.append(row | {f"published {key}": value for key, value in published[entry].items()})
-    return pd.DataFrame(rows).fillna("")
+    return pd.DataFrame(rows).astype(object).fillna("")
 
 
 def compare_pairs(record: dict[str, Any], runs: pd.DataFrame) -> list[Pair]:

@@ -1,0 +1,218 @@
+"""Comparisons: what a suite may say, how sizes are matched, what statistics conclude, and a whole one in small."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from convkan.models import create_model, model_options
+from experiments.cli import UserError
+from experiments.compare import __main__ as compare
+from experiments.compare.matching import match_width, matched_options
+from experiments.compare.search import best_of, split, trials_of
+from experiments.compare.statistics import paired_bootstrap, pareto_front
+from experiments.compare.suite import Match, load_suite
+from experiments.records import count_multiply_adds, count_parameters, packed, unpacked
+
+SUITES = sorted((Path(compare.__file__).parents[1] / "configs" / "compare").glob("*.yaml"))
+SMALL = {
+    "name": "small",
+    "title": "A small one",
+    "datasets": ["digits"],
+    "seeds": [0, 1],
+    "recipe": {"epochs": 1, "batch_size": 128, "threads": 1},
+    "match": {"by": "parameters", "target": 500},
+    "entries": [
+        {"name": "CNN", "model": "vgg", "options": {"depths": [2]}},
+        {"name": "KAN", "model": "kan_vgg", "options": {"depths": [2]}, "published": {"accuracy": 12.5}},
+    ],
+}
+
+
+def written(tmp_path, **changes):
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump(SMALL | changes))
+    return path
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_every_suite_is_valid_and_its_models_can_be_built(path):
+    suite = load_suite(path)
+    for entry in suite.entries:
+        create_model(entry.model, **entry.options)
+    for pair in suite.pairs():
+        assert pair[1].is_plain
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"datasets": ["mnits"]}, "datasets must be among .* got 'mnits'"),
+        ({"seeds": []}, "seeds and datasets must name at least one"),
+        ({"entries": [{"name": "a", "model": "nothing"}]}, "model of 'a' must be one of .* got 'nothing'"),
+        (
+            {"entries": [{"name": "a", "model": "vgg", "options": {"rank": 1}}]},
+            "options of 'a' must be among .* got rank",
+        ),
+        ({"entries": [{"name": "a"}]}, "an entry must have model"),
+        ({"recipe": {"seed": 1}}, "recipe must be among .* got seed"),
+        ({"match": {"by": "size", "target": 1}}, "match.by must be parameters, .* got 'size'"),
+        ({"entries": [{"name": "a", "model": "cnn_small"}]}, "match needs models with an option width"),
+        ({"budget": 1}, "the suite must be among .* got budget"),
+    ],
+)
+def test_what_a_suite_gets_wrong_is_named(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        load_suite(written(tmp_path, **changes))
+
+
+class TestMatching:
+    @pytest.mark.parametrize("target", [1, 2, 7, 50, 99.5, 1e4])
+    def test_width_is_the_closest_there_is(self, target):
+        width = match_width(lambda width: width**2, target)
+        assert all(abs(width**2 - target) <= abs(other**2 - target) for other in range(1, 200))
+
+    @pytest.mark.parametrize("by", ["parameters", "multiply_adds"])
+    @pytest.mark.parametrize("kind", ["full", "lowrank", "shared", "depthwise", "bottleneck"])
+    def test_models_come_close_to_the_target(self, by, kind):
+        target = {"parameters": 20_000, "multiply_adds": 30_000_000}[by]
+        sizes = {}
+        for model, options in (("vgg", {}), ("kan_vgg", {"kind": kind})):
+            options = matched_options(model, options, Match(by, target), (1, 28, 28), 10)
+            built = create_model(model, 10, 1, **options)
+            example = torch.zeros(1, 1, 28, 28)
+            sizes[model] = count_parameters(built) if by == "parameters" else count_multiply_adds(built, example)
+        assert all(abs(size / target - 1) < 0.15 for size in sizes.values()), sizes
+
+    def test_step_time_can_be_matched(self):
+        options = matched_options("vgg", {}, Match("step_time", 5.0), (1, 8, 8), 10)
+        assert options["width"] >= 1
+
+    def test_a_width_that_is_given_stays(self):
+        assert matched_options("vgg", {"width": 3}, Match("parameters", 1e6), (1, 8, 8), 10) == {"width": 3}
+
+    def test_a_target_out_of_reach_is_refused(self):
+        with pytest.raises(UserError, match="not reached"):
+            match_width(lambda width: 1.0, 2.0)
+
+
+class TestSearch:
+    def suite(self, tmp_path):
+        space = {"learning_rate": {"low": 1e-3, "high": 1e-1}, "rank": [1, 2, 4], "weight_decay": [0.0, 0.1]}
+        return load_suite(written(tmp_path, search={"trials": 6, "epochs": 1, "space": space}))
+
+    def test_every_side_gets_as_many_trials_and_its_own_setting_first(self, tmp_path):
+        suite = self.suite(tmp_path)
+        cnn, kan = (trials_of(suite, entry) for entry in suite.entries)
+        assert len(cnn) == len(kan) == 6
+        assert cnn[0] == {"learning_rate": 1e-2, "weight_decay": 0.02}
+        assert kan[0] == {"learning_rate": 1e-2, "weight_decay": 0.02, "rank": 1}
+        assert all(1e-3 <= trial["learning_rate"] <= 1e-1 for trial in cnn)
+        assert len({trial["learning_rate"] for trial in cnn}) == 6
+        assert cnn == trials_of(suite, suite.entries[0])
+
+    def test_settings_go_where_they_belong(self, tmp_path):
+        suite = self.suite(tmp_path)
+        assert split({"rank": 2, "learning_rate": 0.1}, suite.entries[1]) == ({"learning_rate": 0.1}, {"rank": 2})
+        assert "rank" not in model_options("vgg")
+
+    def test_the_best_is_taken(self):
+        assert best_of([{"a": 1}, {"a": 2}, {"a": 3}], [0.5, 0.9, 0.9]) == {"a": 2}
+
+    @pytest.mark.parametrize("choice", [[], {"low": 0, "high": 1}, {"low": 2, "high": 1}, 3, {"high": 1}])
+    def test_a_space_that_makes_no_sense_is_refused(self, tmp_path, choice):
+        suite = load_suite(written(tmp_path, search={"trials": 2, "epochs": 1, "space": {"weight_decay": choice}}))
+        with pytest.raises(UserError, match="weight_decay must be a list of choices or a mapping"):
+            compare.check_search(suite.search)
+
+
+class TestStatistics:
+    def test_a_clear_difference_is_found_and_has_its_sign(self):
+        generator = np.random.default_rng(0)
+        good, bad = generator.random((3, 2000)) < 0.95, generator.random((4, 2000)) < 0.9
+        found = paired_bootstrap(good, bad, resamples=2000)
+        assert found.mean == pytest.approx(good.mean() - bad.mean())
+        assert found.low < found.mean < found.high
+        assert found.verdict == "first"
+        assert paired_bootstrap(bad, good, resamples=2000).verdict == "second"
+
+    def test_equal_models_cannot_be_told_apart(self):
+        right = np.random.default_rng(1).random((3, 500)) < 0.8
+        assert paired_bootstrap(right, right, resamples=1000).verdict == "neither"
+
+    def test_the_interval_holds_the_truth_about_as_often_as_it_says(self):
+        generator = np.random.default_rng(2)
+        held = 0
+        for trial in range(100):
+            hardness = generator.random(400)  # images are easy or hard for both
+            one, two = (generator.random((5, 400)) < 0.5 + 0.5 * hardness - shift for shift in (0.0, 0.03))
+            found = paired_bootstrap(one, two, resamples=500, seed=trial)
+            held += found.low <= 0.03 <= found.high
+        assert held >= 90
+
+    def test_more_seeds_that_disagree_widen_the_interval(self):
+        steady = np.tile(np.random.default_rng(3).random(1000) < 0.9, (3, 1))
+        shaky = np.stack([np.random.default_rng(4).random(1000) < rate for rate in (0.8, 0.9, 1.0)])
+        narrow, wide = (paired_bootstrap(one, steady, resamples=1000) for one in (steady, shaky))
+        assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+    def test_the_front_holds_what_nothing_cheaper_beats(self):
+        assert pareto_front([3, 1, 2, 4], [0.9, 0.5, 0.4, 0.9]) == [1, 0]
+
+    def test_flags_survive_packing(self):
+        flags = torch.rand(37) < 0.5
+        assert (unpacked(packed(flags), 37) == flags.numpy()).all()
+
+
+@pytest.mark.slow
+def test_a_comparison_runs_goes_on_after_a_kill_and_reports(tmp_path, monkeypatch, capsys):
+    space = {"learning_rate": {"low": 1e-3, "high": 1e-1}}
+    search = {"trials": 2, "epochs": 1, "train_fraction": 0.3, "space": space}
+    path = written(tmp_path, search=search)
+    arguments = [
+        "compare",
+        "--suite",
+        str(path),
+        "--runs_root",
+        str(tmp_path / "runs"),
+        "--processes",
+        "2",
+        "--gpus",
+        "0",
+    ]
+    monkeypatch.setattr("sys.argv", arguments)
+    compare.main()
+    assert "report in" in capsys.readouterr().out
+    folder = tmp_path / "runs" / "small" / "report"
+    record = json.loads((folder / "suite.json").read_text())
+    assert len(record["runs"]) == 4
+    assert len(record["searches"]) == 4
+    assert all("test_accuracy" not in json.loads(p.read_text()) for p in folder.parent.glob("trials/*/result.json"))
+    text = (folder / "report.md").read_text()
+    assert text.index("## Verdict") < text.index("## digits")
+    assert "published accuracy" in text
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "http" not in page.replace('lang="en"', "")
+
+    # Nothing is done twice.
+    monkeypatch.setattr("experiments.compare.jobs._start", lambda *arguments: pytest.fail("ran again"))
+    compare.main()
+
+    # Other options under the same name are refused.
+    written(tmp_path, search=search, recipe=SMALL["recipe"] | {"epochs": 2})
+    with pytest.raises(UserError, match=r"was run with other options \(epochs\)"):
+        compare.main()
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_named_with_its_log(tmp_path, monkeypatch):
+    path = written(tmp_path, recipe={"epochs": 1, "precision": "nonsense"}, seeds=[0])
+    monkeypatch.setattr(
+        "sys.argv", ["compare", "--suite", str(path), "--runs_root", str(tmp_path / "runs"), "--gpus", "0"]
+    )
+    with pytest.raises(UserError, match=r"2 of 2 runs failed \(CNN on digits, seed 0.*nonsense"):
+        compare.main()

@@ -1,0 +1,84 @@
+"""The experiments on known functions: their mathematics, and that each runs to the end in its quick setting."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from experiments import chebyshev, continual, fit, pde
+from experiments.small_nets import Data, kan, mlp_of_size, optimize, rmse, roughness
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [fit, pde, continual, chebyshev])
+def test_quick_setting_leaves_a_record_a_table_and_a_plot(script, monkeypatch, tmp_path, capsys):
+    name = script.__name__.split(".")[-1]
+    monkeypatch.setattr("sys.argv", [name, "--quick", "--out", str(tmp_path)])
+    script.main()
+    assert json.loads((tmp_path / f"{name}.json").read_text())["config"]["quick"]
+    assert (tmp_path / f"{name}.md").read_text() in capsys.readouterr().out
+    assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
+def linear_data(inputs=2):
+    x = 2 * torch.rand(60, inputs, dtype=torch.float64) - 1
+    y = x.sum(1, keepdim=True)
+    return Data((x[:40], y[:40]), (x[40:50], y[40:50]), (x[50:], y[50:]))
+
+
+@pytest.mark.parametrize("optimizer", ["lm", "lbfgs", "adam"])
+def test_every_optimiser_finds_what_is_easy_and_keeps_the_best_state(optimizer):
+    data = linear_data()
+    model = kan([2, 1], 4)
+    outcome = optimize(model, data, 200, optimizer=optimizer, learning_rate=0.05 if optimizer == "adam" else 1.0)
+    assert outcome.val_rmse == rmse(model, data.val) == min(outcome.curve)
+    assert outcome.test_rmse < 0.05
+
+
+def test_an_mlp_comes_close_to_the_size_asked_for():
+    for depth in (1, 2, 3):
+        size = sum(p.numel() for p in mlp_of_size(2, 1, depth, "tanh", 1000).parameters())
+        assert abs(size - 1000) < 70
+
+
+def test_roughness_is_none_for_cubics_and_little_for_others():
+    model = kan([1, 1], 6)
+    with torch.no_grad():
+        model[0].coefficients.copy_(torch.arange(9.0, dtype=torch.float64) ** 3)
+    parameters = dict(model.named_parameters())
+    assert roughness(model, parameters).abs().max() < 1e-12
+    assert roughness(model, parameters | {"0.basis_weight": torch.randn(1, 9)}).abs().max() > 1e-7
+
+
+@pytest.mark.parametrize("name", list(fit.TASKS))
+def test_every_task_can_be_sampled(name):
+    data = fit.data_of(fit.TASKS[name], 100, 0)
+    assert len(data.train[0]) + len(data.val[0]) == 100
+    assert data.test[1].isfinite().all()
+    assert data.train[0].abs().max() <= 1
+    again = fit.data_of(fit.TASKS[name], 100, 0)
+    assert torch.equal(data.train[1], again.train[1])
+
+
+def test_the_poisson_problem_is_solved_by_its_solution():
+    class Exact(nn.Module):
+        def forward(self, x):
+            return pde.solution(x).unsqueeze(1)
+
+    problem = pde.Problem.random(50, 40, 0)
+    assert problem.loss(Exact()) < 1e-20
+    assert (problem.border.abs().amax(1) == 1).all()
+    assert max(pde.errors(Exact()).values()) < 1e-12
+
+
+def test_the_bumps_have_the_height_of_one():
+    x = torch.linspace(-0.8, 0.8, 5, dtype=torch.float64).unsqueeze(1)
+    assert (continual.target(x) - 1).abs().max() < 1e-6
+    ends = [continual.stage_points(stage, 10)[[0, -1], 0].tolist() for stage in range(5)]
+    assert ends[0][0] == -1
+    assert ends[-1][1] == pytest.approx(1)
+
+
+def test_the_chebyshev_net_has_864_parameters():
+    assert sum(p.numel() for p in chebyshev.chebyshev_kan().parameters()) == 864
