@@ -85,7 +85,7 @@ class TestMatching:
             built = create_model(model, 10, 1, **options)
             example = torch.zeros(1, 1, 28, 28)
             sizes[model] = count_parameters(built) if by == "parameters" else count_multiply_adds(built, example)
-        assert all(abs(size / target - 1) < 0.15 for size in sizes.values()), sizes
+        assert all(abs(size / target - 1) < 0.05 for size in sizes.values()), sizes
 
     def test_step_time_can_be_matched(self):
         options = matched_options("vgg", {}, Match("step_time", 5.0), (1, 8, 8), 10)

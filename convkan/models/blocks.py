@@ -1,5 +1,6 @@
 """The parts of which the networks are made: one convolution and what belongs before it, plain or KAN in any form."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -152,6 +153,17 @@ def basis_of(basis: Basis | str, grid_size: int | None, grid_range: Sequence[flo
         if value is not None:
             raise ValueError(f"{name} goes with basis 'bspline', by name, only; got {value} with {basis!r}")
     return create_basis(basis)
+
+
+def channels_at(width: float, stage: int) -> int:
+    """Channels of a stage, ``width`` · 2^stage rounded; a width between integers tunes the size of a network finely.
+
+    Raises:
+        ValueError: ``width`` is not a number of at least 1.
+    """
+    if not isinstance(width, int | float) or isinstance(width, bool) or not 1 <= width < math.inf:
+        raise ValueError(f"width must be a number of at least 1, got {width!r}")
+    return round(width * 2**stage)
 
 
 def check_input(x: Tensor, smallest_side: int) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from convkan.basis import Basis
-from convkan.models.blocks import Head, Kind, Normalization, Units, basis_of, check_input
+from convkan.models.blocks import Head, Kind, Normalization, Units, basis_of, channels_at, check_input
 from convkan.models.registry import register_model
 
 DEPTHS = (8, 14, 20, 32)
@@ -48,7 +48,7 @@ class ResNet(nn.Module):
     Args:
         units: How the convolutions within blocks are made.
         depth: Layers with weights, 6n + 2 for n blocks a stage.
-        width: Channels of the first stage; each later one has twice as many.
+        width: Channels of the first stage; each later one has twice as many, rounded.
         in_channels: Channels of the input.
         num_classes: Size of the output.
         dropout: Probability of dropping a feature before the head.
@@ -58,17 +58,17 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self, units: Units, depth: int, width: int, in_channels: int, num_classes: int, dropout: float
+        self, units: Units, depth: int, width: float, in_channels: int, num_classes: int, dropout: float
     ) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
-        before = width
+        before = channels_at(width, 0)
+        self.stem = nn.Conv2d(in_channels, before, 3, padding=1, bias=False)
         for stage in range(NUM_STAGES):
-            channels = width * 2**stage
+            channels = channels_at(width, stage)
             for index in range((depth - 2) // 6):
                 blocks.append(ResidualBlock(units, before, channels, 2 if stage and not index else 1))
                 before = channels
-        self.stem = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.blocks = nn.Sequential(*blocks)
         self.tail = nn.Sequential(*units.activated(before))
         self.dropout = nn.Dropout(dropout)
@@ -85,7 +85,7 @@ def kan_resnet(
     *,
     num_classes: int = 10,
     in_channels: int = 1,
-    width: int = 16,
+    width: float = 16.0,
     kind: Kind = "lowrank",
     rank: int = 1,
     basis: Basis | str = "bspline",
@@ -124,7 +124,7 @@ def kan_resnet(
         dropout=unit_dropout,
         head=head,
     )
-    return ResNet(units, depth, check_width(width), in_channels, num_classes, dropout)
+    return ResNet(units, depth, width, in_channels, num_classes, dropout)
 
 
 def plain_resnet(
@@ -132,7 +132,7 @@ def plain_resnet(
     *,
     num_classes: int = 10,
     in_channels: int = 1,
-    width: int = 16,
+    width: float = 16.0,
     activation: str = "relu",
     normalization: Normalization = "batch",
     unit_dropout: float = 0.0,
@@ -140,14 +140,7 @@ def plain_resnet(
 ) -> ResNet:
     """The plain network of ``kan_resnet``'s topology."""
     units = Units("plain", normalization=normalization, activation=activation, dropout=unit_dropout)
-    return ResNet(units, depth, check_width(width), in_channels, num_classes, dropout)
-
-
-def check_width(width: object) -> int:
-    """``width``, if it is a positive integer."""
-    if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-        raise ValueError(f"width must be a positive integer, got {width!r}")
-    return width
+    return ResNet(units, depth, width, in_channels, num_classes, dropout)
 
 
 for _depth in DEPTHS:

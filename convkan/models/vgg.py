@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from convkan.basis import Basis
-from convkan.models.blocks import Head, Kind, Normalization, Units, basis_of, check_input
+from convkan.models.blocks import Head, Kind, Normalization, Units, basis_of, channels_at, check_input
 from convkan.models.registry import register_model
-from convkan.models.resnet import check_width
 
 
 class VGG(nn.Module):
@@ -20,7 +19,7 @@ class VGG(nn.Module):
     Args:
         units: How the convolutions are made.
         depths: Convolutions of each stage; the first of the first stage is plain.
-        width: Channels of the first stage; each later one has twice as many.
+        width: Channels of the first stage; each later one has twice as many, rounded.
         in_channels: Channels of the input.
         num_classes: Size of the output.
         dropout: Probability of dropping a feature before the head.
@@ -30,19 +29,19 @@ class VGG(nn.Module):
     """
 
     def __init__(
-        self, units: Units, depths: Sequence[int], width: int, in_channels: int, num_classes: int, dropout: float
+        self, units: Units, depths: Sequence[int], width: float, in_channels: int, num_classes: int, dropout: float
     ) -> None:
         super().__init__()
         if not depths or not all(isinstance(depth, int) and depth > 0 for depth in depths):
             raise ValueError(f"depths must be positive integers, one a stage, got {depths!r}")
-        layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, padding=1, bias=False)]
-        before = width
+        before = channels_at(width, 0)
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, before, 3, padding=1, bias=False)]
         for stage, depth in enumerate(depths):
             if stage:
                 layers.append(nn.MaxPool2d(2))
             for _ in range(depth if stage else depth - 1):
-                layers.append(units.unit(before, width * 2**stage))
-                before = width * 2**stage
+                layers.append(units.unit(before, channels_at(width, stage)))
+                before = channels_at(width, stage)
         self.features = nn.Sequential(*layers, *units.activated(before))
         self.dropout = nn.Dropout(dropout)
         self.head = units.classifier(before * units.functions, num_classes)
@@ -58,7 +57,7 @@ class VGG(nn.Module):
 def kan_vgg(
     num_classes: int = 10,
     in_channels: int = 1,
-    width: int = 16,
+    width: float = 16.0,
     depths: Sequence[int] = (2, 2, 2),
     kind: Kind = "lowrank",
     rank: int = 1,
@@ -76,7 +75,7 @@ def kan_vgg(
     Args:
         num_classes: Size of the output.
         in_channels: Channels of the input.
-        width: Channels of the first stage; each later one has twice as many.
+        width: Channels of the first stage; each later one has twice as many, rounded.
         depths: Convolutions of each stage.
         kind: What the convolutions are.
         rank: Functions a channel.
@@ -98,14 +97,14 @@ def kan_vgg(
         dropout=unit_dropout,
         head=head,
     )
-    return VGG(units, depths, check_width(width), in_channels, num_classes, dropout)
+    return VGG(units, depths, width, in_channels, num_classes, dropout)
 
 
 @register_model("vgg", twin="vgg", learning_rate=1e-2)
 def vgg(
     num_classes: int = 10,
     in_channels: int = 1,
-    width: int = 16,
+    width: float = 16.0,
     depths: Sequence[int] = (2, 2, 2),
     activation: str = "relu",
     normalization: Normalization = "batch",
@@ -114,4 +113,4 @@ def vgg(
 ) -> VGG:
     """The plain network of ``kan_vgg``'s topology."""
     units = Units("plain", normalization=normalization, activation=activation, dropout=unit_dropout)
-    return VGG(units, depths, check_width(width), in_channels, num_classes, dropout)
+    return VGG(units, depths, width, in_channels, num_classes, dropout)
