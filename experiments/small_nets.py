@@ -19,6 +19,7 @@ from convkan.basis import BSpline
 from experiments.records import count_parameters
 
 OptimizerName = Literal["lbfgs", "adam", "lm"]
+Parameters = dict[str, Tensor]
 HISTORY = 50  # of LBFGS
 ROUGHNESS, ROUGHNESS_ORDER = 1e-5, 4
 AT_ONCE = 10  # its steps between looks at the validation part
@@ -176,38 +177,65 @@ def _steps(
 
 
 def _trust_region(model: nn.Module, part: tuple[Tensor, Tensor], steps: int) -> Iterator[int]:
-    """Gauss–Newton steps within a trust region; the model has each state when it is yielded."""
+    """Gauss–Newton steps on the points of ``part``, with a little smoothness for coefficients that no point decides."""
     x, y = part
+
+    def residuals(parameters: Parameters) -> Tensor:
+        with torch.no_grad():
+            off = (torch.func.functional_call(model, parameters, (x,)) - y)[:, 0]
+        return torch.cat([off, roughness(model, parameters)])
+
+    of_points = torch.func.vmap(torch.func.grad(partial(value_at, model)), in_dims=(None, 0))
+    of_roughness = torch.func.jacrev(partial(roughness, model))
+    return trust_region(model, residuals, lambda found: [of_points(found, x), of_roughness(found)], steps)
+
+
+def value_at(model: nn.Module, parameters: Parameters, point: Tensor) -> Tensor:
+    """The only output of a net at one point (inputs,), as a function that ``torch.func`` differentiates."""
+    value: Tensor = torch.func.functional_call(model, parameters, (point.unsqueeze(0),))[0, 0]
+    return value
+
+
+def trust_region(
+    model: nn.Module,
+    residuals: Callable[[Parameters], Tensor],
+    jacobian: Callable[[Parameters], Sequence[Parameters]],
+    steps: int,
+) -> Iterator[int]:
+    """Minimise a sum of squares by Gauss–Newton steps within a trust region (scipy), for nets of few parameters.
+
+    Args:
+        model: The net; it has each state when it is yielded.
+        residuals: What is squared, (rows,), from the parameters by name.
+        jacobian: Its derivatives: for blocks of rows in order, (rows, *shape) for every parameter.
+        steps: Evaluations at most.
+
+    Yields:
+        The number of steps, every ten.
+    """
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     shapes = [parameter.shape for parameter in trained]
 
-    def unpack(vector: np.ndarray) -> dict[str, Tensor]:
+    def unpack(vector: np.ndarray) -> Parameters:
         pieces = torch.from_numpy(vector).split([shape.numel() for shape in shapes])
         return {name: piece.view(shape) for name, piece, shape in zip(names, pieces, shapes, strict=True)}
 
-    def residual(vector: np.ndarray) -> np.ndarray:
-        parameters = unpack(vector)
-        with torch.no_grad():
-            off = (torch.func.functional_call(model, parameters, (x,)) - y)[:, 0]
-        return torch.cat([off, roughness(model, parameters)]).numpy()
-
-    def one(parameters: dict[str, Tensor], point: Tensor) -> Tensor:
-        value: Tensor = torch.func.functional_call(model, parameters, (point.unsqueeze(0),))[0, 0]
-        return value
-
-    of_points = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0))
-
-    def jacobian(vector: np.ndarray) -> np.ndarray:
-        parameters = unpack(vector)
-        parts = of_points(parameters, x), torch.func.jacrev(partial(roughness, model))(parameters)
-        rows = [torch.cat([part[name].flatten(1) for name in names], dim=1) for part in parts]
-        return torch.cat(rows).numpy()
+    def rows(vector: np.ndarray) -> np.ndarray:
+        blocks = [torch.cat([block[name].flatten(1) for name in names], dim=1) for block in jacobian(unpack(vector))]
+        return torch.cat(blocks).detach().numpy()
 
     vector = torch.nn.utils.parameters_to_vector(trained).detach().numpy().copy()
     for step in range(AT_ONCE, steps + AT_ONCE, AT_ONCE):
         result = scipy.optimize.least_squares(
-            residual, vector, jacobian, x_scale="jac", max_nfev=AT_ONCE, xtol=1e-15, ftol=1e-15, gtol=1e-15
+            lambda found: residuals(unpack(found)).detach().numpy(),
+            vector,
+            rows,
+            x_scale="jac",
+            max_nfev=AT_ONCE,
+            xtol=1e-15,
+            ftol=1e-15,
+            gtol=1e-15,
         )
         vector = result.x
         torch.nn.utils.vector_to_parameters(torch.from_numpy(vector), trained)
@@ -216,7 +244,7 @@ def _trust_region(model: nn.Module, part: tuple[Tensor, Tensor], steps: int) -> 
             return
 
 
-def roughness(model: nn.Module, parameters: dict[str, Tensor]) -> Float[Tensor, " differences"]:
+def roughness(model: nn.Module, parameters: Parameters) -> Float[Tensor, " differences"]:
     """Fourth differences of neighbouring coefficients, times so little that they decide only what no point decides."""
     differences = [x.new_zeros(0) for x in list(parameters.values())[:1]]
     for name, layer in model.named_modules():
