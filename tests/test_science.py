@@ -72,6 +72,29 @@ def test_the_poisson_problem_is_solved_by_its_solution():
     assert max(pde.errors(Exact()).values()) < 1e-12
 
 
+def test_residuals_and_their_derivatives_are_those_of_the_poisson_loss(monkeypatch):
+    model, problem = kan([2, 3, 1], 4), pde.Problem.random(30, 20, 0)
+    found = {}
+
+    def keep(model, residuals, jacobian, steps):
+        parameters = {name: value.detach() for name, value in model.named_parameters()}
+        rows = residuals(parameters)
+        found["loss"] = rows.square().sum()
+        blocks = jacobian(parameters)
+        for name in parameters:
+            derivatives = torch.cat([block[name].flatten(1) for block in blocks])
+            found[name] = (2 * derivatives.mT @ rows).view_as(parameters[name])
+        yield steps
+
+    monkeypatch.setattr(pde, "trust_region", keep)
+    list(problem.trust_region(model, 1))
+    loss = problem.loss(model)
+    loss.backward()
+    assert found["loss"].item() == pytest.approx(loss.item(), rel=1e-12)
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(found[name], parameter.grad, rtol=1e-9, atol=1e-10), name
+
+
 def test_the_bumps_have_the_height_of_one():
     x = torch.linspace(-0.8, 0.8, 5, dtype=torch.float64).unsqueeze(1)
     assert (continual.target(x) - 1).abs().max() < 1e-6
