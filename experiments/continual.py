@@ -86,7 +86,7 @@ def main() -> None:
     """Train, record and draw."""
     config = parse(ContinualConfig, (__doc__ or "").splitlines()[0])
     steps, seeds = (30, 1) if config.quick else (config.steps, config.seeds)
-    rates = (1e-2,) if config.quick else (1e-3, 1e-2, 3e-2)
+    rates = (1e-2,) if config.quick else (1e-4, 1e-3, 1e-2, 3e-2)
     torch.set_num_threads(1)
     size = count_parameters(kan_of(config.grid_size))
     nets: dict[str, Callable[[], nn.Module]] = {

@@ -8,7 +8,7 @@ evaluation. Source: Liu et al., "KAN" (arXiv 2404.19756), sec. 3.5 (α = 0.01, 1
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -126,7 +126,7 @@ class Problem:
         residual = laplacian(model, self.inside) - source(self.inside)
         return ALPHA * residual.square().mean() + model(self.border).square().mean()
 
-    def trust_region(self, model: nn.Module, steps: int) -> Iterator[int]:
+    def trust_region(self, model: nn.Module, steps: int, enough: Callable[[], bool]) -> int:
         """Levenberg–Marquardt steps on the same loss, taken as a sum of squares; see ``small_nets.trust_region``."""
         weight_inside, weight_border = (ALPHA / len(self.inside)) ** 0.5, len(self.border) ** -0.5
         wanted = source(self.inside)
@@ -156,7 +156,7 @@ class Problem:
                 {name: weight_border * rows for name, rows in border.items()},
             ]
 
-        return trust_region(model, residuals, jacobian, steps)
+        return trust_region(model, residuals, jacobian, steps, enough)
 
 
 def errors(model: nn.Module) -> dict[str, float]:
@@ -199,20 +199,26 @@ def minimise(
     """
     start = time.perf_counter()
     best, best_state = problem.loss(model).item(), deepcopy(model.state_dict())
-    taken = 0
-    course = problem.trust_region(model, steps) if method == "lm" else _gradient_steps(model, problem, steps, method)
-    for taken in course:  # noqa: B007  (it is used after the loop)
+
+    def enough() -> bool:
+        nonlocal best, best_state
         loss = problem.loss(model).item()
         if loss < best:
             best, best_state = loss, deepcopy(model.state_dict())
-        if not math.isfinite(loss) or (seconds is not None and time.perf_counter() - start > seconds):
-            break
+        return not math.isfinite(loss) or (seconds is not None and time.perf_counter() - start > seconds)
+
+    if method == "lm":
+        taken = problem.trust_region(model, steps, enough)
+    else:
+        taken = _gradient_steps(model, problem, steps, method, enough)
     model.load_state_dict(best_state)
     return taken
 
 
-def _gradient_steps(model: nn.Module, problem: Problem, steps: int, method: OptimizerName) -> Iterator[int]:
-    """LBFGS or Adam; yields every ten steps."""
+def _gradient_steps(
+    model: nn.Module, problem: Problem, steps: int, method: OptimizerName, enough: Callable[[], bool]
+) -> int:
+    """LBFGS or Adam, until it is enough, asked every ten steps; returns the steps taken."""
     optimizer: torch.optim.Optimizer
     if method == "lbfgs":
         optimizer = torch.optim.LBFGS(
@@ -236,7 +242,9 @@ def _gradient_steps(model: nn.Module, problem: Problem, steps: int, method: Opti
             for _ in range(AT_ONCE):
                 optimizer.step(closure)
                 decay.step()
-        yield step
+        if enough():
+            return step
+    return steps
 
 
 def solve_kan(config: PdeConfig, problem: Problem, grids: tuple[int, ...], steps: int) -> tuple[nn.Module, list[Any]]:

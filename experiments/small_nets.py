@@ -1,7 +1,7 @@
 """Small KANs and MLPs for function fitting, and full-batch optimisation of them."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -116,28 +116,33 @@ def optimize(
     """
     start = time.perf_counter()
     best, best_state, curve = rmse(model, data.val), deepcopy(model.state_dict()), []
-    taken = 0
-    course = (
-        _trust_region(model, data.train, steps)
-        if optimizer == "lm"
-        else _steps(model, data.train, steps, optimizer, learning_rate)
-    )
-    for taken in course:  # noqa: B007  (it is used after the loop)
+
+    def enough() -> bool:
+        nonlocal best, best_state
         error = rmse(model, data.val)
         curve.append(error)
         if error < best:
             best, best_state = error, deepcopy(model.state_dict())
-        if seconds is not None and time.perf_counter() - start > seconds:
-            break
+        return seconds is not None and time.perf_counter() - start > seconds
+
+    if optimizer == "lm":
+        taken = _trust_region(model, data.train, steps, enough)
+    else:
+        taken = _gradient_steps(model, data.train, steps, optimizer, learning_rate, enough)
     model.load_state_dict(best_state)
     elapsed = time.perf_counter() - start
     return Outcome(best, rmse(model, data.test), rmse(model, data.train), elapsed, taken, curve)
 
 
-def _steps(
-    model: nn.Module, part: tuple[Tensor, Tensor], steps: int, name: OptimizerName, learning_rate: float
-) -> Iterator[int]:
-    """Take the steps, and yield after each; ends early where no step leads further."""
+def _gradient_steps(
+    model: nn.Module,
+    part: tuple[Tensor, Tensor],
+    steps: int,
+    name: OptimizerName,
+    learning_rate: float,
+    enough: Callable[[], bool],
+) -> int:
+    """Take the steps, or fewer if the loss is no longer finite or it is enough; returns how many."""
     x, y = part
 
     def loss() -> Tensor:
@@ -171,12 +176,12 @@ def _steps(
         value = optimizer.step(closure)
         if schedule is not None:
             schedule.step()
-        if not torch.isfinite(torch.as_tensor(value)):
-            return
-        yield step
+        if not torch.isfinite(torch.as_tensor(value)) or enough():
+            return step
+    return steps
 
 
-def _trust_region(model: nn.Module, part: tuple[Tensor, Tensor], steps: int) -> Iterator[int]:
+def _trust_region(model: nn.Module, part: tuple[Tensor, Tensor], steps: int, enough: Callable[[], bool]) -> int:
     """Gauss–Newton steps on the points of ``part``, with a little smoothness for coefficients that no point decides."""
     x, y = part
 
@@ -187,7 +192,7 @@ def _trust_region(model: nn.Module, part: tuple[Tensor, Tensor], steps: int) -> 
 
     of_points = torch.func.vmap(torch.func.grad(partial(value_at, model)), in_dims=(None, 0))
     of_roughness = torch.func.jacrev(partial(roughness, model))
-    return trust_region(model, residuals, lambda found: [of_points(found, x), of_roughness(found)], steps)
+    return trust_region(model, residuals, lambda found: [of_points(found, x), of_roughness(found)], steps, enough)
 
 
 def value_at(model: nn.Module, parameters: Parameters, point: Tensor) -> Tensor:
@@ -201,17 +206,19 @@ def trust_region(
     residuals: Callable[[Parameters], Tensor],
     jacobian: Callable[[Parameters], Sequence[Parameters]],
     steps: int,
-) -> Iterator[int]:
+    enough: Callable[[], bool],
+) -> int:
     """Minimise a sum of squares by Gauss–Newton steps within a trust region (scipy), for nets of few parameters.
 
     Args:
-        model: The net; it has each state when it is yielded.
+        model: The net; it is left with the last state.
         residuals: What is squared, (rows,), from the parameters by name.
         jacobian: Its derivatives: for blocks of rows in order, (rows, *shape) for every parameter.
-        steps: Evaluations at most.
+        steps: Evaluations of the residuals at most.
+        enough: Asked after each step, when the model has its result, whether to stop.
 
-    Yields:
-        The number of steps, every ten.
+    Returns:
+        The number of evaluations.
     """
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -225,23 +232,24 @@ def trust_region(
         blocks = [torch.cat([block[name].flatten(1) for name in names], dim=1) for block in jacobian(unpack(vector))]
         return torch.cat(blocks).detach().numpy()
 
-    vector = torch.nn.utils.parameters_to_vector(trained).detach().numpy().copy()
-    for step in range(AT_ONCE, steps + AT_ONCE, AT_ONCE):
-        result = scipy.optimize.least_squares(
-            lambda found: residuals(unpack(found)).detach().numpy(),
-            vector,
-            rows,
-            x_scale="jac",
-            max_nfev=AT_ONCE,
-            xtol=1e-15,
-            ftol=1e-15,
-            gtol=1e-15,
-        )
-        vector = result.x
-        torch.nn.utils.vector_to_parameters(torch.from_numpy(vector), trained)
-        yield step
-        if result.status > 0:  # no step leads further
-            return
+    def look(intermediate_result: scipy.optimize.OptimizeResult) -> None:
+        torch.nn.utils.vector_to_parameters(torch.from_numpy(intermediate_result.x), trained)
+        if enough():
+            raise StopIteration
+
+    start = torch.nn.utils.parameters_to_vector(trained).detach().numpy().copy()
+    found = scipy.optimize.least_squares(
+        lambda vector: residuals(unpack(vector)).detach().numpy(),
+        start,
+        rows,
+        x_scale="jac",
+        max_nfev=steps,
+        xtol=1e-15,
+        ftol=1e-15,
+        gtol=1e-15,
+        callback=look,
+    )
+    return int(found.nfev)
 
 
 def roughness(model: nn.Module, parameters: Parameters) -> Float[Tensor, " differences"]:

@@ -1,15 +1,21 @@
 """Write the README's tables from committed records: ``python -m experiments.summarize [--check]``.
 
-Records are the ``result.json`` files of runs, kept in ``experiments/results``, and ``benchmark/benchmark.json``
-there. With ``--check`` nothing is written, and the exit status says whether the tables are up to date.
+Records are kept in ``experiments/results``: the ``result.json`` files of runs, ``NAME/NAME.json`` of the benchmark and
+of the experiments on functions, and ``compare/SUITE/suite.json`` of comparisons. With ``--check`` nothing is written,
+and the exit status says whether the tables are up to date.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from experiments import chebyshev, continual, fit, pde
 from experiments.benchmark.report import ratio_table
 from experiments.cli import UserError, parse, run
+from experiments.compare.report import verdict
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -32,13 +38,13 @@ def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text()
     updated = text
-    for name, table in (("results", results_table(RESULTS)), ("benchmark", benchmark_table(RESULTS / "benchmark"))):
+    for name, table_of in TABLES.items():
         begin, end = f"<!-- {name}: python -m experiments.summarize -->", f"<!-- end of {name} -->"
         before, found_begin, rest = updated.partition(begin)
         _, found_end, after = rest.partition(end)
         if not (found_begin and found_end):
             raise UserError(f"README.md must mark where the table goes with {begin!r} and, below it, {end!r}")
-        updated = f"{before}{begin}\n{table}\n{end}{after}"
+        updated = f"{before}{begin}\n{table_of(RESULTS)}\n{end}{after}"
     if config.check and updated != text:
         raise UserError("README.md's tables are not what the records say: python -m experiments.summarize")
     if not config.check:
@@ -46,10 +52,20 @@ def main() -> None:
         print(f"the tables in {readme} are up to date")
 
 
-def benchmark_table(folder: Path) -> str:
-    """The ratios of the committed benchmark."""
-    path = folder / "benchmark.json"
-    return ratio_table(json.loads(path.read_text())) if path.exists() else "No record yet."
+def table_of_record(name: str, table_of: Callable[[dict[str, Any]], str], folder: Path) -> str:
+    """What ``table_of`` makes of the record ``NAME/NAME.json``."""
+    path = folder / name / f"{name}.json"
+    return table_of(json.loads(path.read_text())) if path.exists() else "No record yet."
+
+
+def comparisons(folder: Path) -> str:
+    """The verdict of each committed comparison, with a link to its report."""
+    lines = []
+    for path in sorted(folder.glob("compare/*/suite.json")):
+        record = json.loads(path.read_text())
+        report = path.with_name("report.md").relative_to(ROOT)
+        lines += [f"[{record['suite']['title']}]({report}):", "", *(f"- {line}" for line in verdict(record)), ""]
+    return "\n".join(lines).rstrip() or "No record yet."
 
 
 def results_table(folder: Path) -> str:
@@ -70,6 +86,16 @@ def results_table(folder: Path) -> str:
         )
     return "\n".join(rows)
 
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "results": results_table,
+    "benchmark": partial(table_of_record, "benchmark", ratio_table),
+    "fit": partial(table_of_record, "fit", fit.markdown),
+    "pde": partial(table_of_record, "pde", pde.markdown),
+    "continual": partial(table_of_record, "continual", continual.markdown),
+    "chebyshev": partial(table_of_record, "chebyshev", chebyshev.markdown),
+    "comparisons": comparisons,
+}
 
 if __name__ == "__main__":
     run(main)

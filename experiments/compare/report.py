@@ -73,6 +73,12 @@ def write_report(record: dict[str, Any], folder: Path) -> list[str]:
     return verdict
 
 
+def verdict(record: dict[str, Any]) -> list[str]:
+    """What a reader should take away from a comparison, line by line."""
+    runs = pd.DataFrame(record["runs"])
+    return verdict_of(record, summarize(record, runs), compare_pairs(record, runs))
+
+
 def summarize(record: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
     """A row for each data set and entry: mean and standard deviation over seeds, sizes, costs, published figures."""
     published = {entry["name"]: entry["published"] for entry in record["suite"]["entries"]}
@@ -120,13 +126,15 @@ def compare_pairs(record: dict[str, Any], runs: pd.DataFrame) -> list[Pair]:
 
 def verdict_of(record: dict[str, Any], rows: pd.DataFrame, pairs: list[Pair]) -> list[str]:
     """What a reader should take away, losses of KANs first."""
-    lines = []
-    for verdict, text in (
+    plain = {entry["name"] for entry in record["suite"]["entries"] if twin(entry["model"]) == entry["model"]}
+    lines = [pair.sentence() for pair in pairs if pair.second not in plain]
+    pairs = [pair for pair in pairs if pair.second in plain]
+    for winner, text in (
         ("second", "The CNN wins {count} of {total} comparisons: {names}."),
         ("neither", "{count} of {total} cannot be told apart: {names}."),
         ("first", "The KAN wins {count} of {total}: {names}."),
     ):
-        found = [pair for pair in pairs if pair.difference.verdict == verdict]
+        found = [pair for pair in pairs if pair.difference.verdict == winner]
         if found:
             names = "; ".join(
                 f"{pair.first} against {pair.second} on {pair.dataset} ({100 * pair.difference.mean:+.2f} points)"
