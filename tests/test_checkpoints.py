@@ -303,8 +303,9 @@ class TestKnotsThatChangeUnseen:
         uniform.load_state_dict(uneven.state_dict())
         uniform.grid.copy_(KANLinear(3, 2, dtype=torch.float64).grid)
         uniform.grid.copy_(uneven.grid)
-        for ours, expected in zip(curves(uniform), curves(uneven), strict=True):
-            assert_agree(ours, expected)
+        ours, expected = curves(uniform), curves(uneven)
+        assert_agree(ours.x, expected.x)
+        assert_agree(ours.total, expected.total)
 
     def test_in_a_description_without_numbers(self, layers):
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:

@@ -53,7 +53,8 @@ def png_size(figure):
 @pytest.mark.parametrize("basis", BASIS_CASES, ids=repr)
 def test_curves_are_those_of_a_layer_with_one_edge(case, basis):
     for layer in kan_layers(randomize(LAYERS[case](basis=basis, dtype=torch.float64))):
-        x, values = curves(layer, num_points=11)
+        found = curves(layer, num_points=11)
+        x, values = found.x, found.total
         assert x.shape == (layer.num_inputs, 11)
         assert_agree(values, edge_values(layer, x))
 
@@ -61,7 +62,8 @@ def test_curves_are_those_of_a_layer_with_one_edge(case, basis):
 @every_layer
 def test_curves_follow_each_channels_own_grid(case):
     for layer in kan_layers(make_uneven(randomize(LAYERS[case](dtype=torch.float64)))):
-        x, values = curves(layer, num_points=9)
+        found = curves(layer, num_points=9)
+        x, values = found.x, found.total
         low, high = layer.basis.ends(layer.grid)
         assert_agree(x[:, 0], low)
         assert_agree(x[:, -1], high)
@@ -71,22 +73,23 @@ def test_curves_follow_each_channels_own_grid(case):
 @every_layer
 def test_curves_without_base_activation_are_splines_alone(case):
     for layer in kan_layers(randomize(LAYERS[case](base_activation=None, dtype=torch.float64))):
-        x, values = curves(layer, num_points=7, x_range=(-0.5, 2.5))
+        found = curves(layer, num_points=7, x_range=(-0.5, 2.5))
+        x, values = found.x, found.total
         assert_agree(x, torch.linspace(-0.5, 2.5, 7, dtype=x.dtype).expand_as(x))
         assert_agree(values, edge_values(layer, x))
 
 
 def test_curves_sum_to_the_output_of_a_linear_layer():
     layer = randomize(KANLinear(4, 3, dtype=torch.float64))
-    x, values = curves(layer, num_points=13)
+    found = curves(layer, num_points=13)
+    x, values = found.x, found.total
     assert_agree(values.sum(1).mT, layer(x.mT))
 
 
 def test_curves_need_no_gradient_and_leave_the_layer_as_it_was():
     layer = KANConv2d(2, 3, 3)
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
-    _, values = curves(layer)
-    assert not values.requires_grad
+    assert not curves(layer).total.requires_grad
     assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
 
 
@@ -118,7 +121,8 @@ def test_edges_of_any_layer_make_a_picture(layer):
 
 def test_drawn_edge_is_the_one_its_title_names():
     layer = randomize(KANConv2d(4, 4, 2, groups=2, basis=BSpline(grid_size=4)))
-    x, values = curves(layer)
+    found = curves(layer)
+    x, values = found.x, found.total
     for axis in plot_edges(layer).axes:
         channel, output = (int(word) for word in axis.get_title().split() if word.isdigit())
         assert channel // 2 == output // 2, "an edge across groups does not exist"

@@ -1,44 +1,164 @@
-"""The learned function of every edge, sampled."""
+"""The learned function of every edge, sampled, beside what the edge is given in data."""
+
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
-from convkan.basis import BSpline
-from convkan.nn import KANLayer
-from convkan.ops import Linear, Plan
+from convkan.interpret.edges import Edges, edges_of
+
+BINS = 40
+MOST_SAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Curves:
+    """φ of every edge of a layer.
+
+    Attributes:
+        x: The places of each input channel.
+        total: φ there: base, basis, and the named function of edges that were fixed.
+        base: The share of the base activation, w_b·b(x).
+        basis: The share of the basis, Σ_k c_k·B_k(x).
+        slope: Of the straight line that comes closest to φ, in the mean square over the inputs.
+        intercept: Of that line.
+        straightness: R² of that line: 1 for a straight edge, 0 for one of which the line explains nothing; 1 too for
+            one that is constant.
+        counts: How often inputs lie between ``bin_edges``; None where no data was given.
+        bin_edges: From the first to the last place, in equal steps.
+        off_grid: Share of the inputs off the grid; None without data or without a grid.
+    """
+
+    x: Float[Tensor, "channels points"]
+    total: Float[Tensor, "out in_per_group points *kernel"]
+    base: Float[Tensor, "out in_per_group points *kernel"]
+    basis: Float[Tensor, "out in_per_group points *kernel"]
+    slope: Float[Tensor, "out in_per_group *kernel"]
+    intercept: Float[Tensor, "out in_per_group *kernel"]
+    straightness: Float[Tensor, "out in_per_group *kernel"]
+    counts: Int[Tensor, "channels bins"] | None
+    bin_edges: Float[Tensor, "channels bins_and_1"] | None
+    off_grid: Float[Tensor, " channels"] | None
+
+    @property
+    def linear(self) -> Float[Tensor, "out in_per_group points *kernel"]:
+        """The straight part of φ."""
+        x = self.x.view(-1, self.total.shape[1], self.x.shape[1]).repeat_interleave(
+            len(self.total) * self.total.shape[1] // len(self.x), dim=0
+        )
+        x = x.view(*self.total.shape[:3], *(1,) * (self.total.ndim - 3))
+        return self.slope.unsqueeze(2) * x + self.intercept.unsqueeze(2)
+
+    @property
+    def remainder(self) -> Float[Tensor, "out in_per_group points *kernel"]:
+        """The rest of φ, which no linear layer could do."""
+        return self.total - self.linear
 
 
 @torch.no_grad()
 def curves(
-    layer: KANLayer, num_points: int = 101, x_range: tuple[float, float] | None = None
-) -> tuple[Float[Tensor, "channels points"], Float[Tensor, "out in_per_group points *kernel"]]:
+    layer: nn.Module,
+    num_points: int = 101,
+    x_range: tuple[float, float] | None = None,
+    *,
+    data: Tensor | None = None,
+    outputs: slice | None = None,
+) -> Curves:
     """φ of every edge at ``num_points`` places.
 
     Args:
-        layer: Any KAN layer.
-        num_points: Points a curve.
+        layer: Any KAN layer; of a low-rank convolution, the edges of the convolution it stands for.
+        num_points: Points a curve, at least 2.
         x_range: First and last point; by default each channel's own grid, or (−2, 2) for a basis without one.
+        data: Inputs, as the layer is called with: for the histogram, the share off the grid, and the weights of the
+            straight line. Without, the line is fitted to the places.
+        outputs: Only the edges of these outputs, for layers without groups.
 
-    Returns:
-        The points x of each input channel, and φ[o, c](x) for every edge, with the kernel's taps behind.
+    Raises:
+        TypeError: It is another kind of layer.
+        ValueError: There are fewer than two points, or the range is empty, or outputs chosen of a layer with groups.
+
+    Example:
+        >>> from convkan import KANConv2d
+        >>> curves(KANConv2d(3, 8, 3), num_points=11).total.shape
+        torch.Size([8, 3, 11, 3, 3])
     """
-    weight = layer.basis_weight
-    steps = torch.linspace(0, 1, num_points, dtype=weight.dtype, device=weight.device).unsqueeze(-1)
-    channels = layer.num_inputs
-    if x_range is None and isinstance(layer.basis, BSpline) and layer.grid is not None:
-        low, high = layer.basis.ends(layer.grid)
-    else:
-        first, last = x_range or (-2.0, 2.0)
-        low, high = weight.new_full((channels,), first), weight.new_full((channels,), last)
-    x = low + (high - low) * steps
-    features = Plan(layer.current_plan().expansion, Linear()).features(x, layer.grid).squeeze(-3).to(weight.dtype)
-    # An edge's input is its group's channel: gather the features each output sees.
-    per_group = layer.coefficients.shape[1]
-    features = features.unflatten(-1, (channels // per_group, per_group))
-    edges = layer.coefficients
-    if layer.base_weight is not None:
-        edges = torch.cat([layer.base_weight.unsqueeze(2), edges], dim=2)
-    edges = edges.unflatten(0, (channels // per_group, -1))
-    values = torch.einsum("p f g c, g o c f ... -> g o c p ...", features, edges)
-    return x.mT, values.flatten(0, 1)
+    if num_points < 2:
+        raise ValueError(f"num_points must be at least 2, got {num_points}")
+    if x_range is not None and not x_range[0] < x_range[1]:
+        raise ValueError(f"x_range must be (low, high) with low < high, got {x_range}")
+    edges = edges_of(layer)
+    if outputs is not None:
+        if edges.groups > 1:
+            raise ValueError(f"outputs can be chosen of layers without groups only, got {edges.groups} groups")
+        edges = edges.only(outputs)
+    low, high = _range(edges, x_range)
+    steps = torch.linspace(0, 1, num_points, dtype=low.dtype, device=low.device)
+    x = (low + (high - low) * steps.unsqueeze(-1)).to(edges.weight.dtype)
+    split = int(edges.has_base)
+    places = x
+    counts = bin_edges = off_grid = None
+    if data is not None:
+        samples = edges.inputs(data)
+        off_grid = _off_grid(edges, samples)
+        bin_edges = low.unsqueeze(1) + (high - low).unsqueeze(1) * torch.linspace(0, 1, BINS + 1, device=low.device)
+        counts = torch.stack(
+            [
+                torch.histogram(column.cpu().double(), bins.cpu().double()).hist.long()
+                for column, bins in zip(samples, bin_edges, strict=True)
+            ]
+        )
+        places = edges.inputs(data, MOST_SAMPLES).mT.to(x.dtype)
+    slope, intercept, straightness = straight_lines(edges, places)
+    return Curves(
+        x.mT,
+        edges.at(x),
+        edges.of_features(x, slice(0, split)),
+        edges.of_features(x, slice(split, edges.weight.shape[2])),
+        slope,
+        intercept,
+        straightness,
+        counts,
+        bin_edges,
+        off_grid,
+    )
+
+
+def straight_lines(edges: Edges, x: Float[Tensor, "points channels"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Slope, intercept and R² of the line closest to each edge at these places, in the mean square."""
+    found = []
+    for _, some in edges.in_parts(len(x)):
+        values = some.at(x).double()
+        taps = (1,) * (values.ndim - 3)
+        places = x.mT.double().reshape(edges.groups, -1, len(x)).repeat_interleave(len(values) // edges.groups, dim=0)
+        places = places.reshape(*values.shape[:3], *taps)
+        centre, middle = places.mean(2, keepdim=True), values.mean(2, keepdim=True)
+        off, rise = places - centre, values - middle
+        spread = off.square().sum(2)
+        slope = (off * rise).sum(2) / spread.clamp_min(torch.finfo(values.dtype).tiny)
+        left = (rise - slope.unsqueeze(2) * off).square().sum(2)
+        whole = rise.square().sum(2)
+        rounding = torch.finfo(values.dtype).eps ** 2 * values.square().sum(2)
+        share = torch.where(whole > rounding, 1 - left / whole.clamp_min(torch.finfo(values.dtype).tiny), 1)
+        found.append((slope, (middle.squeeze(2) - slope * centre.squeeze(2)), share))
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))  # type: ignore[return-value]
+
+
+def _range(edges: Edges, x_range: tuple[float, float] | None) -> tuple[Tensor, Tensor]:
+    """First and last place of each channel."""
+    ends = edges.ends()
+    if x_range is None and ends is not None:
+        return ends
+    first, last = x_range or (-2.0, 2.0)
+    return edges.weight.new_full((edges.holder.num_inputs,), first), edges.weight.new_full(
+        (edges.holder.num_inputs,), last
+    )
+
+
+def _off_grid(edges: Edges, samples: Float[Tensor, "channels samples"]) -> Float[Tensor, " channels"] | None:
+    ends = edges.ends()
+    if ends is None:
+        return None
+    low, high = (end.unsqueeze(1) for end in ends)
+    return ((samples < low) | (samples > high)).double().mean(1)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
-import torch
 from jaxtyping import Int
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -28,8 +27,8 @@ def plot_edges(layer: KANLayer, title: str = "") -> Figure:
         layer: Any KAN layer.
         title: What the layer is.
     """
-    with torch.no_grad():
-        x, values = curves(layer)
+    sampled = curves(layer)
+    x, values = sampled.x, sampled.total
     x, values = (
         x.float().cpu(),
         values.float().cpu().flatten(3) if values.ndim > 3 else values[..., None].float().cpu(),

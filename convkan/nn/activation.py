@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from math import sqrt
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from convkan.basis import Basis, BSpline
 from convkan.nn.conv import PaddedConvolution, PaddingMode, in_memory_format, keeps_channels_last
-from convkan.nn.layer import KANLayer, check_channels
-from convkan.ops import Channelwise, evaluate
+from convkan.nn.layer import KANLayer, check_channels, merged_mask
+from convkan.ops import Channelwise
 
 
 class LearnableActivation(KANLayer):
@@ -81,7 +82,7 @@ class LearnableActivation(KANLayer):
         if x.ndim < 2 + len(self.padding) // 2:
             raise ValueError(f"input must have the dimensions that padding {self.padding} is for, got {tuple(x.shape)}")
         channels_last = keeps_channels_last(x)
-        y = evaluate(x, self.base_weight, self.basis_weight, self.grid, self.current_plan(), backend=self.backend)
+        y = self.sum_of_edges(x)
         return in_memory_format(y, channels_last)
 
     def extra_repr(self) -> str:
@@ -117,6 +118,8 @@ class LowRankKANConv2d(PaddedConvolution, nn.Module):
         activation: The functions ψ.
         weight: w, (out_channels, in_channels/groups·rank, height, width).
         bias: (out_channels,), or None.
+        edge_mask: Which edges are alive, (out_channels, in_channels/groups, height, width) of booleans, or None for
+            all. A buffer, as in ``KANConv2d``.
 
     Raises:
         TypeError: A size is not an integer, or a tuple has the wrong length.
@@ -133,6 +136,7 @@ class LowRankKANConv2d(PaddedConvolution, nn.Module):
 
     dims = 2
     bias: nn.Parameter | None
+    edge_mask: Tensor | None
 
     def __init__(
         self,
@@ -172,6 +176,7 @@ class LowRankKANConv2d(PaddedConvolution, nn.Module):
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         )
+        self.register_buffer("edge_mask", None)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -190,7 +195,29 @@ class LowRankKANConv2d(PaddedConvolution, nn.Module):
         if x.ndim == 3:
             return self(x.unsqueeze(0)).squeeze(0)
         activated = self.activation(x if self.padding_mode == "zeros" else self.pad(x))
-        return F.conv2d(activated, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return F.conv2d(activated, self.edge_weight(), self.bias, self.stride, 0, self.dilation, self.groups)
+
+    def edge_weight(self) -> Float[Tensor, "out_channels planes height width"]:
+        """``weight`` as it counts: without the edges that are masked."""
+        if self.edge_mask is None:
+            return self.weight
+        return self.weight * self.edge_mask.repeat_interleave(self.rank, dim=1)
+
+    @torch.no_grad()
+    def mask_edges(self, alive: Bool[Tensor, "out_channels in_per_group height width"]) -> None:
+        """As ``KANLayer.mask_edges``: keep only these edges; the weights of the others become zero for good."""
+        self.edge_mask = merged_mask(self.edge_mask, alive, self._edge_shape())
+        self.weight.copy_(self.edge_weight())
+
+    def _edge_shape(self) -> tuple[int, ...]:
+        return self.out_channels, self.in_channels // self.groups, *self.kernel_size
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Adopt the mask of a state before loading it."""
+        mask = state_dict.get(f"{prefix}edge_mask")
+        if isinstance(mask, Tensor) and self.edge_mask is None and mask.shape == self._edge_shape():
+            self.edge_mask = torch.ones_like(mask, device=self.weight.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """Sizes and options."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convkan.basis import Basis, BSpline
 from convkan.nn.layer import KANLayer, check_channels
-from convkan.ops import Convolution, evaluate
+from convkan.ops import Convolution
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 PADDING_MODES: dict[str, str] = {
@@ -182,7 +182,7 @@ class _KANConv(PaddedConvolution, KANLayer):
         channels_last = keeps_channels_last(x) or keeps_channels_last(self.basis_weight)
         if self.padding_mode != "zeros":
             x = self.pad(x)
-        y = evaluate(x, self.base_weight, self.basis_weight, self.grid, self.current_plan(), backend=self.backend)
+        y = self.sum_of_edges(x)
         if self.bias is not None:
             y = y + self.bias.to(y.dtype).view(-1, *(1,) * self.dims)
         return in_memory_format(y, channels_last)

@@ -5,13 +5,14 @@ from typing import Any, ClassVar, Self
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from convkan.basis import Basis, BSpline, create_basis, get_activation
 from convkan.basis.bspline import uniform_knots
 from convkan.nn.initialization import initialize_edges
-from convkan.ops import Expansion, Geometry, Plan, check_backend, is_concrete
+from convkan.nn.symbolic import SymbolicEdges
+from convkan.ops import Expansion, Geometry, Plan, check_backend, evaluate, is_concrete
 
 
 class KANLayer(nn.Module):
@@ -30,6 +31,9 @@ class KANLayer(nn.Module):
         uniform_knots: Whether the knots are equally spaced within each channel, in which case the closed form is
             used. Decided when the grid is set or loaded, or found to have changed.
         plan: How the layer is evaluated, for ``convkan.ops``; it follows the attributes above.
+        edge_mask: Which edges are alive, (out, in/groups, *kernel) of booleans, or None for all. A buffer; the others
+            contribute nothing and get no gradient. See ``convkan.interpret.prune_edges``.
+        symbolic: Edges that compute a named function instead of a spline, or None. See ``convkan.interpret.fix``.
     """
 
     random_base: ClassVar[bool] = True
@@ -37,6 +41,8 @@ class KANLayer(nn.Module):
     basis_weight: nn.Parameter
     bias: nn.Parameter | None
     grid: Tensor | None
+    edge_mask: Tensor | None
+    symbolic: SymbolicEdges | None
 
     def __init__(
         self,
@@ -76,6 +82,8 @@ class KANLayer(nn.Module):
         self.register_parameter("bias", nn.Parameter(empty(out_channels)) if bias else None)
         knots = empty(in_channels, self.basis.num_knots) if isinstance(self.basis, BSpline) else None
         self.register_buffer("grid", knots)
+        self.register_buffer("edge_mask", None)
+        self.register_module("symbolic", None)
         self.uniform_knots = True
         self._described: tuple[Tensor | None, int] = None, 0
         self.reset_parameters()
@@ -140,6 +148,44 @@ class KANLayer(nn.Module):
             self._buffers["grid"] = knots.to(self.grid)
             self.basis_weight = nn.Parameter(basis_weight.to(old), requires_grad=old.requires_grad)
         self._describe_grid()
+
+    def edge_weights(self) -> tuple[Tensor | None, Tensor]:
+        """Base weight and basis weight as they count: without the edges that are masked."""
+        if self.edge_mask is None:
+            return self.base_weight, self.basis_weight
+        repeats = (1, self.basis.num_functions, *(1,) * (self.edge_mask.ndim - 2))
+        base = None if self.base_weight is None else self.base_weight * self.edge_mask
+        return base, self.basis_weight * self.edge_mask.repeat(repeats)
+
+    @torch.no_grad()
+    def mask_edges(self, alive: Bool[Tensor, "out in_per_group *kernel"]) -> None:
+        """Keep only the edges that are alive now and in ``alive``; the weights of the others become zero for good.
+
+        Raises:
+            TypeError: ``alive`` is not boolean.
+            ValueError: Its shape is not (out, in/groups, *kernel).
+        """
+        self.edge_mask = merged_mask(self.edge_mask, alive, self._edge_shape())
+        base, basis = self.edge_weights()
+        if self.base_weight is not None and base is not None:
+            self.base_weight.copy_(base)
+        self.basis_weight.copy_(basis)
+
+    def add_symbolic(self) -> SymbolicEdges:
+        """``symbolic``, made now if there was none."""
+        if self.symbolic is None:
+            weight = self.basis_weight
+            self.symbolic = SymbolicEdges(tuple(weight.shape[2:]), device=weight.device, dtype=weight.dtype)
+        return self.symbolic
+
+    def sum_of_edges(self, x: Tensor) -> Tensor:
+        """The output of the layer without its bias, for input that is padded but for zeros."""
+        plan = self.current_plan()
+        y = evaluate(x, *self.edge_weights(), self.grid, plan, backend=self.backend)
+        return y if self.symbolic is None else y + self.symbolic(x, plan, len(self.basis_weight)).to(y.dtype)
+
+    def _edge_shape(self) -> tuple[int, ...]:
+        return len(self.basis_weight), self.num_inputs // self.num_groups, *self.basis_weight.shape[2:]
 
     def current_plan(self) -> Plan:
         """``plan``, once it is made sure that it describes the grid there is.
@@ -207,8 +253,13 @@ class KANLayer(nn.Module):
             self.plan = Plan(Expansion(self.basis, self.base_activation, self.uniform_knots), self._geometry)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Adopt the sizes of an adapted or refined state before loading it."""
+        """Adopt the sizes, mask and symbolic edges of a state before loading it."""
         errors: list[str] = args[-1]
+        mask = state_dict.get(f"{prefix}edge_mask")
+        if isinstance(mask, Tensor) and self.edge_mask is None and mask.shape == self._edge_shape():
+            self.edge_mask = torch.ones_like(mask, device=self.basis_weight.device)
+        if f"{prefix}symbolic.affine" in state_dict:
+            self.add_symbolic()
         weight, grid = state_dict.get(f"{prefix}basis_weight"), state_dict.get(f"{prefix}grid")
         if isinstance(weight, Tensor) and (isinstance(grid, Tensor) or self.grid is None):
             problem = self._adopt_sizes(weight, grid)
@@ -248,6 +299,8 @@ class KANLayer(nn.Module):
         parts = [f"basis={self.basis}", f"base_activation={self.base_activation!r}"]
         if not self.uniform_knots:
             parts.append("uniform_knots=False")
+        if self.edge_mask is not None and is_concrete(self.edge_mask):
+            parts.append(f"alive={int(self.edge_mask.sum())}/{self.edge_mask.numel()}")
         if self.backend != "auto":
             parts.append(f"backend={self.backend!r}")
         return ", ".join(parts)
@@ -268,6 +321,20 @@ def _knot_problem(knots: Float[Tensor, "channels knots"], basis: BSpline) -> str
     if not bool((knots.diff(dim=1) >= 0).all() and (low < high).all()):
         return "increase along each channel"
     return None
+
+
+def merged_mask(mask: Tensor | None, alive: Tensor, shape: tuple[int, ...]) -> Bool[Tensor, "out in_per_group *kernel"]:
+    """The edges that are in both masks.
+
+    Raises:
+        TypeError: ``alive`` is not boolean.
+        ValueError: It has another shape.
+    """
+    if alive.dtype != torch.bool:
+        raise TypeError(f"alive must be boolean, got {alive.dtype}")
+    if alive.shape != shape:
+        raise ValueError(f"alive must have shape {shape}, (out, in/groups, *kernel), got {tuple(alive.shape)}")
+    return alive.clone() if mask is None else mask & alive.to(mask.device)
 
 
 def check_channels(**sizes: int) -> None:

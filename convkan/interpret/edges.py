@@ -1,0 +1,170 @@
+"""All edges of a layer in one form, whichever way the layer stores them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convkan.basis import BSpline
+from convkan.basis.functions import get_function
+from convkan.grid.inputs import inputs_of
+from convkan.nn import KANLayer, LowRankKANConv2d, SymbolicEdges
+from convkan.ops import Channelwise, Geometry, Linear, Plan
+
+# Numbers that one step over many edges may hold at a time.
+NUMBERS_AT_A_TIME = 2**24
+
+
+@dataclass(frozen=True)
+class Edges:
+    """φ[o,c,tap](x) = Σ_f w[o,c,f,tap]·feature_f(x), and the named functions that replace some of them.
+
+    Attributes:
+        layer: The layer itself.
+        holder: What holds the basis and the grid: the layer, or the activation of a low-rank convolution.
+        weight: w, (out, in_per_group, features, *kernel), the base activation first if there is one.
+        geometry: How edges are summed.
+        symbolic: Edges that compute a named function, or None.
+    """
+
+    layer: nn.Module
+    holder: KANLayer
+    weight: Float[Tensor, "out in_per_group features *kernel"]
+    geometry: Geometry
+    symbolic: SymbolicEdges | None
+
+    @property
+    def groups(self) -> int:
+        """Groups of channels that do not mix."""
+        return self.holder.num_inputs // self.weight.shape[1]
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the first feature is a base activation."""
+        return self.holder.base_activation is not None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(out, in_per_group, *kernel)."""
+        return (*self.weight.shape[:2], *self.weight.shape[3:])
+
+    def channel(self, output: int, input_: int) -> int:
+        """The input channel of an edge: that of its position within its output's group."""
+        return output // (self.weight.shape[0] // self.groups) * self.weight.shape[1] + input_
+
+    def features(self, x: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch groups features in_per_group"]:
+        """The features of every channel at places of its own."""
+        plan = Plan(self.holder.current_plan().expansion, Linear())
+        features = plan.features(x, self.holder.grid).squeeze(-3).to(self.weight.dtype)
+        return features.unflatten(-1, (self.groups, -1)).transpose(-2, -3)
+
+    def at(self, x: Float[Tensor, "points channels"]) -> Float[Tensor, "out in_per_group points *kernel"]:
+        """φ of every edge at places of its input channel, named functions included."""
+        return self.of_features(x, slice(None))
+
+    def of_features(self, x: Tensor, part: slice) -> Float[Tensor, "out in_per_group points *kernel"]:
+        """The share of some features in ``at``; named functions count if all features are asked for."""
+        weight = self.weight[:, :, part].unflatten(0, (self.groups, -1))
+        values = torch.einsum("p g f c, g o c f ... -> g o c p ...", self.features(x)[..., part, :], weight)
+        values = values.flatten(0, 1)
+        if self.symbolic is not None and part == slice(None):
+            for row, (name, edge) in enumerate(zip(self.symbolic.functions, self.symbolic.edges.tolist(), strict=True)):
+                output, input_, *tap = edge
+                a, b, c, d = self.symbolic.affine[row].to(values.dtype).unbind()
+                column = x[:, self.channel(output, input_)].to(values.dtype)
+                values[(output, input_, slice(None), *tap)] += c * get_function(name).value(a * column + b) + d
+        return values
+
+    def in_parts(self, points: int) -> Iterator[tuple[slice, "Edges"]]:
+        """Outputs a few at a time (of layers without groups), so that ``at`` so many points fits into memory."""
+        per_output = max(1, points * self.weight[0, :, 0].numel())
+        size = max(1, NUMBERS_AT_A_TIME // per_output) if self.groups == 1 else len(self.weight)
+        for start in range(0, len(self.weight), size):
+            part = slice(start, min(start + size, len(self.weight)))
+            yield part, self.only(part)
+
+    def only(self, outputs: slice) -> "Edges":
+        """The edges of some outputs, for layers without groups, or of all."""
+        return Edges(self.layer, self.holder, self.weight[outputs], self.geometry, self._symbolic_part(outputs))
+
+    def _symbolic_part(self, part: slice) -> SymbolicEdges | None:
+        start, stop, _ = part.indices(len(self.weight))
+        if self.symbolic is None or (start, stop) == (0, len(self.weight)):
+            return self.symbolic
+        inside = (self.symbolic.edges[:, 0] >= start) & (self.symbolic.edges[:, 0] < stop)
+        rows = inside.nonzero()[:, 0].tolist()
+        affine = self.symbolic.affine
+        chosen = SymbolicEdges(self.symbolic.kernel_size, device=affine.device, dtype=affine.dtype)
+        edges = self.symbolic.edges[rows].clone()
+        edges[:, 0] -= start
+        chosen.replace(edges, [self.symbolic.functions[row] for row in rows], affine[rows])
+        return chosen
+
+    def inputs(self, x: Tensor, at_most: int | None = None) -> Float[Tensor, "channels samples"]:
+        """What each channel's functions are given when the layer is called with ``x``, padding included.
+
+        Args:
+            x: The layer's input.
+            at_most: Take only so many, evenly spread.
+        """
+        if isinstance(self.layer, LowRankKANConv2d) and self.layer.padding_mode != "zeros":
+            x = self.layer.pad(x)
+        samples = inputs_of(self.holder, x)
+        if at_most is not None and samples.shape[1] > at_most:
+            spread = torch.linspace(0, samples.shape[1] - 1, at_most, device=samples.device)
+            samples = samples[:, spread.round().long()]
+        return samples
+
+    def ends(self) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]] | None:
+        """Where each channel's grid begins and ends; None for a basis without a grid."""
+        if isinstance(self.holder.basis, BSpline) and self.holder.grid is not None:
+            return self.holder.basis.ends(self.holder.grid)
+        return None
+
+
+def edges_of(layer: nn.Module) -> Edges:
+    """The edges of any KAN layer; of a ``LowRankKANConv2d``, those of the convolution it stands for.
+
+    Raises:
+        TypeError: It is another kind of layer.
+    """
+    if isinstance(layer, LowRankKANConv2d):
+        inner = _stored(layer.activation)  # (channels·rank, 1, features)
+        functions = rearrange(inner, "(c r) 1 f -> c r f", r=layer.rank).unflatten(0, (layer.groups, -1))
+        weight = rearrange(layer.edge_weight(), "(g o) (c r) h w -> g o c r h w", g=layer.groups, r=layer.rank)
+        product = torch.einsum("g o c r h w, g c r f -> g o c f h w", weight, functions).flatten(0, 1)
+        return Edges(layer, layer.activation, product, layer.convolution, None)
+    if isinstance(layer, KANLayer):
+        return Edges(layer, layer, _stored(layer), layer.plan.geometry, layer.symbolic)
+    raise TypeError(f"layer must be a KAN layer, got {type(layer).__name__}")
+
+
+def is_kan_layer(layer: nn.Module) -> bool:
+    """Whether ``edges_of`` takes it."""
+    return isinstance(layer, KANLayer | LowRankKANConv2d)
+
+
+def kan_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The KAN layers of a model by name; a low-rank convolution counts as one, with its activation."""
+    found: dict[str, nn.Module] = {}
+    inner: set[nn.Module] = set()
+    for name, layer in model.named_modules():
+        if isinstance(layer, LowRankKANConv2d):
+            inner.add(layer.activation)
+        if is_kan_layer(layer) and layer not in inner:
+            found[name] = layer
+    return found
+
+
+def is_channelwise(layer: nn.Module) -> bool:
+    """Whether outputs are functions of one channel each, not sums."""
+    return isinstance(layer, KANLayer) and isinstance(layer.plan.geometry, Channelwise)
+
+
+def _stored(layer: KANLayer) -> Float[Tensor, "out in_per_group features *kernel"]:
+    base, basis = layer.edge_weights()
+    planes = rearrange(basis, "o (f c) ... -> o c f ...", f=layer.basis.num_functions)
+    return planes if base is None else torch.cat([base.unsqueeze(2), planes], dim=2)
