@@ -2,13 +2,15 @@
 
 The tasks are the toys and special functions of the KAN paper (Liu et al., arXiv 2404.19756, sec. 3.1 and 3.2). A KAN is
 trained on a coarse grid, its grid is refined without changing the function, training goes on, and so forth. MLPs of
-equal size and with equal time are chosen among a dozen kinds by the same validation points.
+equal size are chosen among a dozen kinds by the first seed's validation points; the best three are then trained with
+every seed, for as many steps and for as much time as the KAN, and the best of them on the validation points counts.
 """
 
 import json
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from math import pi
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from experiments.small_nets import RIVALS, Data, OptimizerName, Outcome, Rival, 
 TEST_POINTS = 10_000
 VAL_SHARE = 0.15
 STARTS = 3
-FINALISTS = 3  # kinds of MLP that are given the KAN's time
+FINALISTS = 3  # kinds of MLP that are trained with every seed, and given the KAN's time
 
 
 @dataclass(frozen=True)
@@ -228,24 +230,33 @@ def main() -> None:
     done = {(row["task"], row["seed"]) for row in record["runs"]}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress:
-        a_run = len(grids) + (len(rivals) + FINALISTS) * config.rivals
-        bar = progress.add_task("fitting", total=len(tasks) * seeds * a_run, completed=len(done) * a_run)
-        for name, task in tasks.items():
-            for seed in range(seeds):
-                if (name, seed) in done:
-                    continue
-                progress.update(bar, description=f"{name}, seed {seed}")
-                record["runs"].append(
-                    {"task": name, "seed": seed}
-                    | fit_task(task, config.points, grids, steps, seed, config.optimizer,
-                               rivals if config.rivals else [], lambda: progress.advance(bar))
-                )  # fmt: skip
-                write_record(path, record)
+        finalists = min(FINALISTS, len(rivals)) * config.rivals
+        a_run, pilots = len(grids) + 2 * finalists, len(rivals) * config.rivals - finalists
+        total = len(tasks) * (seeds * a_run + pilots)
+        bar = progress.add_task("fitting", total=total, completed=sum(a_run + pilots * (seed == 0) for _, seed in done))
+        for seed, (name, task) in product(range(seeds), tasks.items()):
+            if (name, seed) in done:
+                continue
+            progress.update(bar, description=f"{name}, seed {seed}")
+            kinds = chosen_kinds(record, name, rivals) if config.rivals else []
+            row = fit_task(
+                task, config.points, grids, steps, seed, config.optimizer, kinds, lambda: progress.advance(bar)
+            )
+            record["runs"].append({"task": name, "seed": seed, **row})
+            write_record(path, record)
     table = markdown(record)
     write_atomically(folder / "fit.md", lambda partial: partial.write_text(table + "\n"))
     draw(record, folder / "fit.png")
     print(table)
     print(f"record {path}, table {folder / 'fit.md'}, plot {folder / 'fit.png'}")
+
+
+def chosen_kinds(record: dict[str, Any], name: str, rivals: list[Rival]) -> list[Rival]:
+    """The MLPs to train on a task: all with the first seed, then those that were best there."""
+    for earlier in record["runs"]:
+        if earlier["task"] == name and earlier["seed"] == 0:
+            return [rival for rival in rivals if str(rival) in earlier["mlp"]["ranking"][:FINALISTS]]
+    return rivals
 
 
 def fit_task(
@@ -258,16 +269,18 @@ def fit_task(
     rivals: list[Rival],
     advance: Callable[[], None],
 ) -> dict[str, Any]:
-    """A KAN on all grids, and the best MLPs of its final size: with as many steps, and with as much time."""
+    """A KAN on all grids, and the best of these MLPs in its final size: with as many steps, and with as much time."""
     data = data_of(task, points, seed)
     grids = [size for size in grids if size <= task.finest]
     _, rows = fit_kan(task, data, grids, steps, seed, optimizer, advance)
     result: dict[str, Any] = {"kan": rows, "mlp": {}}
     if not rivals:
         return result
-    ranked = rank_rivals(data, rows[-1]["parameters"], steps * (len(grids) + 1), None, seed, rivals, advance)
+    with_steps = steps * (len(grids) + 1)
+    ranked = rank_rivals(data, rows[-1]["parameters"], with_steps, None, seed, rivals, advance)
     finalists = [tried.rival for tried in ranked[:FINALISTS]]
     longer = rank_rivals(data, rows[-1]["parameters"], 100_000, rows[-1]["seconds"], seed, finalists, advance)
+    result["mlp"]["ranking"] = [str(tried.rival) for tried in ranked]
     for budget, best in (("equal steps", ranked[0]), ("equal time", longer[0])):
         result["mlp"][budget] = {
             "kind": str(best.rival),
@@ -307,7 +320,9 @@ def markdown(record: dict[str, Any]) -> str:
             found = [run["mlp"][budget]["test_rmse"] for run in runs if budget in run["mlp"]]
             cells.append(f"{statistics.median(found):.1e}" if found else "")
         lines.append(f"| {TASKS[name].formula} | {' | '.join(cells)} | {TASKS[name].published} |")
-    lines += ["", f"Median test RMSE over {record['config']['seeds']} seeds; {record['config']['points']} points."]
+    counts = {sum(row["task"] == name for row in record["runs"]) for name in {row["task"] for row in record["runs"]}}
+    seeds = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+    lines += ["", f"Median test RMSE over {seeds} seeds; {record['config']['points']} points to train and choose by."]
     return "\n".join(lines)
 
 

@@ -305,7 +305,7 @@ def rank_rivals(
     Args:
         data: The points.
         parameters: Their size, approximately.
-        steps: Steps of Levenberg–Marquardt; LBFGS takes ten and Adam a hundred times as many, since theirs cost less.
+        steps: Steps of Levenberg–Marquardt; LBFGS takes ten and Adam fifty times as many, since theirs cost less.
         seconds: Time for each; None for no limit.
         seed: Seed of the weights.
         rivals: The kinds.
@@ -316,7 +316,7 @@ def rank_rivals(
     for rival in rivals:
         torch.manual_seed(seed)
         model = mlp_of_size(inputs, outputs, rival.depth, rival.activation, parameters)
-        many = steps * {"lm": 1, "lbfgs": 10, "adam": 100}[rival.optimizer]
+        many = steps * {"lm": 1, "lbfgs": 10, "adam": 50}[rival.optimizer]
         outcome = optimize(
             model, data, many, optimizer=rival.optimizer, learning_rate=rival.learning_rate, seconds=seconds
         )
