@@ -5,17 +5,24 @@ import torch
 from cases import BASIS_CASES, LAYERS, kan_layers, make_uneven, randomize
 from PIL import Image
 from tolerances import assert_agree
+from torch import nn
 
-from convkan import KANConv1d, KANConv2d, KANConv3d, KANLinear, LearnableActivation
+from convkan import KANConv1d, KANConv2d, KANConv3d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import BSpline
-from convkan.interpret import curves
+from convkan.interpret import curves, edges_of
 from convkan.interpret.plot import (
-    MOST_INPUTS,
-    MOST_OUTPUTS,
+    atlas,
+    network,
+    plot_atlas,
     plot_confusion,
+    plot_contributions,
     plot_edges,
+    plot_features,
+    plot_layers,
     plot_learning_curves,
+    plot_network,
 )
+from convkan.interpret.plot.edges import MOST_INPUTS, MOST_OUTPUTS
 
 every_layer = pytest.mark.parametrize("case", LAYERS)
 
@@ -131,6 +138,145 @@ def test_drawn_edge_is_the_one_its_title_names():
         for tap, line in enumerate(lines):
             torch.testing.assert_close(torch.as_tensor(line.get_xdata()), x[channel])
             torch.testing.assert_close(torch.as_tensor(line.get_ydata()), taps[:, tap])
+
+
+@every_layer
+def test_base_and_basis_parts_add_up_and_so_do_straight_part_and_remainder(case):
+    for layer in kan_layers(randomize(LAYERS[case](dtype=torch.float64))):
+        found = curves(layer, num_points=5)
+        assert_agree(found.base + found.basis, found.total)
+        assert_agree(found.linear + found.remainder, found.total)
+        assert found.counts is None
+        assert found.off_grid is None
+
+
+def test_low_rank_convolution_shows_the_edges_of_the_convolution_it_stands_for():
+    layer = LowRankKANConv2d(4, 6, 3, groups=2, rank=2, dtype=torch.float64)
+    layer.mask_edges(torch.rand(6, 2, 3, 3) > 0.3)
+    x = torch.rand(5, 4, 3, 3, dtype=torch.float64) * 2 - 1
+    edges = edges_of(layer)
+    per_pixel = edges.at(x.permute(0, 2, 3, 1).reshape(-1, 4))  # (out, in_per_group, points, 3, 3)
+    values = per_pixel.unflatten(2, (5, 3, 3))
+    own_tap = torch.einsum("o c n i j i j -> n o", values)
+    assert_agree(own_tap, layer(x)[:, :, 0, 0])
+
+
+def test_straightness_is_that_of_a_line_weighted_by_the_data():
+    layer = KANLinear(1, 2, basis=BSpline(grid_size=8, grid_range=(-2, 2)), base_activation=None, dtype=torch.float64)
+    with torch.no_grad():
+        layer.basis_weight[0] = 3 * torch.linspace(-2.5, 2.5, 11, dtype=torch.float64)  # Greville points: a line
+        layer.basis_weight[1] = torch.linspace(-2.5, 2.5, 11, dtype=torch.float64).abs()
+    found = curves(layer)
+    assert_agree(found.straightness[0], torch.ones(1, dtype=torch.float64))
+    assert_agree(found.slope[0], torch.full((1,), 3.0, dtype=torch.float64))
+    assert found.straightness[1].item() < 0.1
+    right = curves(layer, data=torch.rand(500, 1, dtype=torch.float64) * 0.5 + 1)  # where |x| is a line too
+    assert right.straightness[1].item() > 0.999
+
+
+def test_constant_edges_count_as_straight():
+    layer = KANLinear(2, 2)
+    nn.init.zeros_(layer.basis_weight)
+    nn.init.zeros_(layer.base_weight)
+    assert torch.equal(curves(layer).straightness, torch.ones(2, 2, dtype=torch.float64))
+
+
+def test_histogram_and_share_off_the_grid_are_those_of_the_padded_inputs():
+    layer = KANConv2d(2, 3, 3, padding=1)
+    x = torch.full((1, 2, 2, 2), 0.99)
+    x[0, 1] = 5.0
+    found = curves(layer, data=x)
+    assert found.counts.sum(1).tolist() == [16, 12]
+    assert found.counts[0, -1] == 4  # 12 zeros of padding lie in the middle
+    torch.testing.assert_close(found.off_grid, torch.tensor([0.0, 0.25], dtype=torch.float64))
+
+
+def test_masked_and_named_edges_show_in_curves():
+    layer = KANLinear(3, 2, dtype=torch.float64)
+    alive = torch.ones(2, 3, dtype=torch.bool)
+    alive[1, 2] = alive[0, 0] = False
+    layer.mask_edges(alive)
+    layer.add_symbolic().replace(torch.tensor([[1, 2]]), ["sin"], torch.tensor([[2.0, 0.5, 3.0, -1.0]]))
+    found = curves(layer, num_points=9)
+    assert found.total[0, 0].abs().max() == 0
+    assert_agree(found.total[1, 2].detach(), 3 * torch.sin(2 * found.x[2] + 0.5) - 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_points": 1}, "num_points must be at least 2, got 1"),
+        ({"x_range": (1.0, 1.0)}, "x_range must be .* low < high"),
+        ({"outputs": slice(0, 1)}, "layers without groups only, got 2 groups"),
+    ],
+)
+def test_what_curves_are_asked_wrongly_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        curves(KANConv2d(2, 4, 3, groups=2), **arguments)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        KANConv2d(1, 5, 3),
+        KANConv2d(40, 30, 3, padding=1),
+        KANConv2d(6, 6, 3, groups=6),
+        KANConv1d(2, 3, 5),
+        KANConv3d(2, 2, 2),
+        KANLinear(100, 10),
+        LearnableActivation(20),
+        LowRankKANConv2d(8, 8, 3),
+        KANConv2d(2, 2, 3, basis="chebyshev"),
+    ],
+    ids=lambda layer: str(layer).split(", basis")[0].split("\n")[0],
+)
+def test_atlas_of_any_layer_is_a_picture_with_a_curve_for_each_drawn_edge(layer, tmp_path):
+    edges = edges_of(layer)
+    x = torch.randn(4, edges.holder.num_inputs, *(6,) * len(edges.shape[2:] or (1,)))
+    x = x[:, :, 0] if isinstance(layer, KANLinear) else x
+    for data in (None, x):
+        figure = plot_atlas(layer, data=data, importance=torch.rand(edges.shape), title="layer")
+        curves_drawn = sum(len(c.get_segments()) for c in figure.axes[0].collections[:2])
+        outputs, inputs = min(edges.shape[0], atlas.MOST_OUTPUTS), min(edges.shape[1], atlas.MOST_INPUTS)
+        assert curves_drawn == outputs * inputs * edges.weight[0, 0, 0].numel()
+        assert f"{outputs} of {edges.shape[0]} outputs" in figure.get_suptitle()
+    assert min(png_size(figure)) > 100
+    figure.savefig(tmp_path / "atlas.svg")
+    assert "<svg" in (tmp_path / "atlas.svg").read_text()
+
+
+def test_network_draws_a_box_for_each_edge_that_is_alive():
+    model = nn.Sequential(KANLinear(2, 5), KANLinear(5, 1))
+    model[0].mask_edges(torch.rand(5, 2) > 0.5)
+    boxes = int(model[0].edge_mask.sum()) + 5
+    figure = plot_network(model, x=torch.rand(20, 2), input_names=["x", "y"], title="a net")
+    lines = figure.axes[0].get_lines()
+    assert len(lines) == 4 * boxes + 3  # a line in, a line out, a box and a curve for each; a row of nodes a level
+    assert min(png_size(figure)) > 100
+    assert {"x", "y"} <= {text.get_text() for text in figure.axes[0].texts}
+
+
+def test_large_network_says_what_it_leaves_out():
+    figure = plot_network(nn.Sequential(KANLinear(30, 20), KANLinear(20, 3)))
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert f"{network.MOST_NODES} of 30 nodes" in texts
+    assert f"{network.MOST_NODES} of 20 nodes" in texts
+
+
+@pytest.mark.parametrize("model", [nn.Linear(2, 2), nn.Sequential(KANLinear(2, 3), nn.Flatten(), KANLinear(4, 1))])
+def test_network_that_is_not_a_chain_of_dense_layers_is_refused(model):
+    with pytest.raises(ValueError, match="must"):
+        plot_network(model)
+
+
+def test_contributions_features_and_layers_make_pictures():
+    images = torch.rand(5, 3, 8, 8)
+    assert min(png_size(plot_contributions(images, torch.randn(5, 3, 8, 8), [str(i) for i in range(5)]))) > 100
+    assert min(png_size(plot_features(images[0], torch.randn(20, 4, 4), torch.randn(20, 4, 4)))) > 100
+    assert min(png_size(plot_features(images[0, :1], torch.randn(3, 4, 4)))) > 100
+    assert min(png_size(plot_layers({"a": {"x": 1.0, "y": 2.0}, "b": {"x": 0.0}}))) > 100
+    with pytest.raises(ValueError, match="panels must hold a layer"):
+        plot_layers({})
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 30])

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +21,11 @@ class NamedFunction:
         domain: The open interval (low, high) where it is defined.
         period: After how long it repeats, or None.
         parity: "even" or "odd" if it is.
+        free: Which of a and b matter in c·f(a·x + b) + d, apart from the sign of a; for the others c and d make up. As
+            c·(2x)² is another c·x², only b matters for "x^2".
+
+    Raises:
+        ValueError: ``domain`` is empty, or ``parity`` or ``free`` is none of those.
     """
 
     name: str
@@ -28,7 +34,69 @@ class NamedFunction:
     complexity: int = 2
     domain: tuple[float, float] = (-inf, inf)
     period: float | None = None
-    parity: str | None = None
+    parity: Literal["even", "odd"] | None = None
+    free: Literal["ab", "a", "b", ""] = "ab"
+
+    def __post_init__(self) -> None:
+        if not self.domain[0] < self.domain[1]:
+            raise ValueError(f"domain must be (low, high) with low < high, got {self.domain}")
+        if self.parity not in ("even", "odd", None):
+            raise ValueError(f"parity must be 'even', 'odd' or None, got {self.parity!r}")
+        if self.free not in ("ab", "a", "b", ""):
+            raise ValueError(f"free must be 'ab', 'a', 'b' or '', got {self.free!r}")
+
+
+class _BesselJ0(torch.autograd.Function):
+    """J₀, which torch evaluates (with errors of up to 1e-7, in float64 too) but does not differentiate."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return -grad * _BesselJ1.apply(*ctx.saved_tensors)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return -tangent * _BesselJ1.apply(*ctx.saved_tensors)
+
+
+class _BesselJ1(torch.autograd.Function):
+    """J₁, of which the derivative is J₀(x) − J₁(x)/x."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.special.bessel_j1(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+        ctx.save_for_forward(*inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * _BesselJ1.slope(*ctx.saved_tensors)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return tangent * _BesselJ1.slope(*ctx.saved_tensors)
+
+    @staticmethod
+    def slope(x: Tensor, value: Tensor) -> Tensor:
+        """Its derivative, which is 1/2 at 0."""
+        near = x.abs() < 1e-4  # where J₁(x)/x would lose its digits
+        ratio = torch.where(near, 0.5 - x.square() / 16, value / torch.where(near, 1, x))
+        return _BesselJ0.apply(x) - ratio
 
 
 _POSITIVE = (0.0, inf)
@@ -37,28 +105,28 @@ _INSIDE = (-1.0, 1.0)
 FUNCTIONS: dict[str, NamedFunction] = {
     function.name: function
     for function in (
-        NamedFunction("0", torch.zeros_like, "0", 0, parity="even"),
-        NamedFunction("x", lambda x: x, "x", 1, parity="odd"),
-        NamedFunction("x^2", torch.square, "x**2", 2, parity="even"),
-        NamedFunction("x^3", lambda x: x**3, "x**3", 3, parity="odd"),
-        NamedFunction("x^4", lambda x: x**4, "x**4", 3, parity="even"),
-        NamedFunction("x^5", lambda x: x**5, "x**5", 3, parity="odd"),
-        NamedFunction("1/x", torch.reciprocal, "1/x", 2, _POSITIVE),
-        NamedFunction("1/x^2", lambda x: x**-2, "1/x**2", 2, _POSITIVE),
-        NamedFunction("1/x^3", lambda x: x**-3, "1/x**3", 3, _POSITIVE),
-        NamedFunction("sqrt", torch.sqrt, "sqrt(x)", 2, _POSITIVE),
-        NamedFunction("1/sqrt(x)", torch.rsqrt, "1/sqrt(x)", 2, _POSITIVE),
-        NamedFunction("exp", torch.exp, "exp(x)", 2),
-        NamedFunction("log", torch.log, "log(x)", 2, _POSITIVE),
-        NamedFunction("abs", torch.abs, "Abs(x)", 3, parity="even"),
+        NamedFunction("0", torch.zeros_like, "0", 0, parity="even", free=""),
+        NamedFunction("x", lambda x: x, "x", 1, parity="odd", free=""),
+        NamedFunction("x^2", torch.square, "x**2", 2, parity="even", free="b"),
+        NamedFunction("x^3", lambda x: x**3, "x**3", 3, parity="odd", free="b"),
+        NamedFunction("x^4", lambda x: x**4, "x**4", 3, parity="even", free="b"),
+        NamedFunction("x^5", lambda x: x**5, "x**5", 3, parity="odd", free="b"),
+        NamedFunction("1/x", torch.reciprocal, "1/x", 2, _POSITIVE, free="b"),
+        NamedFunction("1/x^2", lambda x: x**-2, "1/x**2", 2, _POSITIVE, free="b"),
+        NamedFunction("1/x^3", lambda x: x**-3, "1/x**3", 3, _POSITIVE, free="b"),
+        NamedFunction("sqrt", torch.sqrt, "sqrt(x)", 2, _POSITIVE, free="b"),
+        NamedFunction("1/sqrt(x)", torch.rsqrt, "1/sqrt(x)", 2, _POSITIVE, free="b"),
+        NamedFunction("exp", torch.exp, "exp(x)", 2, free="a"),
+        NamedFunction("log", torch.log, "log(x)", 2, _POSITIVE, free="b"),
+        NamedFunction("abs", torch.abs, "Abs(x)", 3, parity="even", free="b"),
         NamedFunction("sin", torch.sin, "sin(x)", 2, period=2 * torch.pi, parity="odd"),
         NamedFunction("cos", torch.cos, "cos(x)", 2, period=2 * torch.pi, parity="even"),
         NamedFunction("tan", torch.tan, "tan(x)", 3, (-torch.pi / 2, torch.pi / 2), parity="odd"),
         NamedFunction("tanh", torch.tanh, "tanh(x)", 3, parity="odd"),
         NamedFunction("sigmoid", torch.sigmoid, "1/(1 + exp(-x))", 3),
         NamedFunction("silu", torch.nn.functional.silu, "x/(1 + exp(-x))", 4),
-        NamedFunction("relu", torch.relu, "Max(x, 0)", 3),
-        NamedFunction("sgn", torch.sign, "sign(x)", 3, parity="odd"),
+        NamedFunction("relu", torch.relu, "Max(x, 0)", 3, free="b"),
+        NamedFunction("sgn", torch.sign, "sign(x)", 3, parity="odd", free="b"),
         NamedFunction("arcsin", torch.asin, "asin(x)", 4, _INSIDE, parity="odd"),
         NamedFunction("arccos", torch.acos, "acos(x)", 4, _INSIDE),
         NamedFunction("arctan", torch.atan, "atan(x)", 4, parity="odd"),
@@ -66,7 +134,7 @@ FUNCTIONS: dict[str, NamedFunction] = {
         NamedFunction("cosh", torch.cosh, "cosh(x)", 4, parity="even"),
         NamedFunction("sinh", torch.sinh, "sinh(x)", 4, parity="odd"),
         NamedFunction("gaussian", lambda x: torch.exp(-x.square()), "exp(-x**2)", 3, parity="even"),
-        NamedFunction("j0", torch.special.bessel_j0, "besselj(0, x)", 5, parity="even"),
+        NamedFunction("j0", _BesselJ0.apply, "besselj(0, x)", 5, parity="even"),
         NamedFunction("erf", torch.erf, "erf(x)", 5, parity="odd"),
     )
 }

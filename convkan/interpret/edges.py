@@ -130,8 +130,11 @@ def edges_of(layer: nn.Module) -> Edges:
 
     Raises:
         TypeError: It is another kind of layer.
+        ValueError: It is a low-rank convolution whose activation computes named functions.
     """
     if isinstance(layer, LowRankKANConv2d):
+        if layer.activation.symbolic is not None and layer.activation.symbolic.functions:
+            raise ValueError("layer must have splines alone: functions of its activation are fixed; look at those")
         inner = _stored(layer.activation)  # (channels·rank, 1, features)
         functions = rearrange(inner, "(c r) 1 f -> c r f", r=layer.rank).unflatten(0, (layer.groups, -1))
         weight = rearrange(layer.edge_weight(), "(g o) (c r) h w -> g o c r h w", g=layer.groups, r=layer.rank)

@@ -182,7 +182,9 @@ class KANLayer(nn.Module):
         """The output of the layer without its bias, for input that is padded but for zeros."""
         plan = self.current_plan()
         y = evaluate(x, *self.edge_weights(), self.grid, plan, backend=self.backend)
-        return y if self.symbolic is None else y + self.symbolic(x, plan, len(self.basis_weight)).to(y.dtype)
+        if self.symbolic is None or not self.symbolic.functions:
+            return y
+        return y + self.symbolic(x, plan, len(self.basis_weight)).to(y.dtype)
 
     def _edge_shape(self) -> tuple[int, ...]:
         return len(self.basis_weight), self.num_inputs // self.num_groups, *self.basis_weight.shape[2:]

@@ -1,0 +1,281 @@
+"""How much each input of a KAN layer adds to an output: exact, since an output is a sum of functions of one input."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from convkan.basis.functions import get_function
+from convkan.interpret.edges import Edges, edges_of
+from convkan.nn import LearnableActivation
+from convkan.nn.conv import PaddedConvolution
+from convkan.ops import Convolution, Linear, Plan
+from convkan.ops.contraction import contract_backward
+from convkan.ops.plan import at_least_float32
+
+Function = Callable[[Tensor], Tensor]
+# From a named function, and from what picks the inputs of some edges out of all, to a number for each of these inputs.
+OfNamed = Callable[[Function, Function], Tensor]
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """An output of a layer, or a weighted sum of outputs, taken apart: total = Σ values + padding + bias.
+
+    Attributes:
+        values: What each input adds; the shape of the layer's input.
+        padding: What the zeros around the input add: φ(0) of each tap that lies on one. In other padding modes the
+            border repeats inputs, which get its contributions.
+        bias: What the bias adds.
+        total: The layer's own output.
+    """
+
+    values: Float[Tensor, "*batch_and_inputs"]
+    padding: Float[Tensor, "*batch"]
+    bias: Float[Tensor, "*batch"]
+    total: Float[Tensor, "*batch"]
+
+    @property
+    def residual(self) -> Float[Tensor, "*batch"]:
+        """What the parts fail to explain of the total: rounding."""
+        inputs = self.values.reshape(*self.total.shape, -1).sum(-1)
+        return self.total - inputs - self.padding - self.bias
+
+
+@torch.no_grad()
+def contributions(
+    layer: nn.Module,
+    x: Tensor,
+    output: int | None = None,
+    location: tuple[int, ...] | None = None,
+    *,
+    weights: Tensor | None = None,
+) -> Contributions:
+    """What every input adds to an output y of a layer: Σ_edges φ(x) over the edges that lead there from it.
+
+    For Σ v·y over any outputs, an input of features f_k(x) adds Σ_k f_k(x)·g_k, where g is the transposed convolution
+    of v with the weights of the features: one pass, whatever the number of outputs.
+
+    Args:
+        layer: Any KAN layer.
+        x: The layer's input, batched or not as the layer takes it.
+        output: The output channel.
+        location: The output position, for layers over space; None for the sum over all positions.
+        weights: v, of the output's shape, instead of an output and a location.
+
+    Raises:
+        TypeError: It is another kind of layer.
+        ValueError: There is no such output or location, or not exactly one of ``output`` and ``weights`` is given.
+
+    Example:
+        >>> from convkan import KANConv2d
+        >>> parts = contributions(KANConv2d(3, 8, 3, padding=1), torch.randn(2, 3, 6, 6), output=5, location=(0, 4))
+        >>> parts.values.shape, bool(parts.residual.abs().max() < 1e-5)
+        (torch.Size([2, 3, 6, 6]), True)
+    """
+    edges = edges_of(layer)
+    y = at_least_float32(layer(x))
+    rows, outputs, batch = _as_batch(layer, at_least_float32(x)), _as_batch(layer, y), _batch_shape(layer, x)
+    if weights is None:
+        chosen = _chosen(outputs, output, location)
+    elif output is not None or location is not None:
+        raise ValueError("weights go without output and location, got both")
+    elif weights.shape != y.shape:
+        raise ValueError(f"weights must have the output's shape {tuple(y.shape)}, got {tuple(weights.shape)}")
+    else:
+        chosen = _as_batch(layer, weights.to(y))
+    seen, unpad = with_adjoint(partial(padded, layer), rows)
+    parts = pull_back(edges, features_of(edges, seen), chosen, lambda function, pick: function(pick(seen)))
+    bordering = 1 - padded(layer, torch.ones_like(rows))  # all zero unless the padding is
+    bias = getattr(layer, "bias", None)
+    per_output = chosen.unsqueeze(-1).flatten(2).sum(2)
+    constant = per_output.new_zeros(len(rows)) if bias is None else per_output @ bias.to(per_output.dtype)
+    return Contributions(
+        unpad(parts).reshape(x.shape),
+        (parts * bordering).flatten(1).sum(1).reshape(batch),
+        constant.reshape(batch),
+        (chosen * outputs).flatten(1).sum(1).reshape(batch),
+    )
+
+
+@torch.no_grad()
+def edge_contributions(
+    layer: nn.Module, x: Tensor, output: int, location: tuple[int, ...] | None = None
+) -> Float[Tensor, "..."]:
+    """What each edge adds to one output at one position: φ[output,c,tap](x̃[c, location·stride + tap·dilation]).
+
+    Together with the bias this is the output.
+
+    Args:
+        layer: Any KAN layer.
+        x: The layer's input, batched or not as the layer takes it.
+        output: The output channel.
+        location: The output position, for layers over space.
+
+    Returns:
+        (*batch, in/groups, *kernel).
+
+    Raises:
+        TypeError: It is another kind of layer.
+        ValueError: There is no such output or location.
+
+    Example:
+        >>> from convkan import KANConv2d
+        >>> edge_contributions(KANConv2d(3, 8, 3), torch.randn(2, 3, 6, 6), output=5, location=(0, 3)).shape
+        torch.Size([2, 3, 3, 3])
+    """
+    edges = edges_of(layer)
+    outputs = _as_batch(layer, layer(x))
+    _check_place(outputs, output, () if location is None else location)
+    first = edges.channel(output, 0)
+    channels = slice(first, first + edges.weight.shape[1])
+    seen = padded(layer, _as_batch(layer, at_least_float32(x)))[:, channels]
+    seen = seen[(slice(None), slice(None), *_taps(edges, location or ()))]
+    grid = edges.holder.grid
+    plan = Plan(edges.holder.current_plan().expansion, Linear())
+    features = plan.features(seen.movedim(1, -1), None if grid is None else grid[channels], differentiable=False)
+    weight = at_least_float32(edges.weight[output])
+    values = torch.einsum("n...fc,cf...->nc...", features.squeeze(-3).to(weight.dtype), weight)
+    if edges.symbolic is not None:
+        for row, (target, input_, *tap) in enumerate(edges.symbolic.edges.tolist()):
+            if target == output:
+                function = _named(edges.symbolic.functions[row], edges.symbolic.affine[row].to(values.dtype))
+                place: tuple[slice | int, ...] = (slice(None), input_, *tap)
+                values[place] += function(seen[place])
+    return values.reshape(*_batch_shape(layer, x), *values.shape[1:])
+
+
+def padded(layer: nn.Module, x: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels *padded"]:
+    """The input of a layer as its edges see it."""
+    if isinstance(layer, PaddedConvolution):
+        return layer.pad(x)
+    if isinstance(layer, LearnableActivation) and any(layer.padding):
+        return F.pad(x, layer.padding)
+    return x
+
+
+def with_adjoint(function: Function, x: Tensor) -> tuple[Tensor, Function]:
+    """f(x), and the transpose of f's derivative there."""
+    y, pull = torch.func.vjp(function, x)  # type: ignore[misc]
+    return y, lambda weights: pull(weights)[0]
+
+
+def features_of(
+    edges: Edges, seen: Float[Tensor, "batch channels *padded"], *, derivative: bool = False
+) -> Float[Tensor, "batch *padded groups features in_per_group"]:
+    """All features of padded inputs, or their derivatives."""
+    plan = Plan(edges.holder.current_plan().expansion, edges.geometry)
+    pixels = seen.movedim(1, -1).contiguous()
+    features = plan.features(pixels, edges.holder.grid, derivative=derivative, differentiable=False)
+    return features.to(at_least_float32(edges.weight).dtype)
+
+
+def pull_back(
+    edges: Edges, features: Tensor, weights: Float[Tensor, "batch out *positions"], of_named: OfNamed
+) -> Float[Tensor, "batch channels *padded"]:
+    """Σ over the edges that leave each padded input of what the edge makes of it times the weight of its output.
+
+    Args:
+        edges: The edges.
+        features: What stands for the features of each padded input, shaped as ``features_of`` returns them: features
+            for φ itself, or differences or derivatives of features for those of φ.
+        weights: One for each output.
+        of_named: The same of edges that compute a named function.
+    """
+    weight = at_least_float32(rearrange(edges.weight, "o c f ... -> o (f c) ..."))
+    weights = weights.to(weight.dtype)
+    spread, _ = contract_backward(weights, features, weight, edges.geometry, True, False)
+    assert spread is not None
+    parts = (features * spread).sum(-2).flatten(-2).movedim(-1, 1)
+    if edges.symbolic is not None and len(edges.symbolic.functions):
+        parts = parts.contiguous()
+        _add_named(parts, edges, weights, of_named)
+    return parts
+
+
+def _add_named(parts: Tensor, edges: Edges, weights: Tensor, of_named: OfNamed) -> None:
+    """Add what edges that compute a named function do, those of one function and tap together."""
+    symbolic = edges.symbolic
+    assert symbolic is not None
+    alike: dict[tuple[str, tuple[int, ...]], list[int]] = defaultdict(list)
+    indices = symbolic.edges.tolist()
+    for row, (name, (_, _, *tap)) in enumerate(zip(symbolic.functions, indices, strict=True)):
+        alike[name, tuple(tap)].append(row)
+    for (name, tap), rows in alike.items():
+        outputs = torch.tensor([indices[row][0] for row in rows], device=parts.device)
+        channels = torch.tensor([edges.channel(*indices[row][:2]) for row in rows], device=parts.device)
+        affine = symbolic.affine[rows].to(parts.dtype).T.reshape(4, -1, *(1,) * (parts.ndim - 2))
+        window = (slice(None), slice(None), *_positions(edges, tap, weights))
+        share = of_named(_named(name, affine), partial(_pick, window, channels))
+        parts[window].index_add_(1, channels, weights.index_select(1, outputs) * share)
+
+
+def _pick(window: tuple[slice, ...], channels: Tensor, seen: Tensor) -> Tensor:
+    """What a tap sees of some channels at all output positions."""
+    return seen[window].index_select(1, channels)
+
+
+def _named(name: str, affine: Float[Tensor, "4 *shape"]) -> Function:
+    """c·f(a·x + b) + d."""
+    a, b, c, d = affine.unbind()
+    return lambda x: c * get_function(name).value(a * x + b) + d
+
+
+def _positions(edges: Edges, tap: tuple[int, ...], weights: Tensor) -> tuple[slice, ...]:
+    """Where a tap lies for all output positions, in each dimension of the padded input."""
+    geometry = edges.geometry
+    if not isinstance(geometry, Convolution):
+        return ()
+    steps = zip(tap, weights.shape[2:], geometry.stride, geometry.dilation, strict=True)
+    return tuple(slice(t * d, t * d + (count - 1) * s + 1, s) for t, count, s, d in steps)
+
+
+def _taps(edges: Edges, location: tuple[int, ...]) -> tuple[slice | int, ...]:
+    """Where all taps lie for one output position, in each dimension of the padded input."""
+    geometry = edges.geometry
+    if not isinstance(geometry, Convolution):
+        return location
+    steps = zip(location, edges.weight.shape[3:], geometry.stride, geometry.dilation, strict=True)
+    return tuple(slice(p * s, p * s + (k - 1) * d + 1, d) for p, k, s, d in steps)
+
+
+def _as_batch(layer: nn.Module, x: Tensor) -> Tensor:
+    """Inputs or outputs of the layer with one batch dimension."""
+    if isinstance(layer, PaddedConvolution):
+        return x.unsqueeze(0) if x.ndim == layer.dims + 1 else x
+    return x if isinstance(layer, LearnableActivation) else x.reshape(-1, x.shape[-1])
+
+
+def _batch_shape(layer: nn.Module, x: Tensor) -> torch.Size:
+    """The batch dimensions of the layer's input."""
+    if isinstance(layer, PaddedConvolution):
+        return x.shape[: -layer.dims - 1]
+    return x.shape[:1] if isinstance(layer, LearnableActivation) else x.shape[:-1]
+
+
+def _chosen(outputs: Tensor, output: int | None, location: tuple[int, ...] | None) -> Tensor:
+    """1 at the output asked for, 0 elsewhere."""
+    if output is None:
+        raise ValueError("output must be given, or weights, got neither")
+    _check_place(outputs, output, location)
+    chosen = torch.zeros_like(outputs, memory_format=torch.contiguous_format)
+    place: tuple[slice | int, ...] = (slice(None), output, *(location or ()))
+    chosen[place] = 1
+    return chosen
+
+
+def _check_place(outputs: Tensor, output: int, location: tuple[int, ...] | None) -> None:
+    """Raise unless there is such an output, and such a location."""
+    if not 0 <= output < outputs.shape[1]:
+        raise ValueError(f"output must lie in 0 … {outputs.shape[1] - 1}, got {output}")
+    positions = tuple(outputs.shape[2:])
+    if location is None:
+        return
+    if len(location) != len(positions) or not all(0 <= p < n for p, n in zip(location, positions, strict=True)):
+        raise ValueError(f"location must be a position in an output of shape {positions}, got {location}")

@@ -1,0 +1,91 @@
+"""How the edges of a layer vary over data, in bounded memory."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules import conv
+
+from convkan.interpret.edges import edges_of, is_kan_layer
+from convkan.nn import KANLinear
+from convkan.nn.conv import PADDING_MODES
+
+SAMPLES = 1024  # inputs of a channel that a layer's edges are evaluated at, for each batch
+
+
+class Moments:
+    """Mean and variance of a stream of values, in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = self.squares = torch.zeros((), dtype=torch.float64)  # squares: Σ (x − mean)²
+
+    def add(self, values: Tensor, dim: int) -> None:
+        """Take in values along a dimension."""
+        values = values.double()
+        mean = values.mean(dim)
+        self.join(values.shape[dim], mean, (values - mean.unsqueeze(dim)).square().sum(dim))
+
+    def join(self, count: int, mean: Tensor, squares: Tensor) -> None:
+        """Take in the moments of others (Chan, Golub and LeVeque, "Updating formulae", 1979)."""
+        if count == 0:
+            return
+        off, total = mean - self.mean.to(mean.device), self.count + count
+        self.squares = self.squares.to(mean.device) + squares + off.square() * (self.count * count / total)
+        self.mean = mean - off * (self.count / total)
+        self.count = total
+
+    @property
+    def deviation(self) -> Tensor:
+        """The standard deviation."""
+        return (self.squares / self.count).sqrt()
+
+
+class Measured:
+    """What is known of one layer so far."""
+
+    def __init__(self) -> None:
+        self.parts, self.outputs = Moments(), Moments()  # of edges, of a plain layer of its inputs
+
+    def take(self, layer: nn.Module, x: Tensor, y: Tensor) -> None:
+        """Take in one call."""
+        self.outputs.add(_by_channel(layer, y), 1)
+        if not is_kan_layer(layer):
+            self.parts.add(_by_channel(layer, _padded(layer, x)), 1)
+            return
+        edges = edges_of(layer)
+        places = edges.inputs(x, SAMPLES).mT.to(edges.weight.dtype)
+        found = [Moments() for _ in edges.in_parts(len(places))]
+        for part, (_, some) in zip(found, edges.in_parts(len(places)), strict=True):
+            part.add(some.at(places), 2)
+        self.parts.join(len(places), torch.cat([p.mean for p in found]), torch.cat([p.squares for p in found]))
+
+    def edges(self, layer: nn.Module) -> Float[Tensor, "out in_per_group *kernel"]:
+        """σ(φ)."""
+        if is_kan_layer(layer):
+            return self.parts.deviation
+        assert isinstance(layer, nn.Linear | conv._ConvNd)
+        weight = layer.weight.detach().double()
+        groups = groups_of(layer)
+        inputs = self.parts.deviation.view(groups, -1).repeat_interleave(len(weight) // groups, dim=0)
+        return weight.abs() * inputs.reshape(*weight.shape[:2], *(1,) * (weight.ndim - 2))
+
+
+def groups_of(layer: nn.Module) -> int:
+    """Groups of channels that do not mix."""
+    return edges_of(layer).groups if is_kan_layer(layer) else int(getattr(layer, "groups", 1))
+
+
+def _by_channel(layer: nn.Module, x: Tensor) -> Float[Tensor, "channels samples"]:
+    """A tensor of a layer: channels are last if it is dense, else first, or second in a batch."""
+    if isinstance(layer, nn.Linear | KANLinear):
+        return x.reshape(-1, x.shape[-1]).mT
+    dims = len(getattr(layer, "kernel_size", ()))
+    return x.flatten(1) if dims and x.ndim == dims + 1 else x.movedim(1, 0).flatten(1)
+
+
+def _padded(layer: nn.Module, x: Tensor) -> Tensor:
+    """What the weights of a plain layer see."""
+    if isinstance(layer, conv._ConvNd):
+        return F.pad(x, layer._reversed_padding_repeated_twice, mode=PADDING_MODES[layer.padding_mode])
+    return x

@@ -1,0 +1,169 @@
+"""The graph of a small dense net, with the learned function on every edge."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from convkan.interpret.curves import Curves, curves
+from convkan.interpret.plot.style import BLUE, ORANGE, new_figure
+from convkan.nn import KANLinear
+
+MOST_NODES = 12
+LEAST_SHADE = 0.06
+BOX = 0.8  # of the room of a curve
+
+
+def plot_network(
+    model: nn.Module,
+    *,
+    x: Float[Tensor, "points inputs"] | None = None,
+    importance: Sequence[Float[Tensor, "out in"]] | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    title: str = "",
+) -> Figure:
+    """Nodes in rows, inputs below, and between two rows a box for each edge with its curve.
+
+    Edges fade with their importance; those that are masked are left out; those that compute a named function are
+    drawn in another colour. Of a layer with more than ``MOST_NODES`` nodes the most important are drawn, and the row
+    says of how many. After the picture of the KAN paper (Liu et al., arXiv 2404.19756, fig. 2.4).
+
+    Args:
+        model: A ``KANLinear``, or a sequence of them; other modules between are not drawn.
+        x: Inputs of the model: curves are then drawn where the inputs of each edge are, and fade by how much they vary.
+        importance: How much each edge of each layer matters; by default the standard deviation of its curve.
+        input_names: Of the first row.
+        output_names: Of the last.
+        title: What the net is.
+
+    Raises:
+        ValueError: The model has no dense KAN layer, or its layers do not follow each other.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, KANLinear)]
+    if not layers:
+        raise ValueError("model must have a KANLinear layer, and has none")
+    for before, after in pairwise(layers):
+        if before.out_features != after.in_features:
+            raise ValueError(
+                f"the model's KANLinear layers must follow each other, got {before.out_features} outputs before "
+                f"{after.in_features} inputs"
+            )
+    sampled = [
+        curves(layer, 61, _reach(seen), data=seen) for layer, seen in zip(layers, _seen(model, layers, x), strict=True)
+    ]
+    scores = [found.total.float().std(dim=2) for found in sampled] if importance is None else list(importance)
+    shown = _shown(layers, scores)
+    widest = max(
+        max(len(below) * len(above) for below, above in pairwise(shown)), 2 * max(len(nodes) for nodes in shown)
+    )
+    figure = new_figure((min(16.0, max(4.0, 0.75 * widest + 1)), 2.3 * len(layers) + 1.2))
+    axis = figure.subplots()
+    places = [_spread(len(nodes), widest) for nodes in shown]
+    for level, (layer, found, score) in enumerate(zip(layers, sampled, scores, strict=True)):
+        _draw_layer(axis, level, layer, found, score, shown, places, widest)
+    for level, (nodes, across) in enumerate(zip(shown, places, strict=True)):
+        axis.plot(across, [3 * level] * len(nodes), "o", color="black", ms=5, zorder=5)
+        whole = layers[0].in_features if level == 0 else layers[level - 1].out_features
+        if len(nodes) < whole:
+            axis.text(widest, 3 * level, f"{len(nodes)} of {whole} nodes", fontsize=7, ha="right", va="bottom")
+    _name(axis, shown[0], places[0], -0.25, "top", input_names, "x")
+    _name(axis, shown[-1], places[-1], 3 * len(layers) + 0.25, "bottom", output_names, "y")
+    axis.set_xlim(-0.3, widest + 0.3)
+    axis.set_ylim(-0.8, 3 * len(layers) + 0.8)
+    axis.set_axis_off()
+    if title:
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def _seen(model: nn.Module, layers: list[KANLinear], x: Tensor | None) -> list[Tensor | None]:
+    """What each layer is given when the model is called with ``x``."""
+    if x is None:
+        return [None] * len(layers)
+    inputs: dict[nn.Module, Tensor] = {}
+    handles = [
+        layer.register_forward_pre_hook(lambda called, given: inputs.__setitem__(called, given[0].detach()))
+        for layer in layers
+    ]
+    try:
+        with torch.no_grad():
+            model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [inputs[layer].flatten(0, -2) for layer in layers]
+
+
+def _reach(x: Tensor | None) -> tuple[float, float] | None:
+    """Where the inputs of a layer lie; None to draw its grid."""
+    if x is None:
+        return None
+    low, high = x.min().item(), x.max().item()
+    return (low, high) if low < high else (low - 1, low + 1)
+
+
+def _shown(layers: list[KANLinear], scores: Sequence[Tensor]) -> list[list[int]]:
+    """The nodes of each row that are drawn."""
+    weights = [scores[0].sum(0), *(score.sum(1) for score in scores)]
+    return [
+        sorted(weight.topk(min(MOST_NODES, len(weight))).indices.tolist())
+        for weight in (w.detach().cpu() for w in weights)
+    ]
+
+
+def _spread(count: int, width: float) -> np.ndarray:
+    return (np.arange(count) + 0.5) * width / count
+
+
+def _draw_layer(
+    axis: Axes,
+    level: int,
+    layer: KANLinear,
+    found: Curves,
+    score: Tensor,
+    shown: list[list[int]],
+    places: list[np.ndarray],
+    width: float,
+) -> None:
+    """The edges from row ``level`` to the next: a line to the box, the curve in it, a line on."""
+    edges = [(i, o) for i in range(len(shown[level])) for o in range(len(shown[level + 1]))]
+    boxes = _spread(len(edges), width)
+    side = min(0.9, BOX * width / len(edges)) / 2
+    middle, most = 3 * level + 1.5, score.max().item() or 1.0
+    named = set() if layer.symbolic is None else {tuple(edge) for edge in layer.symbolic.edges.tolist()}
+    for (i, o), centre in zip(edges, boxes, strict=True):
+        input_, output = shown[level][i], shown[level + 1][o]
+        is_named = (output, input_) in named
+        if layer.edge_mask is not None and not layer.edge_mask[output, input_] and not is_named:
+            continue
+        shade = max(LEAST_SHADE, float(np.tanh(3 * score[output, input_].item() / most)))
+        color = ORANGE if is_named else BLUE
+        axis.plot([places[level][i], centre], [3 * level, middle - side], color="black", alpha=shade, lw=0.9)
+        axis.plot([centre, places[level + 1][o]], [middle + side, 3 * level + 3], color="black", alpha=shade, lw=0.9)
+        values = found.total[output, input_].double().cpu().numpy()
+        values = values - (values.max() + values.min()) / 2
+        height = values / (np.abs(values).max() or 1.0) * side * 0.8
+        across = np.linspace(-side, side, len(values)) * 0.85
+        corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)]) * side
+        axis.plot(centre + corners[:, 0], middle + corners[:, 1], color="black", alpha=shade, lw=0.6)
+        axis.plot(centre + across, middle + height, color=color, alpha=max(shade, 0.15), lw=1.5)
+
+
+def _name(
+    axis: Axes,
+    nodes: list[int],
+    across: np.ndarray,
+    height: float,
+    align: str,
+    names: Sequence[str] | None,
+    letter: str,
+) -> None:
+    for node, place in zip(nodes, across, strict=True):
+        text = names[node] if names is not None else f"${letter}_{{{node}}}$"
+        axis.text(place, height, text, ha="center", va=align, fontsize=9)

@@ -1,0 +1,16 @@
+"""What all pictures share."""
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8A8A8A"
+IMPORTANCE = "viridis_r"  # dark: important
+SIGNED = "PuOr"
+
+
+def new_figure(size: tuple[float, float]) -> Figure:
+    """A figure outside pyplot's global state, which would keep every figure and open windows."""
+    figure = Figure(figsize=size, layout="constrained", dpi=140)
+    FigureCanvasAgg(figure)
+    return figure

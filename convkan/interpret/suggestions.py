@@ -1,0 +1,273 @@
+"""Which named functions the edges of a layer compute."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import overload
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from convkan.basis.functions import FUNCTIONS, NamedFunction, get_function
+from convkan.grid.inputs import Summary
+from convkan.interpret.edges import Edges, edges_of
+from convkan.interpret.fitting import Fits, Samples, affines, fit, refined
+
+POINTS = 100  # at which an edge is looked at
+FEWEST = 10  # distinct inputs that more than a straight line is fitted to
+MORE = 3  # fits beyond those asked for that are made precise before they are ranked
+FLOOR = 1e-9  # of the unexplained share: less is as good as nothing
+SIMPLICITY = 1.0
+OF_A_CONSTANT = 0.5  # what each of a, b, c and d that matters adds to the complexity of f
+STEPS_OF_SCORE = 64  # scores closer than 1/64 count as equal
+
+Edge = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """φ(x) ≈ c·f(a·x + b) + d.
+
+    Attributes:
+        edge: Output, input within its group, and tap.
+        name: The name of f in ``convkan.basis.functions.FUNCTIONS``.
+        affine: a, b, c and d.
+        r2: Share of the variance of φ over the inputs that it explains; 1 where φ is constant.
+        complexity: That of f.
+        score: By which suggestions are ranked, see ``suggest``.
+    """
+
+    edge: Edge
+    name: str
+    affine: tuple[float, float, float, float]
+    r2: float
+    complexity: int
+    score: float
+
+    def __str__(self) -> str:
+        a, b, c, d = self.affine
+        return f"{c:.4g}·{self.name}({a:.4g}·x {b:+.4g}) {d:+.4g}, R² = {self.r2:.6f}"
+
+
+@overload
+def suggest(
+    layer: nn.Module,
+    edge: Edge,
+    *,
+    data: Tensor | None = None,
+    library: Iterable[str] | None = None,
+    top: int = 5,
+    simplicity: float = SIMPLICITY,
+) -> list[Suggestion]: ...
+
+
+@overload
+def suggest(
+    layer: nn.Module,
+    edge: None = None,
+    *,
+    data: Tensor | None = None,
+    library: Iterable[str] | None = None,
+    top: int = 5,
+    simplicity: float = SIMPLICITY,
+) -> dict[Edge, list[Suggestion]]: ...
+
+
+@torch.no_grad()
+def suggest(
+    layer: nn.Module,
+    edge: Edge | None = None,
+    *,
+    data: Tensor | None = None,
+    library: Iterable[str] | None = None,
+    top: int = 5,
+    simplicity: float = SIMPLICITY,
+) -> list[Suggestion] | dict[Edge, list[Suggestion]]:
+    """Named functions f with φ(x) ≈ c·f(a·x + b) + d, the best first, for one edge or all.
+
+    They are ranked by score = −log₂(1 − R²) − simplicity·(complexity + n/2), where n of the constants a, b, c, d
+    matter, and R² is adjusted for their number and bounded by the precision of φ. Ties stay in the order of the
+    library: "sin" is "cos" shifted, and comes first. Where an edge has seen fewer than ten distinct inputs, only
+    straight lines and constants are suggested; where its inputs or its values do not differ, a constant comes first.
+
+    Args:
+        layer: Any KAN layer; of a low-rank convolution, the edges of the convolution it stands for.
+        edge: (output, input within its group, *tap), or None for all edges.
+        data: Inputs, as the layer is called with: φ is fitted where they lie, in the mean square over them. Without,
+            where the grid lies, or on [−2, 2] for a basis without one.
+        library: Names of functions; by default all there are.
+        top: Suggestions for an edge, at most.
+        simplicity: How many halvings of the unexplained share a unit of complexity must buy.
+
+    Returns:
+        A list for one edge, lists by edge for all.
+
+    Raises:
+        TypeError: It is no KAN layer.
+        ValueError: There is no such edge or function, or ``top`` is less than 1.
+
+    Example:
+        >>> from convkan import KANLinear
+        >>> layer = KANLinear(1, 1, base_activation="silu", dtype=torch.float64)
+        >>> with torch.no_grad():
+        ...     layer.basis_weight.zero_()  # leaves the base activation
+        ...     layer.base_weight.fill_(3.0)
+        Parameter containing:...
+        >>> suggest(layer, (0, 0))[0].name
+        'silu'
+    """
+    edges = edges_of(layer)
+    if edge is not None:
+        check_edge(edge, edges)
+    functions = library_of(library)
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}")
+    summary = None if data is None else Summary.of(edges.inputs(data))
+    found = ranked(edges, summary, functions, top, simplicity, edge)
+    return found if edge is None else found[edge]
+
+
+def library_of(names: Iterable[str] | None) -> list[NamedFunction]:
+    """The functions of these names, or all.
+
+    Raises:
+        ValueError: One has no known name, or there are none.
+    """
+    functions = list(FUNCTIONS.values()) if names is None else [get_function(name) for name in dict.fromkeys(names)]
+    if not functions:
+        raise ValueError("library must name at least one function, got none")
+    return functions
+
+
+def check_edge(edge: Edge, edges: Edges) -> None:
+    """Raise ValueError unless there is such an edge."""
+    shape = edges.shape
+    if len(edge) != len(shape) or not all(0 <= index < size for index, size in zip(edge, shape, strict=True)):
+        raise ValueError(f"edge must be (output, input in its group, *tap) within {shape}, got {tuple(edge)}")
+
+
+def places_of(edges: Edges, summary: Summary | None) -> Float[Tensor, "channels points"]:
+    """Where edges are looked at, in order: quantiles of the inputs, or even steps over the grid."""
+    if summary is not None:
+        few = summary.points.shape[1] <= POINTS
+        return summary.points if few else summary.quantiles(POINTS)
+    channels = edges.holder.num_inputs
+    ends = edges.ends()
+    if ends is None:
+        ends = edges.weight.new_full((channels,), -2.0), edges.weight.new_full((channels,), 2.0)
+    low, high = (end.double().unsqueeze(1) for end in ends)
+    return low + (high - low) * torch.linspace(0, 1, POINTS, dtype=low.dtype, device=low.device)
+
+
+@torch.no_grad()
+def ranked(
+    edges: Edges,
+    summary: Summary | None,
+    functions: Sequence[NamedFunction],
+    top: int,
+    simplicity: float,
+    edge: Edge | None = None,
+    fewest: int = FEWEST,
+) -> dict[Edge, list[Suggestion]]:
+    """``suggest`` for one edge or all, from a summary of the inputs.
+
+    Args:
+        edges: The layer's.
+        summary: Of its inputs, or None for the grid.
+        functions: What to fit.
+        top: See ``suggest``.
+        simplicity: See ``suggest``.
+        edge: The only edge to look at, or None for all.
+        fewest: The least distinct inputs for more than straight lines.
+    """
+    x = places_of(edges, summary).to(edges.weight.dtype)
+    distinct = torch.full_like(x[:, 0], POINTS) if summary is None else (summary.points.diff(dim=1) > 0).sum(1) + 1
+    found: dict[Edge, list[Suggestion]] = {}
+    for outputs, part in _parts(edges, x.shape[1], edge):
+        curves = rearrange(part.at(x.mT), "(g o) i p ... -> (g i) (o ...) p", g=part.groups)
+        names = torch.ones(part.shape).nonzero().view(*part.shape, -1)
+        names[..., 0] += outputs.start
+        names = rearrange(names, "(g o) i ... d -> (g i) (o ...) d", g=part.groups)
+        if edge is None:
+            found |= _suggestions(x, curves, names, distinct, functions, top, simplicity, fewest)
+            continue
+        channel, curve = (names == torch.tensor(edge)).all(-1).nonzero()[0].tolist()
+        one, its = slice(channel, channel + 1), slice(curve, curve + 1)
+        found = _suggestions(
+            x[one], curves[one, its], names[one, its], distinct[one], functions, top, simplicity, fewest
+        )
+    return dict(sorted(found.items()))
+
+
+def _parts(edges: Edges, points: int, edge: Edge | None) -> Iterator[tuple[slice, Edges]]:
+    """Outputs a few at a time, or that of an edge alone."""
+    if edge is None or edges.groups > 1:
+        yield from edges.in_parts(points)
+    else:
+        outputs = slice(edge[0], edge[0] + 1)
+        yield outputs, edges.only(outputs)
+
+
+def _suggestions(
+    x: Float[Tensor, "channels points"],
+    curves: Float[Tensor, "channels curves points"],
+    names: Int[Tensor, "channels curves indices"],
+    distinct: Float[Tensor, " channels"],
+    functions: Sequence[NamedFunction],
+    top: int,
+    simplicity: float,
+    fewest: int,
+) -> dict[Edge, list[Suggestion]]:
+    """The best fits of curves, whose edges are ``names``."""
+    samples = Samples.of(x, curves, torch.finfo(curves.dtype).eps)
+    if bool((distinct < fewest).any()) and all(_constants(function) > 2 for function in functions):
+        functions = [*functions, FUNCTIONS["0"], FUNCTIONS["x"]]
+    fits = [fit(samples, function) for function in functions]
+    scores = _scores(samples, fits, functions, distinct, simplicity, fewest)
+    promising = scores.argsort(stable=True, dim=0, descending=True)[: top + MORE]
+    wanted = torch.zeros_like(scores, dtype=torch.bool).scatter_(0, promising, True)
+    fits = [refined(samples, *pair, some) for pair, some in zip(zip(functions, fits, strict=True), wanted, strict=True)]
+    scores = _scores(samples, fits, functions, distinct, simplicity, fewest)
+    scores = torch.where(wanted, scores, -inf)  # the others' are not precise
+    affine = torch.stack([affines(samples, *pair) for pair in zip(functions, fits, strict=True)])
+    r2 = 1 - torch.stack([one.left for one in fits])
+    best = scores.argsort(stable=True, dim=0, descending=True)[:top]
+    numbers = (part.flatten(1, 2).mT.tolist() for part in (best, scores.gather(0, best), r2.gather(0, best)))
+    constants = affine.gather(0, best.unsqueeze(-1).expand(-1, -1, -1, 4)).flatten(1, 2).transpose(0, 1).tolist()
+    found: dict[Edge, list[Suggestion]] = {}
+    for name, *columns in zip(names.flatten(0, 1).tolist(), *numbers, constants, strict=True):
+        edge = tuple(name)
+        found[edge] = [
+            Suggestion(edge, functions[which].name, tuple(abcd), share, functions[which].complexity, score)
+            for which, score, share, abcd in zip(*columns, strict=True)
+            if score > -inf
+        ]
+    return found
+
+
+def _scores(
+    samples: Samples,
+    fits: Sequence[Fits],
+    functions: Sequence[NamedFunction],
+    distinct: Float[Tensor, " channels"],
+    simplicity: float,
+    fewest: int,
+) -> Float[Tensor, "functions channels curves"]:
+    """−log₂ of the unexplained share, less what complexity costs; −∞ where there are too few inputs for a function."""
+    left = torch.stack([one.left for one in fits])
+    constants = left.new_tensor([_constants(function) for function in functions]).view(-1, 1, 1)
+    costs = [function.complexity + OF_A_CONSTANT * _constants(function) for function in functions]
+    count = distinct.to(left).view(1, -1, 1)
+    adjusted = left * (count - 1).clamp_min(1) / (count - constants).clamp_min(1)
+    size = samples.norm.square() + samples.u.shape[1] * samples.mean.square()
+    rounding = (4 * samples.eps) ** 2 * size / samples.norm.square().clamp_min(torch.finfo(left.dtype).tiny)
+    scores = -(adjusted + rounding.clamp(FLOOR, 1)).log2() - simplicity * left.new_tensor(costs).view(-1, 1, 1)
+    scores = (scores * STEPS_OF_SCORE).round() / STEPS_OF_SCORE
+    return torch.where((count < fewest) & (constants > 2), -inf, scores)
+
+
+def _constants(function: NamedFunction) -> int:
+    """How many of a, b, c and d matter."""
+    return 1 if function.name == "0" else 2 + len(function.free)

@@ -1,0 +1,297 @@
+"""Write a page about what a trained classifier learned: ``python -m experiments.explain --run RUNDIR [--image …]``.
+
+One self-contained HTML file: the architecture, the accuracy, how the grids cover their inputs, every KAN layer's
+functions, the edges that matter most with formulas that come close to them, and what the pixels of test images that
+were classified rightly and wrongly, or of given pictures, contributed to the answers.
+"""
+
+import base64
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Template
+from matplotlib.figure import Figure
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from convkan.interpret import LayerImportance, attribute, curves, feature_contributions, importance, kan_layers, suggest
+from convkan.interpret.plot import STRAIGHT, plot_atlas, plot_confusion, plot_contributions, plot_features, plot_layers
+from convkan.training import Description, load_classifier, write_atomically
+from convkan.training.data import ImageData, normalize
+from experiments.cli import UserError, parse, run
+from experiments.explain_page import HTML
+from experiments.predict import read_image
+from experiments.records import count_multiply_adds, count_parameters
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class ExplainConfig:
+    """What to explain.
+
+    Attributes:
+        run: Folder of a finished run, or its model.safetensors.
+        image: Pictures to explain, beside those of the test part.
+        images: Test images of each kind, right and wrong, to show.
+        samples: Training images by which importance and coverage are measured.
+        searched: Test images among which wrong ones are looked for.
+        edges: Edges of each layer to suggest formulas for.
+        data_root: Where data sets lie; by default where the run found them.
+        threads: CPU threads.
+        out: The page; by default ``explain.html`` in the run's folder.
+    """
+
+    run: str = ""
+    image: list[str] = field(default_factory=list)
+    images: int = 8
+    samples: int = 256
+    searched: int = 2000
+    edges: int = 6
+    data_root: str | None = None
+    threads: int | None = None
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("images", "samples", "searched", "edges"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def main() -> None:
+    """Measure, draw and write the page."""
+    config = parse(ExplainConfig, (__doc__ or "").splitlines()[0])
+    if not config.run:
+        raise UserError("run must be the folder of a finished run: --run RUNDIR")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    weights = Path(config.run) / "model.safetensors" if Path(config.run).is_dir() else Path(config.run)
+    model, description = load_classifier(weights)
+    layers = kan_layers(model)
+    if not layers:
+        raise UserError(f"run must hold a KAN: {description.model} has no KAN layer")
+    result = weights.parent / "result.json"
+    record: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {}
+    data = _data(record, description, config)
+    with Progress() as progress:
+        bar = progress.add_task("measuring", total=len(layers) + 3)
+        sample = _normalized(data.train.pixels[: config.samples], description)
+        batches = sample.split(BATCH)
+        scores = importance(model, batches)
+        seen = inputs_of_layers(model, layers, batches[0])
+        sections = []
+        for name, layer in layers.items():
+            progress.update(bar, description=f"layer {name}", advance=1)
+            sections.append(_layer_section(name, layer, seen[name], scores[name], config.edges))
+        progress.update(bar, description="test images", advance=1)
+        answers = _answers(model, data, description, config)
+        progress.update(bar, description="given pictures", advance=1)
+        given = _given(model, description, config.image)
+        context = {
+            "title": f"{description.model} on {record.get('config', {}).get('dataset', 'its data')}",
+            "facts": _facts(model, description, record),
+            "architecture": str(model),
+            "overview": _inlined(_overview(seen, layers, scores)),
+            "confusion": _inlined(plot_confusion(torch.tensor(record["confusion"]), description.class_names))
+            if "confusion" in record
+            else None,
+            "layers": sections,
+            "answers": given + answers,
+        }
+        page = Template(HTML, trim_blocks=True, lstrip_blocks=True, autoescape=True).render(context)
+        out = Path(config.out) if config.out else weights.parent / "explain.html"
+        write_atomically(out, lambda partial: partial.write_text(page))
+        progress.advance(bar)
+    print(f"page {out} ({out.stat().st_size / 2**20:.1f} MB): open it in a browser")
+
+
+def _data(record: dict[str, Any], description: Description, config: ExplainConfig) -> ImageData:
+    """The data set that the run was trained on."""
+    trained = record.get("config")
+    if trained is None:
+        raise UserError(f"run must be a finished run's folder, with its result.json, got {config.run}")
+    data = ImageData(
+        trained["dataset"],
+        data_root=config.data_root or trained.get("data_root"),
+        val_fraction=trained["val_fraction"],
+        image_size=trained["image_size"],
+    )
+    data.setup()
+    return data
+
+
+def _normalized(pixels: Tensor, description: Description) -> Tensor:
+    return normalize(pixels, description.mean, description.std)
+
+
+@contextmanager
+def _recorded(layers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """Within the ``with`` block, the input of each layer when it was last called."""
+    seen: dict[str, Tensor] = {}
+    handles = [
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: seen.__setitem__(name, inputs[0].detach()))
+        for name, layer in layers.items()
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def inputs_of_layers(model: nn.Module, layers: dict[str, nn.Module], batch: Tensor) -> dict[str, Tensor]:
+    """What each layer is given when the model is called with a batch."""
+    with torch.no_grad(), _recorded(layers) as seen:
+        model(batch)
+    return seen
+
+
+def _facts(model: nn.Module, description: Description, record: dict[str, Any]) -> list[tuple[str, str]]:
+    """The figures at the top of the page."""
+    example = torch.zeros(1, description.in_channels, *description.image_size)
+    facts = [
+        ("parameters", f"{count_parameters(model):,}"),
+        ("multiply-adds an image", f"{count_multiply_adds(model, example):,}"),
+        ("input", f"{description.in_channels} × {description.image_size[0]} × {description.image_size[1]}"),
+    ]
+    for key, title in (("test_accuracy", "test accuracy"), ("val_accuracy", "validation accuracy")):
+        if key in record:
+            facts.append((title, f"{record[key]:.2%}"))
+    for key, title in (("epochs", "epochs"), ("seconds_per_epoch", "seconds an epoch"), ("seed", "seed")):
+        if key in record:
+            value = record[key]
+            facts.append((title, f"{value:.1f}" if isinstance(value, float) else str(value)))
+    return facts
+
+
+def _overview(seen: dict[str, Tensor], layers: dict[str, nn.Module], scores: dict[str, LayerImportance]) -> Figure:
+    """Layers beside each other."""
+    off_grid, straight = {}, {}
+    for name, layer in layers.items():
+        found = curves(layer, 2, data=seen[name])
+        if found.off_grid is not None:
+            off_grid[name] = 100 * found.off_grid.mean().item()
+        straight[name] = 100 * (found.straightness > STRAIGHT).double().mean().item()
+    return plot_layers(
+        {
+            "inputs off the grid (%)": off_grid,
+            "importance: mean σ(φ) of an edge": {name: scores[name].local.mean().item() for name in layers},
+            "edges nearly straight (%)": straight,
+        }
+    )
+
+
+def _layer_section(name: str, layer: nn.Module, seen: Tensor, score: LayerImportance, count: int) -> dict[str, Any]:
+    """A layer's atlas, and its most important edges with what comes close to them."""
+    atlas = plot_atlas(layer, data=seen, importance=score.edges, title=f"{name} ({type(layer).__name__})")
+    order = score.edges.flatten().argsort(descending=True)[:count]
+    places = torch.stack(torch.unravel_index(order, score.edges.shape), dim=1).tolist()
+    rows = []
+    for place in places:
+        edge = tuple(place)
+        best = suggest(layer, edge, data=seen, top=1)[0]
+        output, input_, *tap = edge
+        rows.append(
+            {
+                "edge": f"{input_} → {output}" + (f", tap {tuple(tap)}" if tap else ""),
+                "importance": f"{score.edges[edge].item():.3g}",
+                "formula": str(best).split(", R²")[0],
+                "r2": f"{best.r2:.4f}",
+            }
+        )
+    return {"name": name, "layer": type(layer).__name__, "atlas": _inlined(atlas), "edges": rows}
+
+
+def _answers(
+    model: nn.Module, data: ImageData, description: Description, config: ExplainConfig
+) -> list[dict[str, str]]:
+    """Test images that were classified wrongly and rightly, and what their pixels said."""
+    pixels, labels = data.test.pixels[: config.searched], data.test.labels[: config.searched].cpu()
+    with torch.no_grad():
+        logits = torch.cat([model(_normalized(part, description)) for part in pixels.split(BATCH)])
+    predicted, sure = logits.argmax(1), logits.softmax(1).amax(1)
+    wrong = (predicted != labels).nonzero()[:, 0]
+    wrong = wrong[sure[wrong].argsort(descending=True)][: config.images]
+    right = (predicted == labels).nonzero()[:, 0][: config.images]
+    found = []
+    for kind, chosen in (("classified wrongly, the surest mistakes first", wrong), ("classified rightly", right)):
+        if len(chosen):
+            titles = [
+                f"{description.class_names[predicted[i]]} {sure[i]:.0%}"
+                + (f"\n(is {description.class_names[labels[i]]})" if predicted[i] != labels[i] else "")
+                for i in chosen.tolist()
+            ]
+            images = _normalized(pixels[chosen], description)
+            found += _pictures(model, images, predicted[chosen], pixels[chosen] / 255, titles, description, kind)
+    return found
+
+
+def _given(model: nn.Module, description: Description, paths: list[str]) -> list[dict[str, str]]:
+    """Pictures of the caller's, and what their pixels said."""
+    if not paths:
+        return []
+    images = torch.cat([read_image(Path(path), description) for path in paths])
+    with torch.no_grad():
+        probabilities = model(images).softmax(1)
+    sure, predicted = probabilities.max(1)
+    titles = [
+        f"{Path(path).name}:\n{description.class_names[guess]} {share:.0%}"
+        for path, guess, share in zip(paths, predicted.tolist(), sure.tolist(), strict=True)
+    ]
+    return _pictures(model, images, predicted, _shown(images, description), titles, description, "the given pictures")
+
+
+def _shown(images: Tensor, description: Description) -> Tensor:
+    """Normalised images as a reader sees them."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (description.mean, description.std))
+    return images * std + mean
+
+
+def _pictures(
+    model: nn.Module,
+    images: Tensor,
+    predicted: Tensor,
+    shown: Tensor,
+    titles: list[str],
+    description: Description,
+    kind: str,
+) -> list[dict[str, str]]:
+    """Images beside the contributions of their pixels, and the maps of the last KAN layer that sees space."""
+    black = _normalized(torch.zeros(1, description.in_channels, 1, 1, dtype=torch.uint8), description)[0]
+    black = black.expand(images.shape[1:])
+    values = attribute(model, images, predicted, baseline=black).values
+    found = [{"title": f"Images {kind}", "picture": _inlined(plot_contributions(shown, values, titles))}]
+    spatial = [name for name, layer in kan_layers(model).items() if _is_spatial(model, layer, images[:1])]
+    if spatial:
+        name = spatial[-1]
+        maps, shares = feature_contributions(model, dict(model.named_modules())[name], images[:1], predicted[:1], black)
+        figure = plot_features(shown[0], maps[0], shares[0], f"the first of them in {name}: maps, and what each says")
+        found.append({"title": "", "picture": _inlined(figure)})
+    return found
+
+
+def _is_spatial(model: nn.Module, layer: nn.Module, example: Tensor) -> bool:
+    """Whether the layer makes maps."""
+    shapes: list[int] = []
+    handle = layer.register_forward_hook(lambda _, inputs, output: shapes.append(output.ndim))
+    with torch.no_grad():
+        model(example)
+    handle.remove()
+    return shapes == [4]
+
+
+def _inlined(figure: Figure) -> str:
+    """A figure as the address of an image that needs no file."""
+    file = BytesIO()
+    figure.savefig(file, format="png")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+if __name__ == "__main__":
+    run(main)

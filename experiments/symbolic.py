@@ -1,0 +1,330 @@
+"""Find formulas in trained KANs: ``python -m experiments.symbolic``.
+
+A net [2, 5, 1] learns exp(sin πx + y²) as in the KAN paper (Liu et al., arXiv 2404.19756, sec. 2.5): trained with the
+paper's regulariser, pruned to [2, 1, 1], trained on, on a finer grid, its edges replaced by the named functions they
+resemble, and these trained. And a convolution learns another one from noisy data, whose taps are named functions.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from convkan import KANConv2d
+from convkan.basis import BSpline
+from convkan.basis.functions import get_function
+from convkan.grid import adapt_grids, refine_grids
+from convkan.interpret import curves, kan_layers
+from convkan.interpret.expressions import recognized
+from convkan.interpret.formula import formula, formula_error
+from convkan.interpret.importance import importance
+from convkan.interpret.pruning import prune_nodes
+from convkan.interpret.suggestions import suggest
+from convkan.interpret.symbolic import auto, fixed_edges, live_edges
+from convkan.regularization import recorded_inputs, total_l1_entropy, total_smoothness
+from convkan.training import write_atomically
+from experiments.cli import parse, run
+from experiments.fit import TASKS, data_of
+from experiments.records import environment, write_record
+from experiments.small_nets import Data, Parameters, kan, optimize, rmse, trust_region, value_at
+
+GRIDS = (5, 10)
+ROUNDS = 3  # of sparse training, the grids moved in between
+PENALTY, ENTROPY = 1e-2, 10.0  # μ₁ and μ₂/μ₁ of the paper's regulariser
+LEAST = 0.1  # σ(φ) below which a node says nothing
+TOLERATED = 1e-8  # RMSE of a formula that is exact
+KERNEL = 3
+# c·f(a·x + b), tap by tap. On [−1, 1] each looks like itself: no other function of the library comes near.
+PLANTED: tuple[tuple[str, float, float, float], ...] = (
+    ("sin", 3.0, 0.5, 1.0),
+    ("x^2", 1.0, 0.0, 2.0),
+    ("abs", 1.0, 0.0, 2.0),
+    ("tanh", 4.0, 0.0, 1.0),
+    ("exp", 1.5, 0.0, 0.6),
+    ("gaussian", 2.5, 0.0, 1.5),
+    ("x^3", 1.0, 0.0, 1.5),
+    ("cos", 5.0, 0.0, 1.0),
+    ("log", 1.0, 1.1, 0.8),
+)
+SAME = ({"sin", "cos"}, {"tanh", "sigmoid"}, {"arcsin", "arccos"})  # but for a shift, or for a, c and d
+
+
+@dataclass(frozen=True)
+class SymbolicConfig:
+    """How to look for formulas.
+
+    Attributes:
+        seeds: Runs of each experiment.
+        starts: Random starts of the first net at most; further ones only while validation points are not met.
+        points: Points to train the first net on; a part of them decides among starts, and when to stop.
+        steps: Steps of Levenberg–Marquardt after each change of the net.
+        images: Images of 16 × 16 pixels to train the convolution on.
+        noise: Noise in the convolution's targets, relative to their standard deviation.
+        grid_size: Of the convolution.
+        smoothness: Weight of the penalty on bends in the convolution's loss.
+        out: Folder for the record, the table and the picture.
+        quick: A few seconds' version: one seed, few starts and images.
+    """
+
+    seeds: int = 5
+    starts: int = 8
+    points: int = 1000
+    steps: int = 60
+    images: int = 256
+    noise: float = 0.05
+    grid_size: int = 12
+    smoothness: float = 1e-5
+    out: str = "runs/symbolic"
+    quick: bool = False
+
+
+def sparse_net(data: Data, seed: int, steps: int) -> nn.Module:
+    """A net [2, 5, 1] trained so that few edges say all there is to say, and what is left when the others are gone."""
+    x, y = data.train
+    torch.manual_seed(seed)
+    model: nn.Module = kan((2, 5, 1), GRIDS[0])
+    for _ in range(ROUNDS):
+        adapt_grids(model, [x], grid_eps=1.0)
+        optimizer = torch.optim.LBFGS(model.parameters(), max_iter=steps, line_search_fn="strong_wolfe")
+        optimizer.step(partial(_sparse_loss, model, optimizer, x, y))
+    return prune_nodes(model, importance(model, [x], propagate=False), LEAST)
+
+
+def _sparse_loss(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
+    optimizer.zero_grad()
+    with recorded_inputs(model) as calls:
+        error = (model(x) - y).square().mean()
+    loss = error + PENALTY * total_l1_entropy(calls, entropy=ENTROPY, samples=256)
+    torch.autograd.backward(loss)
+    return loss.item()
+
+
+def trained_formula(model: nn.Module, data: Data, steps: int) -> None:
+    """Levenberg–Marquardt on the constants of a net of named functions, on the training points alone."""
+    for layer in kan_layers(model).values():
+        layer.requires_grad_(False)
+        layer.symbolic.requires_grad_()
+    x, y = data.train
+
+    def residuals(parameters: Parameters) -> Tensor:
+        with torch.no_grad():
+            return (torch.func.functional_call(model, parameters, (x,)) - y)[:, 0]
+
+    of_points = torch.func.vmap(torch.func.grad(partial(value_at, model)), in_dims=(None, 0))
+    trust_region(model, residuals, lambda found: [of_points(found, x)], steps, lambda: False)
+
+
+def discover(data: Data, seed: int, start: int, steps: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The whole way from a random net to a formula, from one random start."""
+    model = sparse_net(data, 100 * seed + start, steps)
+    row: dict[str, Any] = {"start": start, "nodes": len(kan_layers(model)["0"].basis_weight)}  # type: ignore[arg-type]
+    if row["nodes"] > 1:  # not sparse: another start
+        return model, row | {"val_rmse": float("inf")}
+    for grid_size in GRIDS:
+        refine_grids(model, grid_size)
+        adapt_grids(model, [data.train[0]], grid_eps=1.0)
+        row[f"test_rmse_grid_{grid_size}"] = optimize(model, data, steps, optimizer="lm").test_rmse
+    fixed = auto(model, [data.train[0]])
+    row["edges"] = [asdict(one) for found in fixed.values() for one in found]
+    if any(live_edges(layer) - fixed_edges(layer) for layer in kan_layers(model).values()):  # type: ignore[arg-type]
+        return model, row | {"val_rmse": float("inf")}
+    trained_formula(model, data, steps)
+    return model, row | {"val_rmse": rmse(model, data.val), "test_rmse": rmse(model, data.test)}
+
+
+def pipeline(seed: int, config: SymbolicConfig) -> dict[str, Any]:
+    """Starts until one meets the validation points, and what the best of them has found."""
+    import sympy
+
+    data = data_of(TASKS["exp_sin"], config.points, seed)
+    tried: list[tuple[nn.Module, dict[str, Any]]] = []
+    for start in range(config.starts):
+        tried.append(discover(data, seed, start, config.steps))
+        if tried[-1][1]["val_rmse"] <= TOLERATED:
+            break
+    model, best = min(tried, key=lambda pair: pair[1]["val_rmse"])
+    result = {"kind": "pipeline", "seed": seed, "starts": [row for _, row in tried], **best, "exact": False}
+    if best["val_rmse"] == float("inf"):
+        return result | {"val_rmse": None}
+    x, y = sympy.symbols("x y")
+    found = recognized(formula(model, [x, y], output=0))
+    return result | {
+        "formula": str(formula(model, [x, y], output=0, digits=4)),
+        "formula_error": formula_error(model, data.test[0]),
+        "recognized": str(found),
+        "latex": sympy.latex(found),
+        "exact": bool(found == sympy.exp(sympy.sin(sympy.pi * x) + y**2)),
+    }
+
+
+def planted(tap: int, x: Tensor) -> Tensor:
+    """The function of a tap of the convolution to be found."""
+    name, a, b, c = PLANTED[tap]
+    return c * get_function(name).value(a * x + b)
+
+
+def noisy_images(config: SymbolicConfig, seed: int) -> tuple[Tensor, Tensor]:
+    """Images of uniform noise, and what the planted convolution makes of them, with noise."""
+    generator = torch.Generator().manual_seed(seed)
+    x = 2 * torch.rand(config.images, 1, 16, 16, generator=generator, dtype=torch.float64) - 1
+    size = 16 - KERNEL + 1
+    y = torch.zeros(config.images, 1, size, size, dtype=torch.float64)
+    for tap in range(KERNEL**2):
+        row, column = divmod(tap, KERNEL)
+        y += planted(tap, x[:, :, row : row + size, column : column + size])
+    return x, y + config.noise * y.std() * torch.randn(y.shape, generator=generator, dtype=y.dtype)
+
+
+def convolution(seed: int, config: SymbolicConfig) -> dict[str, Any]:
+    """Learn the planted convolution from noisy data, and name its taps."""
+    x, y = noisy_images(config, seed)
+    torch.manual_seed(seed)
+    layer = KANConv2d(1, 1, KERNEL, basis=BSpline(config.grid_size), base_activation=None, dtype=torch.float64)
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=100, history_size=50, line_search_fn="strong_wolfe")
+
+    def loss() -> float:
+        optimizer.zero_grad()
+        value = (layer(x) - y).square().mean() + config.smoothness * total_smoothness(layer)
+        torch.autograd.backward(value)
+        return value.item()
+
+    optimizer.step(loss)
+    with torch.no_grad():
+        drawn = curves(layer, num_points=201)
+    places = drawn.x[0]
+    taps = []
+    for (_, _, row, column), found in suggest(layer, data=x).items():
+        learned, target = drawn.total[0, 0, :, row, column], planted(KERNEL * row + column, places)
+        learned, target = learned - learned.mean(), target - target.mean()  # taps exchange constants
+        r2 = 1 - float((learned - target).square().sum() / target.square().sum())
+        taps.append(
+            {
+                "planted": PLANTED[KERNEL * row + column][0],
+                "r2": r2,
+                "suggested": [asdict(one) for one in found],
+                "learned": learned.tolist(),
+                "target": target.tolist(),
+            }
+        )
+    error = float((layer(x) - y).detach().square().mean().sqrt() / y.std())
+    return {"kind": "convolution", "seed": seed, "relative_error": error, "x": places.tolist(), "taps": taps}
+
+
+def named_right(tap: dict[str, Any]) -> bool:
+    """Whether the first suggestion is the planted function, or one that only a, b, c and d tell from it."""
+    names = {tap["planted"], tap["suggested"][0]["name"]}
+    return len(names) == 1 or any(names <= same for same in SAME)
+
+
+def main() -> None:
+    """Look for formulas, record and draw."""
+    config = parse(SymbolicConfig, (__doc__ or "").splitlines()[0])
+    if config.quick:
+        config = replace(config, seeds=1, starts=4, points=120, steps=25, images=24)
+    torch.set_num_threads(1)
+    folder = Path(config.out)
+    path = folder / "symbolic.json"
+    settings = {name: value for name, value in asdict(config).items() if name != "out"}
+    record: dict[str, Any] = {"config": settings, **environment(torch.device("cpu")), "runs": []}
+    if path.exists():
+        earlier = json.loads(path.read_text())
+        if earlier["config"] == settings and earlier["git_commit"] == record["git_commit"]:
+            record = earlier
+    done = {(row["kind"], row["seed"]) for row in record["runs"]}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress:
+        bar = progress.add_task("symbolic", total=2 * config.seeds, completed=len(done))
+        for kind, find in (("convolution", convolution), ("pipeline", pipeline)):
+            for seed in range(config.seeds):
+                if (kind, seed) not in done:
+                    progress.update(bar, description=f"{kind}, seed {seed}")
+                    record["runs"].append(find(seed, config))
+                    write_record(path, record)
+                    progress.advance(bar)
+    table = markdown(record)
+    write_atomically(folder / "symbolic.md", lambda partial: partial.write_text(table + "\n"))
+    draw(record, folder / "symbolic.png")
+    print(table)
+    print(f"record {path}, table {folder / 'symbolic.md'}, plot {folder / 'symbolic.png'}")
+
+
+def runs_of(record: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The runs of one experiment."""
+    return [row for row in record["runs"] if row["kind"] == kind]
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """The formulas found, seed by seed, and the functions named, tap by tap."""
+    found = runs_of(record, "pipeline")
+    lines = [
+        "| seed | starts | RMSE, grid 10 | RMSE, formula | formula | exact |",
+        "| ---: | ---: | ---: | ---: | --- | --- |",
+    ]
+    for row in found:
+        grid, test = row.get(f"test_rmse_grid_{GRIDS[-1]}"), row.get("test_rmse")
+        cells = [
+            str(row["seed"]),
+            str(len(row["starts"])),
+            *("" if one is None else f"{one:.1e}" for one in (grid, test)),
+        ]
+        lines.append(f"| {' | '.join(cells)} | `{row.get('recognized', 'none')}` | {'yes' if row['exact'] else 'no'} |")
+    met = sum(row["exact"] and row["test_rmse"] <= TOLERATED for row in found)
+    lines += ["", f"exp(sin πx + y²) found, with a test RMSE of at most {TOLERATED:g}, in {met} of {len(found)} seeds."]
+    seeds = runs_of(record, "convolution")
+    lines += [
+        "",
+        "| tap | planted | named first | named right | R², worst seed |",
+        "| ---: | --- | --- | ---: | ---: |",
+    ]
+    for tap in range(KERNEL**2):
+        taps = [row["taps"][tap] for row in seeds]
+        names = ", ".join(dict.fromkeys(one["suggested"][0]["name"] for one in taps))
+        right, worst = sum(named_right(one) for one in taps), min(one["r2"] for one in taps)
+        lines.append(f"| {tap} | {taps[0]['planted']} | {names} | {right} of {len(taps)} | {worst:.5f} |")
+    noise = record["config"]["noise"]
+    lines += [
+        "",
+        f"Functions planted in a 3 × 3 convolution, learned from targets with {noise:.0%} noise. Sin is cos, shifted.",
+    ]
+    return "\n".join(lines)
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """The convolution's functions, learned and planted, below the formula of the first net."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    row = runs_of(record, "convolution")[0]
+    figure, axes = plt.subplots(KERNEL, KERNEL, figsize=(8, 8.2), sharex=True)
+    for axis, tap in zip(axes.flat, row["taps"], strict=True):
+        axis.plot(row["x"], tap["target"], color="#E69F00", linewidth=4, alpha=0.7, label="planted")
+        axis.plot(row["x"], tap["learned"], color="#0072B2", linewidth=1.2, label="learned")
+        first = tap["suggested"][0]
+        a, b, c, _ = first["affine"]
+        text = f"{c:.2f}·{first['name']}({a:.2f}x {b + 0.0:+.2f})"
+        axis.set_title(f"{tap['planted']}, named {text}\nR² = {tap['r2']:.5f}", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+    found = runs_of(record, "pipeline")
+    best = min(found, key=lambda one: (not one["exact"], one["seed"]))
+    text = f"${best['latex']}$" if "latex" in best else "no formula"
+    exact = sum(one["exact"] for one in found)
+    note = f"[2, 5, 1] on exp(sin πx + y²), exact in {exact} of {len(found)} seeds: "
+    rmse_text = f"   test RMSE {best['test_rmse']:.1e}" if "test_rmse" in best else ""
+    figure.suptitle(note + text + rmse_text, fontsize=11)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.tight_layout(rect=(0, 0.03, 1, 0.98))
+    figure.legend(handles, labels, loc="lower center", ncols=2, fontsize=8, frameon=False)
+    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    run(main)
