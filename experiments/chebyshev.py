@@ -63,7 +63,7 @@ class Net:
 
     name: str
     variants: dict[str, Callable[[], nn.Module]]
-    rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
+    rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1)
 
 
 def clean(points: Tensor) -> Tensor:
