@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments import chebyshev, continual, fit, pde
+from experiments import chebyshev, continual, deletion, fit, pde, prune, symbolic
 from experiments.benchmark.report import ratio_table
 from experiments.cli import UserError, parse, run
 from experiments.compare.report import verdict
@@ -94,6 +94,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "pde": partial(table_of_record, "pde", pde.markdown),
     "continual": partial(table_of_record, "continual", continual.markdown),
     "chebyshev": partial(table_of_record, "chebyshev", chebyshev.markdown),
+    "symbolic": partial(table_of_record, "symbolic", symbolic.markdown),
+    "deletion": partial(table_of_record, "deletion", deletion.markdown),
+    "prune": partial(table_of_record, "prune", prune.markdown),
     "comparisons": comparisons,
 }
 

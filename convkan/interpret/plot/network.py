@@ -165,5 +165,5 @@ def _name(
     letter: str,
 ) -> None:
     for node, place in zip(nodes, across, strict=True):
-        text = names[node] if names is not None else f"${letter}_{{{node}}}$"
+        text = names[node] if names is not None else f"${letter}_{{{node + 1}}}$"
         axis.text(place, height, text, ha="center", va=align, fontsize=9)
