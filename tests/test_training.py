@@ -120,6 +120,13 @@ def test_decays_of_kan_layers_are_the_ordinary_one_unless_given():
     }
 
 
+def test_constants_of_named_functions_do_not_decay():
+    layer = KANLinear(2, 3)
+    layer.add_symbolic().replace(torch.tensor([[0, 0]]), ["sin"], torch.ones(1, 4))
+    groups = {group["name"]: group["params"] for group in parameter_groups(layer, 0.1)}
+    assert [id(parameter) for parameter in groups["no_decay"]] == [id(layer.symbolic.affine)]
+
+
 def test_shared_parameter_is_grouped_once():
     layer = KANLinear(3, 3)
     groups = parameter_groups(nn.Sequential(layer, nn.SiLU(), layer), 0.1)

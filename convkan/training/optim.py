@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from convkan.nn import KANLayer
+from convkan.nn import KANLayer, SymbolicEdges
 
 OptimizerName = Literal["adamw", "adam", "sgd"]
 ScheduleName = Literal["cosine", "one_cycle", "constant"]
@@ -31,7 +31,7 @@ def parameter_groups(
 
     Returns:
         The groups that have parameters, each with a ``name``: "coefficients", "base", "weights", and "no_decay" for
-        biases and normalisation, which do not decay.
+        biases, normalisation and the constants of named functions, which do not decay.
 
     Raises:
         ValueError: A decay is negative.
@@ -62,7 +62,8 @@ def parameter_groups(
             elif isinstance(module, KANLayer) and name == "base_weight":
                 groups["base"].append(parameter)
             else:
-                groups["weights" if parameter.ndim > 1 else "no_decay"].append(parameter)
+                decays_to_zero = parameter.ndim > 1 and not isinstance(module, SymbolicEdges)
+                groups["weights" if decays_to_zero else "no_decay"].append(parameter)
     return [
         {"name": name, "params": parameters, "weight_decay": decays[name]}
         for name, parameters in groups.items()
