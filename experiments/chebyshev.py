@@ -8,7 +8,7 @@ ChebyKAN (SS et al., arXiv 2405.07200), which compared with one, badly chosen ML
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from math import pi
@@ -160,7 +160,7 @@ def main() -> None:
         earlier = json.loads(path.read_text())
         if earlier["config"] == kept and earlier["git_commit"] == record["git_commit"]:
             record = earlier
-    candidates = nets(config.quick)
+    candidates = [replace(net, rates=net.rates[:1]) if config.quick else net for net in nets(config.quick)]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress:
         bar = progress.add_task("", total=sum(len(net.variants) * len(net.rates) + seeds for net in candidates))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import chebyshev, continual, fit, pde
+from experiments import chebyshev, continual, fit, pde, poisson
 from experiments.small_nets import Data, kan, mlp_of_size, optimize, rmse, roughness
 
 
@@ -64,16 +64,16 @@ def test_every_task_can_be_sampled(name):
 def test_the_poisson_problem_is_solved_by_its_solution():
     class Exact(nn.Module):
         def forward(self, x):
-            return pde.solution(x).unsqueeze(1)
+            return poisson.solution(x).unsqueeze(1)
 
-    problem = pde.Problem.random(50, 40, 0)
+    problem = poisson.Problem.random(50, 40, 0)
     assert problem.loss(Exact()) < 1e-20
     assert (problem.border.abs().amax(1) == 1).all()
-    assert max(pde.errors(Exact()).values()) < 1e-12
+    assert max(poisson.errors(Exact()).values()) < 1e-12
 
 
 def test_residuals_and_their_derivatives_are_those_of_the_poisson_loss(monkeypatch):
-    model, problem = kan([2, 3, 1], 4), pde.Problem.random(30, 20, 0)
+    model, problem = kan([2, 3, 1], 4), poisson.Problem.random(30, 20, 0)
     found = {}
 
     def keep(model, residuals, jacobian, steps, enough):
@@ -86,7 +86,7 @@ def test_residuals_and_their_derivatives_are_those_of_the_poisson_loss(monkeypat
             found[name] = (2 * derivatives.mT @ rows).view_as(parameters[name])
         return steps
 
-    monkeypatch.setattr(pde, "trust_region", keep)
+    monkeypatch.setattr(poisson, "trust_region", keep)
     problem.trust_region(model, 1, lambda: False)
     loss = problem.loss(model)
     loss.backward()
