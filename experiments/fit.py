@@ -2,15 +2,15 @@
 
 The tasks are the toys and special functions of the KAN paper (Liu et al., arXiv 2404.19756, sec. 3.1 and 3.2). A KAN is
 trained on a coarse grid, its grid is refined without changing the function, training goes on, and so forth. MLPs of
-equal size are chosen among a dozen kinds by the first seed's validation points; the best three are then trained with
-every seed, for as many steps and for as much time as the KAN, and the best of them on the validation points counts.
+equal size are tried for a share of the KAN's time, a dozen kinds of them, with the first seed; the kind that is best on
+the validation points is then trained with every seed for as long as the KAN.
 """
 
 import json
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from itertools import product
+from itertools import pairwise, product
 from math import pi
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from experiments.small_nets import RIVALS, Data, OptimizerName, Outcome, Rival, 
 
 TEST_POINTS = 10_000
 VAL_SHARE = 0.15
+ORDER = 3
 STARTS = 3
-FINALISTS = 3  # kinds of MLP that are trained with every seed, and given the KAN's time
+PILOT = 0.2  # share of the KAN's time that every kind of MLP is given to be chosen by
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,6 @@ class Task:
         widths: Sizes of the KAN's layers.
         formula: How people write it.
         published: Test RMSE of the paper's KAN and MLP, where it gives them.
-        finest: The largest grid worth training: beyond it there are more coefficients than points by far.
     """
 
     function: Callable[[Tensor], Tensor]
@@ -51,7 +51,11 @@ class Task:
     widths: tuple[int, ...]
     formula: str
     published: str = ""
-    finest: int = 100
+
+    def grids(self, wanted: list[int], points: int) -> list[int]:
+        """Those of the sizes whose coefficients are no more than the points that decide them, and the first."""
+        edges = sum(before * after for before, after in pairwise(self.widths))
+        return [size for size in wanted if size == wanted[0] or edges * (size + ORDER + 1) <= points]
 
 
 def _special(name: str, *fixed: float, result: int | None = None) -> Callable[[Tensor], Tensor]:
@@ -76,7 +80,6 @@ TASKS = {
         (UNIT,) * 100,
         (100, 1, 1),
         "exp(1/100 Σ sin²(πxᵢ/2))",
-        finest=10,
     ),
     "four": Task(
         lambda x: torch.exp(
@@ -230,17 +233,26 @@ def main() -> None:
     done = {(row["task"], row["seed"]) for row in record["runs"]}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress:
-        finalists = min(FINALISTS, len(rivals)) * config.rivals
-        a_run, pilots = len(grids) + 2 * finalists, len(rivals) * config.rivals - finalists
-        total = len(tasks) * (seeds * a_run + pilots)
-        bar = progress.add_task("fitting", total=total, completed=sum(a_run + pilots * (seed == 0) for _, seed in done))
-        for seed, (name, task) in product(range(seeds), tasks.items()):
+        steps_of = {
+            (seed, name): len(task.grids(grids, config.points)) + config.rivals * (1 + len(rivals) * (seed == 0))
+            for seed, (name, task) in product(range(seeds), tasks.items())
+        }
+        finished = sum(steps_of[seed, name] for name, seed in done)
+        bar = progress.add_task("fitting", total=sum(steps_of.values()), completed=finished)
+        for seed, name in steps_of:
             if (name, seed) in done:
                 continue
             progress.update(bar, description=f"{name}, seed {seed}")
-            kinds = chosen_kinds(record, name, rivals) if config.rivals else []
             row = fit_task(
-                task, config.points, grids, steps, seed, config.optimizer, kinds, lambda: progress.advance(bar)
+                tasks[name],
+                config.points,
+                grids,
+                steps,
+                seed,
+                config.optimizer,
+                rivals if config.rivals else [],
+                chosen_kind(record, name, rivals),
+                lambda: progress.advance(bar),
             )
             record["runs"].append({"task": name, "seed": seed, **row})
             write_record(path, record)
@@ -251,12 +263,12 @@ def main() -> None:
     print(f"record {path}, table {folder / 'fit.md'}, plot {folder / 'fit.png'}")
 
 
-def chosen_kinds(record: dict[str, Any], name: str, rivals: list[Rival]) -> list[Rival]:
-    """The MLPs to train on a task: all with the first seed, then those that were best there."""
+def chosen_kind(record: dict[str, Any], name: str, rivals: list[Rival]) -> Rival | None:
+    """The MLP that was chosen for a task with the first seed, if it was."""
     for earlier in record["runs"]:
-        if earlier["task"] == name and earlier["seed"] == 0:
-            return [rival for rival in rivals if str(rival) in earlier["mlp"]["ranking"][:FINALISTS]]
-    return rivals
+        if earlier["task"] == name and earlier["seed"] == 0 and earlier["mlp"]:
+            return next(rival for rival in rivals if str(rival) == earlier["mlp"]["kind"])
+    return None
 
 
 def fit_task(
@@ -267,26 +279,26 @@ def fit_task(
     seed: int,
     optimizer: OptimizerName,
     rivals: list[Rival],
+    chosen: Rival | None,
     advance: Callable[[], None],
 ) -> dict[str, Any]:
-    """A KAN on all grids, and the best of these MLPs in its final size: with as many steps, and with as much time."""
+    """A KAN on all grids, and an MLP of its final size for as long: the chosen one, or the best in short trials."""
     data = data_of(task, points, seed)
-    grids = [size for size in grids if size <= task.finest]
-    _, rows = fit_kan(task, data, grids, steps, seed, optimizer, advance)
+    _, rows = fit_kan(task, data, task.grids(grids, points), steps, seed, optimizer, advance)
     result: dict[str, Any] = {"kan": rows, "mlp": {}}
     if not rivals:
         return result
-    with_steps = steps * (len(grids) + 1)
-    ranked = rank_rivals(data, rows[-1]["parameters"], with_steps, None, seed, rivals, advance)
-    finalists = [tried.rival for tried in ranked[:FINALISTS]]
-    longer = rank_rivals(data, rows[-1]["parameters"], 100_000, rows[-1]["seconds"], seed, finalists, advance)
-    result["mlp"]["ranking"] = [str(tried.rival) for tried in ranked]
-    for budget, best in (("equal steps", ranked[0]), ("equal time", longer[0])):
-        result["mlp"][budget] = {
-            "kind": str(best.rival),
-            "parameters": best.parameters,
-            **{key: value for key, value in asdict(best.outcome).items() if key != "curve"},
-        }
+    size, seconds = rows[-1]["parameters"], rows[-1]["seconds"]
+    if chosen is None:
+        tried = rank_rivals(data, size, PILOT * seconds, seed, rivals, advance)
+        result["pilots"] = {str(one.rival): one.outcome.val_rmse for one in tried}
+        chosen = tried[0].rival
+    [best] = rank_rivals(data, size, seconds, seed, [chosen], advance)
+    result["mlp"] = {
+        "kind": str(best.rival),
+        "parameters": best.parameters,
+        **{key: value for key, value in asdict(best.outcome).items() if key != "curve"},
+    }
     return result
 
 
@@ -301,14 +313,7 @@ def exponent(sizes: list[float], errors: list[float]) -> float:
 def markdown(record: dict[str, Any]) -> str:
     """Median test RMSE of each task by grid size, with the exponent, and of the MLPs."""
     grids = record["config"]["grids"]
-    heads = [
-        *(f"G = {size}" for size in grids),
-        "exponent",
-        "parameters",
-        "MLP, equal steps",
-        "MLP, equal time",
-        "paper",
-    ]
+    heads = [*(f"G = {size}" for size in grids), "exponent", "parameters", "MLP", "its kind", "paper, KAN / MLP"]
     lines = [f"| task | {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)} --- |"]
     for name in dict.fromkeys(row["task"] for row in record["runs"]):
         runs = [row for row in record["runs"] if row["task"] == name]
@@ -316,13 +321,18 @@ def markdown(record: dict[str, Any]) -> str:
         errors = [statistics.median(row["test_rmse"] for row in stage) for stage in stages]
         cells = [f"{error:.1e}" for error in errors] + [""] * (len(grids) - len(errors))
         cells += [f"{exponent(grids, errors):.1f}", str(runs[0]["kan"][-1]["parameters"])]
-        for budget in ("equal steps", "equal time"):
-            found = [run["mlp"][budget]["test_rmse"] for run in runs if budget in run["mlp"]]
-            cells.append(f"{statistics.median(found):.1e}" if found else "")
+        found = [run["mlp"] for run in runs if run["mlp"]]
+        cells += (
+            [f"{statistics.median(one['test_rmse'] for one in found):.1e}", found[0]["kind"]] if found else ["", ""]
+        )
         lines.append(f"| {TASKS[name].formula} | {' | '.join(cells)} | {TASKS[name].published} |")
     counts = {sum(row["task"] == name for row in record["runs"]) for name in {row["task"] for row in record["runs"]}}
     seeds = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
-    lines += ["", f"Median test RMSE over {seeds} seeds; {record['config']['points']} points to train and choose by."]
+    lines += [
+        "",
+        f"Median test RMSE over {seeds} seeds; {record['config']['points']} points to train and choose by. Grids have at "
+        "most as many coefficients as there are points; the MLP has as many parameters, and the KAN's time.",
+    ]
     return "\n".join(lines)
 
 
@@ -342,12 +352,8 @@ def draw(record: dict[str, Any], path: Path) -> None:
         for found in runs:
             sizes = [stage["parameters"] for stage in found["kan"]]
             axis.plot(sizes, [stage["test_rmse"] for stage in found["kan"]], "o-", color="#0072B2", alpha=0.5, ms=4)
-            for (budget, marker), color in zip(
-                (("equal steps", "s"), ("equal time", "^")), ("#E69F00", "#D55E00"), strict=True
-            ):
-                if budget in found["mlp"]:
-                    rival = found["mlp"][budget]
-                    axis.plot(rival["parameters"], rival["test_rmse"], marker, color=color, ms=5)
+            if found["mlp"]:
+                axis.plot(found["mlp"]["parameters"], found["mlp"]["test_rmse"], "^", color="#D55E00", ms=5)
         sizes = [stage["parameters"] for stage in runs[0]["kan"]]
         start = statistics.median(run["kan"][0]["test_rmse"] for run in runs)
         axis.plot(sizes, [start * (size / sizes[0]) ** -4.0 for size in sizes], ":", color="#777777")
@@ -361,8 +367,8 @@ def draw(record: dict[str, Any], path: Path) -> None:
         axis.set_xlabel("parameters")
     for axis in axes[:, 0]:
         axis.set_ylabel("test RMSE")
-    styles = (("o-", "#0072B2", "KAN, grids growing finer"), ("s", "#E69F00", "best MLP, equal steps"),
-              ("^", "#D55E00", "best MLP, equal time"), (":", "#777777", "fourth power"))  # fmt: skip
+    styles = (("o-", "#0072B2", "KAN, grids growing finer"), ("^", "#D55E00", "best MLP, equal size and time"),
+              (":", "#777777", "fourth power"))  # fmt: skip
     for style, color, label in styles:
         axes[0, 0].plot([], [], style, color=color, label=label)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))

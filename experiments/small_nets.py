@@ -23,6 +23,7 @@ Parameters = dict[str, Tensor]
 HISTORY = 50  # of LBFGS
 ROUGHNESS, ROUGHNESS_ORDER = 1e-5, 4
 AT_ONCE = 10  # its steps between looks at the validation part
+MANY = 1_000_000  # steps, where time decides
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "silu": nn.SiLU, "relu": nn.ReLU}
 
 
@@ -294,8 +295,7 @@ class Tried:
 def rank_rivals(
     data: Data,
     parameters: int,
-    steps: int,
-    seconds: float | None,
+    seconds: float,
     seed: int,
     rivals: Sequence[Rival] = RIVALS,
     advance: Callable[[], None] = lambda: None,
@@ -305,8 +305,7 @@ def rank_rivals(
     Args:
         data: The points.
         parameters: Their size, approximately.
-        steps: Steps of Levenberg–Marquardt; LBFGS takes ten and Adam fifty times as many, since theirs cost less.
-        seconds: Time for each; None for no limit.
+        seconds: Time for each.
         seed: Seed of the weights.
         rivals: The kinds.
         advance: Called after each kind.
@@ -316,9 +315,12 @@ def rank_rivals(
     for rival in rivals:
         torch.manual_seed(seed)
         model = mlp_of_size(inputs, outputs, rival.depth, rival.activation, parameters)
-        many = steps * {"lm": 1, "lbfgs": 10, "adam": 50}[rival.optimizer]
+        steps = MANY
+        if rival.optimizer == "adam":  # its schedule is to end when the time does
+            trial = optimize(deepcopy(model), data, AT_ONCE, optimizer="adam", learning_rate=rival.learning_rate)
+            steps = max(AT_ONCE, int(seconds / trial.seconds * AT_ONCE))
         outcome = optimize(
-            model, data, many, optimizer=rival.optimizer, learning_rate=rival.learning_rate, seconds=seconds
+            model, data, steps, optimizer=rival.optimizer, learning_rate=rival.learning_rate, seconds=seconds
         )
         tried.append(Tried(rival, outcome, count_parameters(model)))
         advance()
