@@ -330,8 +330,8 @@ def markdown(record: dict[str, Any]) -> str:
     seeds = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
     lines += [
         "",
-        f"Median test RMSE over {seeds} seeds; {record['config']['points']} points to train and choose by. Grids have at "
-        "most as many coefficients as there are points; the MLP has as many parameters, and the KAN's time.",
+        f"Median test RMSE over {seeds} seeds; {record['config']['points']} points to train and choose by. Grids have "
+        "at most as many coefficients as there are points; the MLP has as many parameters, and the KAN's time.",
     ]
     return "\n".join(lines)
 
