@@ -7,8 +7,6 @@ were classified rightly and wrongly, or of given pictures, contributed to the an
 
 import base64
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +18,16 @@ from matplotlib.figure import Figure
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from convkan.interpret import LayerImportance, attribute, curves, feature_contributions, importance, kan_layers, suggest
+from convkan.interpret import (
+    LayerImportance,
+    attribute,
+    curves,
+    feature_contributions,
+    importance,
+    kan_layers,
+    layer_inputs,
+    suggest,
+)
 from convkan.interpret.plot import STRAIGHT, plot_atlas, plot_confusion, plot_contributions, plot_features, plot_layers
 from convkan.training import Description, load_classifier, write_atomically
 from convkan.training.data import ImageData, normalize
@@ -84,7 +91,7 @@ def main() -> None:
         sample = _normalized(data.train.pixels[: config.samples], description)
         batches = sample.split(BATCH)
         scores = importance(model, batches)
-        seen = inputs_of_layers(model, layers, batches[0])
+        seen = layer_inputs(model, batches[0])
         sections = []
         for name, layer in layers.items():
             progress.update(bar, description=f"layer {name}", advance=1)
@@ -128,28 +135,6 @@ def _data(record: dict[str, Any], description: Description, config: ExplainConfi
 
 def _normalized(pixels: Tensor, description: Description) -> Tensor:
     return normalize(pixels, description.mean, description.std)
-
-
-@contextmanager
-def _recorded(layers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Within the ``with`` block, the input of each layer when it was last called."""
-    seen: dict[str, Tensor] = {}
-    handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: seen.__setitem__(name, inputs[0].detach()))
-        for name, layer in layers.items()
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def inputs_of_layers(model: nn.Module, layers: dict[str, nn.Module], batch: Tensor) -> dict[str, Tensor]:
-    """What each layer is given when the model is called with a batch."""
-    with torch.no_grad(), _recorded(layers) as seen:
-        model(batch)
-    return seen
 
 
 def _facts(model: nn.Module, description: Description, record: dict[str, Any]) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from convkan.interpret.attribution import (
 )
 from convkan.interpret.contributions import Contributions, contributions, edge_contributions
 from convkan.interpret.curves import Curves, curves
-from convkan.interpret.edges import Edges, edges_of, kan_layers
+from convkan.interpret.edges import Edges, edges_of, kan_layers, layer_inputs
 from convkan.interpret.flows import ChannelGraph
 from convkan.interpret.formula import formula, formula_error, latex
 from convkan.interpret.graph import channel_graph
@@ -42,6 +42,7 @@ __all__ = [
     "integrated_gradients",
     "kan_layers",
     "latex",
+    "layer_inputs",
     "prune_channels",
     "prune_edges",
     "prune_inputs",

@@ -162,6 +162,29 @@ def kan_layers(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+@torch.no_grad()
+def layer_inputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """What each KAN layer is given when the model is called with ``x``, as it stands; of several calls, at the last.
+
+    Example:
+        >>> from convkan import KANLinear
+        >>> found = layer_inputs(nn.Sequential(KANLinear(2, 5), KANLinear(5, 1)), torch.zeros(7, 2))
+        >>> {name: tuple(seen.shape) for name, seen in found.items()}
+        {'0': (7, 2), '1': (7, 5)}
+    """
+    found: dict[str, Tensor] = {}
+    handles = [
+        layer.register_forward_pre_hook(lambda _, given, name=name: found.__setitem__(name, given[0].detach()))
+        for name, layer in kan_layers(model).items()
+    ]
+    try:
+        model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
 def is_channelwise(layer: nn.Module) -> bool:
     """Whether outputs are functions of one channel each, not sums."""
     return isinstance(layer, KANLayer) and isinstance(layer.plan.geometry, Channelwise)

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from convkan.interpret.curves import Curves, curves
+from convkan.interpret.edges import layer_inputs
 from convkan.interpret.plot.style import BLUE, ORANGE, new_figure
 from convkan.nn import KANLinear
 
@@ -54,9 +54,8 @@ def plot_network(
                 f"the model's KANLinear layers must follow each other, got {before.out_features} outputs before "
                 f"{after.in_features} inputs"
             )
-    sampled = [
-        curves(layer, 61, _reach(seen), data=seen) for layer, seen in zip(layers, _seen(model, layers, x), strict=True)
-    ]
+    seen = [None] * len(layers) if x is None else [given.flatten(0, -2) for given in layer_inputs(model, x).values()]
+    sampled = [curves(layer, 61, _reach(given), data=given) for layer, given in zip(layers, seen, strict=True)]
     scores = [found.total.float().std(dim=2) for found in sampled] if importance is None else list(importance)
     shown = _shown(layers, scores)
     widest = max(
@@ -80,24 +79,6 @@ def plot_network(
     if title:
         axis.set_title(title, fontsize=9)
     return figure
-
-
-def _seen(model: nn.Module, layers: list[KANLinear], x: Tensor | None) -> list[Tensor | None]:
-    """What each layer is given when the model is called with ``x``."""
-    if x is None:
-        return [None] * len(layers)
-    inputs: dict[nn.Module, Tensor] = {}
-    handles = [
-        layer.register_forward_pre_hook(lambda called, given: inputs.__setitem__(called, given[0].detach()))
-        for layer in layers
-    ]
-    try:
-        with torch.no_grad():
-            model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [inputs[layer].flatten(0, -2) for layer in layers]
 
 
 def _reach(x: Tensor | None) -> tuple[float, float] | None:
