@@ -331,7 +331,8 @@ def markdown(record: dict[str, Any]) -> str:
     lines += [
         "",
         f"Median test RMSE over {seeds} seeds; {record['config']['points']} points to train and choose by. Grids have "
-        "at most as many coefficients as there are points; the MLP has as many parameters, and the KAN's time.",
+        "at most as many coefficients as there are points; the MLP has as many parameters, and in the KAN's "
+        "time as many random starts as fit; the KAN has three on its first grid.",
     ]
     return "\n".join(lines)
 
