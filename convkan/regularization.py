@@ -23,7 +23,7 @@ def coefficient_penalty(layer: KANLayer) -> Float[Tensor, ""]:
     Not the paper's regulariser, which is the mean |φ(x)| over real inputs (Liu et al., arXiv 2404.19756, eq. 2.17):
     this one needs no data and costs next to nothing.
     """
-    return layer.basis_weight.abs().mean()
+    return layer.edge_weights()[1].abs().mean()
 
 
 def total_coefficient_penalty(model: nn.Module) -> Float[Tensor, ""]:
@@ -54,7 +54,8 @@ def smoothness(layer: KANLayer) -> Float[Tensor, ""]:
 def edge_norms(layer: nn.Module, x: Tensor, *, samples: int = SAMPLES) -> Float[Tensor, "out in_per_group *kernel"]:
     """|φ|₁, the mean of |φ(x)| over inputs, for every edge: how much it says (Liu et al., eq. 2.17).
 
-    Memory is bounded: edges are evaluated in parts, which the backward pass evaluates again.
+    Edges that compute a named function are left out: what their splines would say is 0. Memory is bounded: edges are
+    evaluated in parts, which the backward pass evaluates again.
 
     Args:
         layer: A KAN layer, or a low-rank convolution (then of its activation's functions).
@@ -71,10 +72,7 @@ def edge_norms(layer: nn.Module, x: Tensor, *, samples: int = SAMPLES) -> Float[
     features = Plan(holder.current_plan().expansion, Linear()).features(points.mT, holder.grid).squeeze(-3)
     groups = holder.num_groups
     features = features.to(holder.basis_weight.dtype).unflatten(-1, (groups, -1))
-    edges = holder.coefficients
-    if holder.base_weight is not None:
-        edges = torch.cat([holder.base_weight.unsqueeze(2), edges], dim=2)
-    edges = edges.unflatten(0, (groups, -1))
+    edges = holder.edge_planes().unflatten(0, (groups, -1))
     size = max(1, NUMBERS_AT_A_TIME // max(1, len(features) * edges[:, 0, :, 0].numel()))
     parts = [checkpoint(_mean_absolute, features, part, use_reentrant=False) for part in edges.split(size, dim=1)]
     return torch.cat(parts, dim=1).flatten(0, 1)

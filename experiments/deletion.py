@@ -60,7 +60,7 @@ class DeletionConfig:
         seed: Seed of the draw and of the random order.
         device: Where to compute: cpu, cuda, …
         threads: CPU threads.
-        data_root: Where data sets lie; by default the environment variable CONVKAN_DATA, or ./data.
+        data_root: Where data sets lie; by default where the run found them.
         out: Folder for the record, the table and the picture.
         quick: A few seconds' version: few images and steps.
     """
@@ -91,6 +91,7 @@ def main() -> None:
     model, description = load_classifier(Path(config.run) / "model.safetensors")
     x = images_of(config, description).to(device)
     settings = {key: value for key, value in asdict(config).items() if key not in ("out", "data_root")}
+    settings["run"] = Path(config.run).name
     record: dict[str, Any] = {
         "config": {**settings, "images": len(x)},
         "model": description.model,

@@ -22,6 +22,7 @@ from convkan.interpret import (
     LayerImportance,
     attribute,
     curves,
+    edges_of,
     feature_contributions,
     importance,
     kan_layers,
@@ -88,7 +89,7 @@ def main() -> None:
     data = _data(record, description, config)
     with Progress() as progress:
         bar = progress.add_task("measuring", total=len(layers) + 3)
-        sample = _normalized(data.train.pixels[: config.samples], description)
+        sample = _normalized(data.train.pixels[_drawn(len(data.train), config.samples)], description)
         batches = sample.split(BATCH)
         scores = importance(model, batches)
         seen = layer_inputs(model, batches[0])
@@ -133,6 +134,11 @@ def _data(record: dict[str, Any], description: Description, config: ExplainConfi
     return data
 
 
+def _drawn(count: int, wanted: int) -> Tensor:
+    """Some of ``count`` images, the same in every run: data sets may be sorted by class."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:wanted]
+
+
 def _normalized(pixels: Tensor, description: Description) -> Tensor:
     return normalize(pixels, description.mean, description.std)
 
@@ -162,7 +168,8 @@ def _overview(seen: dict[str, Tensor], layers: dict[str, nn.Module], scores: dic
         found = curves(layer, 2, data=seen[name])
         if found.off_grid is not None:
             off_grid[name] = 100 * found.off_grid.mean().item()
-        straight[name] = 100 * (found.straightness > STRAIGHT).double().mean().item()
+        alive = edges_of(layer).alive
+        straight[name] = 100 * (found.straightness > STRAIGHT)[alive].double().mean().nan_to_num(1.0).item()
     return plot_layers(
         {
             "inputs off the grid (%)": off_grid,
@@ -197,7 +204,8 @@ def _answers(
     model: nn.Module, data: ImageData, description: Description, config: ExplainConfig
 ) -> list[dict[str, str]]:
     """Test images that were classified wrongly and rightly, and what their pixels said."""
-    pixels, labels = data.test.pixels[: config.searched], data.test.labels[: config.searched].cpu()
+    drawn = _drawn(len(data.test), config.searched)
+    pixels, labels = data.test.pixels[drawn], data.test.labels[drawn].cpu()
     with torch.no_grad():
         logits = torch.cat([model(_normalized(part, description)) for part in pixels.split(BATCH)])
     predicted, sure = logits.argmax(1), logits.softmax(1).amax(1)

@@ -128,7 +128,8 @@ def prune(config: PruneConfig) -> dict[str, Any]:
         name: save(out / f"{name}.safetensors", models[name], description, config) for name in ("edges", "channels")
     }
     record = {
-        "config": asdict(config),
+        "config": {key: value for key, value in asdict(config).items() if key not in ("out", "data_root")}
+        | {"run": Path(config.run).name},
         "dataset": trained.dataset,
         "model": trained.model,
         "model_options": description.options,

@@ -240,17 +240,18 @@ def trust_region(
             raise StopIteration
 
     start = torch.nn.utils.parameters_to_vector(trained).detach().numpy().copy()
-    found = scipy.optimize.least_squares(
-        lambda vector: residuals(unpack(vector)).detach().numpy(),
-        start,
-        rows,
-        x_scale="jac",
-        max_nfev=steps,
-        xtol=1e-15,
-        ftol=1e-15,
-        gtol=1e-15,
-        callback=look,
-    )
+    with np.errstate(over="ignore"):  # a step whose squares overflow is a bad one, and is taken back as such
+        found = scipy.optimize.least_squares(
+            lambda vector: residuals(unpack(vector)).detach().numpy(),
+            start,
+            rows,
+            x_scale="jac",
+            max_nfev=steps,
+            xtol=1e-15,
+            ftol=1e-15,
+            gtol=1e-15,
+            callback=look,
+        )
     return int(found.nfev)
 
 

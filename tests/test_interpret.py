@@ -279,6 +279,46 @@ def test_contributions_features_and_layers_make_pictures():
         plot_layers({})
 
 
+def test_a_map_is_purple_for_what_speaks_for_the_class():
+    figure = plot_contributions(torch.rand(1, 1, 1, 2), torch.tensor([[[[1.0, -1.0]]]]), ["costs $5 and $6"])
+    [image] = figure.axes[1].images
+    (red, _, blue, _), (other_red, _, other_blue, _) = image.to_rgba(image.get_array(), norm=True)[0]
+    assert blue > red
+    assert other_red > other_blue
+    assert min(png_size(figure)) > 50
+
+
+def test_network_looks_at_its_dense_layers_among_others_and_leaves_the_model_as_it_was():
+    model = nn.Sequential(LearnableActivation(2), KANLinear(2, 3), nn.BatchNorm1d(3), KANLinear(3, 1))
+    x = torch.stack([torch.rand(50), 200 * torch.rand(50) - 100], dim=1)
+    figure = plot_network(model, x=x)
+    assert model.training
+    assert model[2].num_batches_tracked == 0
+    assert min(png_size(figure)) > 100
+
+
+def test_edges_of_layers_with_groups_are_evaluated_in_parts_too(monkeypatch):
+    layer = KANConv2d(4, 6, 3, groups=2, dtype=torch.float64)
+    layer.add_symbolic().replace(torch.tensor([[4, 1, 0, 2], [1, 0, 1, 1]]), ["sin", "x^2"], torch.ones(2, 4))
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    whole = curves(layer, data=x)
+    monkeypatch.setattr("convkan.interpret.edges.NUMBERS_AT_A_TIME", 1)
+    parts = list(edges_of(layer).in_parts(10))
+    assert [outputs for outputs, _ in parts] == [[0, 3], [1, 4], [2, 5]]
+    assert_agree(curves(layer, data=x).straightness, whole.straightness)
+    places = edges_of(layer).inputs(x, 20).mT
+    full = edges_of(layer).at(places)
+    for outputs, part in parts:
+        assert_agree(part.at(places), full[outputs])
+
+
+def test_dead_edges_do_not_count_as_alive():
+    layer = KANLinear(4, 4)
+    layer.mask_edges(torch.eye(4, dtype=torch.bool))
+    layer.add_symbolic().replace(torch.tensor([[0, 3]]), ["sin"], torch.ones(1, 4))
+    assert int(edges_of(layer).alive.sum()) == 5
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 30])
 def test_learning_curves_make_a_picture(epochs):
     names = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")

@@ -599,3 +599,35 @@ def test_narrow_options_make_the_pruned_model(name, share):
     small = prune_channels(model, importance(model, [torch.randn(1, 1, 8, 8)]), share)
     options = prune.narrow_options(description, share)
     create_model(name, **options).load_state_dict(small.state_dict())
+
+
+def test_ties_do_not_go_together():
+    layer = KANLinear(4, 4)
+    with torch.no_grad():
+        layer.basis_weight.fill_(1.0)
+        layer.base_weight.fill_(1.0)
+    x = torch.rand(50, 1).expand(-1, 4)
+    alive = prune_edges(layer, importance(layer, [x]), share=0.25)
+    assert alive[""] == 13 / 16  # four would go, all of them of the first output, which keeps one
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_masked_edges_are_saved_as_zero_though_momentum_moves_them(optimizer):
+    layer = KANConv2d(2, 2, 3)
+    steps = (
+        torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+        if optimizer == "sgd"
+        else torch.optim.AdamW(layer.parameters(), lr=0.1)
+    )
+    alive = torch.rand(2, 2, 3, 3) > 0.5
+    for step in range(6):
+        if step == 3:
+            layer.mask_edges(alive)
+        steps.zero_grad()
+        layer(torch.rand(2, 2, 5, 5)).square().mean().backward()
+        steps.step()
+    state = layer.state_dict()
+    assert not state["base_weight"][~alive].any()
+    assert not edges_of(layer).weight.movedim(2, -1)[~alive].any()
+    layer.reset_parameters()
+    assert not layer.base_weight[~alive].any()

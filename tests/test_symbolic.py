@@ -444,3 +444,75 @@ def test_script_leaves_record_table_and_picture(monkeypatch, tmp_path, capsys):
 def test_sympy_is_imported_late():
     code = "import sys, convkan.interpret; sys.exit('sympy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestNamedEdges:
+    """What ``SymbolicEdges`` promises to layers and optimisers."""
+
+    def layer(self):
+        layer = KANLinear(2, 2)
+        fix(layer, (0, 1), "sqrt", (1.0, 0.0, 1.0, 0.0))
+        return layer
+
+    def test_inputs_beyond_the_domain_give_its_end_and_no_gradient(self):
+        layer = self.layer()
+        with torch.no_grad():
+            layer.basis_weight.zero_()
+            layer.base_weight.zero_()
+        y = layer(torch.tensor([[0.0, 4.0], [0.0, -4.0]]))
+        torch.testing.assert_close(y[:, 0], torch.tensor([2.0, 0.0]), atol=1e-3, rtol=0)
+        y[0, 0].backward()
+        assert layer.symbolic.affine.grad.isfinite().all()
+
+    def test_optimisers_keep_hold_when_a_state_is_loaded(self):
+        layer = self.layer()
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        layer.load_state_dict(layer.state_dict())
+        before = layer.symbolic.affine.detach().clone()
+        layer(torch.rand(4, 2)).sum().backward()
+        optimizer.step()
+        assert not torch.equal(before, layer.symbolic.affine)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"edges": torch.tensor([[5, 5]])}, r"edges must lie within \(2, 2\)"),
+            ({"names": torch.tensor([255], dtype=torch.uint8)}, "symbolic: .*decode"),
+            ({"names": torch.tensor(list(b"nothing"), dtype=torch.uint8)}, "got 'nothing'"),
+        ],
+    )
+    def test_what_a_state_gets_wrong_is_named(self, change, message):
+        state = self.layer().state_dict()
+        state |= {f"symbolic.{name}": value for name, value in change.items()}
+        with pytest.raises(RuntimeError, match=message):
+            KANLinear(2, 2).load_state_dict(state)
+
+    def test_a_layer_without_numbers_takes_a_state(self):
+        layer = self.layer()
+        fresh = KANLinear(2, 2, device="meta")
+        fresh.load_state_dict(layer.state_dict(), assign=True)
+        x = torch.rand(3, 2)
+        assert torch.equal(fresh(x), layer(x))
+
+    def test_half_precision_is_evaluated_in_float32(self):
+        layer = KANLinear(1, 1, basis=BSpline(grid_range=(9, 11)))
+        fix(layer, (0, 0), "sin", (8.0, -80.24, 1.0, 0.0))
+        x = torch.linspace(9.2, 10.8, 50).unsqueeze(1).bfloat16()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(x)
+        exact = torch.sin(8 * x.double() - 80.24)
+        assert (y.double() - exact).abs().max() < 0.01
+
+    def test_named_functions_of_a_frozen_layer_are_frozen(self):
+        layer = KANLinear(1, 1).requires_grad_(False)
+        fix(layer, (0, 0), "sin", (1.0, 0.0, 1.0, 0.0))
+        assert not layer.symbolic.affine.requires_grad
+
+
+def test_formula_of_one_image_and_of_layers_that_do_not_fit():
+    conv = KANConv2d(1, 1, 2, dtype=torch.float64)
+    for edge in edges_of(conv).alive.nonzero().tolist():
+        fix(conv, tuple(edge), "x^2", (1.0, 0.0, 1.0, 0.0))
+    assert formula_error(conv, torch.randn(1, 5, 5, dtype=torch.float64)) < 1e-12
+    with pytest.raises(TypeError, match="2 has 8 inputs after 2 outputs"):
+        formula(nn.Sequential(LearnableActivation(2), nn.Flatten(), KANLinear(8, 1)))

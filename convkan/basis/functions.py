@@ -37,6 +37,14 @@ class NamedFunction:
     parity: Literal["even", "odd"] | None = None
     free: Literal["ab", "a", "b", ""] = "ab"
 
+    def at(self, x: Tensor) -> Tensor:
+        """``value``, which beyond the domain stays what it is at the domain's end, with a gradient of zero."""
+        low, high = self.domain
+        if low == -inf and high == inf:
+            return self.value(x)
+        least = torch.finfo(x.dtype).eps
+        return self.value(x.clamp(None if low == -inf else low + least, None if high == inf else high - least))
+
     def __post_init__(self) -> None:
         if not self.domain[0] < self.domain[1]:
             raise ValueError(f"domain must be (low, high) with low < high, got {self.domain}")

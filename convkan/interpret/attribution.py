@@ -1,7 +1,6 @@
 """Which pixels speak for a class: the rescale rule of DeepLIFT with the edge as its unit, and two older methods."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -9,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from convkan.interpret.edges import evaluating
 from convkan.interpret.secants import secant_rules
 
 
@@ -77,7 +77,7 @@ def attribute(
     """
     _check_steps(steps)
     found = []
-    with _evaluated(model), secant_rules(model):
+    with evaluating(model), secant_rules(model):
         for reference in _baselines(x, baseline):
             points = [torch.lerp(reference, x.detach(), index / steps) for index in range(steps + 1)]
             values, ends = torch.zeros_like(reference), []
@@ -113,7 +113,7 @@ def feature_contributions(
         raise ValueError(f"baseline must be a single one, got {len(references)}")
     handle = layer.register_forward_hook(lambda _, inputs, output: outputs.append(output))
     try:
-        with _evaluated(model), secant_rules(model), torch.enable_grad():
+        with evaluating(model), secant_rules(model), torch.enable_grad():
             both = torch.cat([x, references[0]]).detach().requires_grad_()
             logits = _target_logits(model(both), target, len(x))
             if not outputs:
@@ -130,7 +130,7 @@ def gradient_times_input(
 ) -> Float[Tensor, "batch channels height width"]:
     """∂logit/∂x · (x − x₀), the first-order estimate of what each pixel does; arguments as for ``attribute``."""
     found = []
-    with _evaluated(model):
+    with evaluating(model):
         gradient, _ = _gradient(model, x.detach(), target, len(x))
         for reference in _baselines(x, baseline):
             found.append(gradient * (x.detach() - reference))
@@ -160,7 +160,7 @@ def integrated_gradients(
     """
     _check_steps(steps)
     found = []
-    with _evaluated(model):
+    with evaluating(model):
         for reference in _baselines(x, baseline):
             step = x.detach() - reference
             total = torch.zeros_like(step)
@@ -221,15 +221,3 @@ def _mean(found: list[Attribution]) -> Attribution:
         raise ValueError("baseline must hold at least one image, got none")
     baseline_logit = torch.stack([one.baseline_logit for one in found]).mean(0)
     return Attribution(torch.stack([one.values for one in found]).mean(0), found[0].logit, baseline_logit)
-
-
-@contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    """In eval mode, and afterwards each module in its own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

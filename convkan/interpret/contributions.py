@@ -224,7 +224,7 @@ def _pick(window: tuple[slice, ...], channels: Tensor, seen: Tensor) -> Tensor:
 def _named(name: str, affine: Float[Tensor, "4 *shape"]) -> Function:
     """c·f(a·x + b) + d."""
     a, b, c, d = affine.unbind()
-    return lambda x: c * get_function(name).value(a * x + b) + d
+    return lambda x: c * get_function(name).at(a * x + b) + d
 
 
 def _positions(edges: Edges, tap: tuple[int, ...], weights: Tensor) -> tuple[slice, ...]:

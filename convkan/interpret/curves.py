@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from convkan.interpret.edges import Edges, edges_of
+from convkan.interpret.edges import Edges, edges_of, in_order
 
 BINS = 40
 MOST_SAMPLES = 10_000
@@ -60,7 +60,7 @@ class Curves:
 def curves(
     layer: nn.Module,
     num_points: int = 101,
-    x_range: tuple[float, float] | None = None,
+    x_range: tuple[float, float] | tuple[Tensor, Tensor] | None = None,
     *,
     data: Tensor | None = None,
     outputs: slice | None = None,
@@ -70,7 +70,8 @@ def curves(
     Args:
         layer: Any KAN layer; of a low-rank convolution, the edges of the convolution it stands for.
         num_points: Points a curve, at least 2.
-        x_range: First and last point; by default each channel's own grid, or (−2, 2) for a basis without one.
+        x_range: First and last point, for all channels or one (channels,) each; by default each channel's own grid, or
+            (−2, 2) for a basis without one.
         data: Inputs, as the layer is called with: for the histogram, the share off the grid, and the weights of the
             straight line. Without, the line is fitted to the places.
         outputs: Only the edges of these outputs, for layers without groups.
@@ -86,13 +87,13 @@ def curves(
     """
     if num_points < 2:
         raise ValueError(f"num_points must be at least 2, got {num_points}")
-    if x_range is not None and not x_range[0] < x_range[1]:
+    if x_range is not None and not bool(torch.as_tensor(x_range[0] < x_range[1]).all()):
         raise ValueError(f"x_range must be (low, high) with low < high, got {x_range}")
     edges = edges_of(layer)
     if outputs is not None:
         if edges.groups > 1:
             raise ValueError(f"outputs can be chosen of layers without groups only, got {edges.groups} groups")
-        edges = edges.only(outputs)
+        edges = edges.only(list(range(len(edges.weight)))[outputs])
     low, high = _range(edges, x_range)
     steps = torch.linspace(0, 1, num_points, dtype=low.dtype, device=low.device)
     x = (low + (high - low) * steps.unsqueeze(-1)).to(edges.weight.dtype)
@@ -127,8 +128,8 @@ def curves(
 
 def straight_lines(edges: Edges, x: Float[Tensor, "points channels"]) -> tuple[Tensor, Tensor, Tensor]:
     """Slope, intercept and R² of the line closest to each edge at these places, in the mean square."""
-    found = []
-    for _, some in edges.in_parts(len(x)):
+    outputs, found = [], []
+    for part, some in edges.in_parts(len(x)):
         values = some.at(x).double()
         taps = (1,) * (values.ndim - 3)
         places = x.mT.double().reshape(edges.groups, -1, len(x)).repeat_interleave(len(values) // edges.groups, dim=0)
@@ -141,19 +142,19 @@ def straight_lines(edges: Edges, x: Float[Tensor, "points channels"]) -> tuple[T
         whole = rise.square().sum(2)
         rounding = torch.finfo(values.dtype).eps ** 2 * values.square().sum(2)
         share = torch.where(whole > rounding, 1 - left / whole.clamp_min(torch.finfo(values.dtype).tiny), 1)
+        outputs.append(part)
         found.append((slope, (middle.squeeze(2) - slope * centre.squeeze(2)), share))
-    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))  # type: ignore[return-value]
+    return tuple(in_order(outputs, parts) for parts in zip(*found, strict=True))  # type: ignore[return-value]
 
 
-def _range(edges: Edges, x_range: tuple[float, float] | None) -> tuple[Tensor, Tensor]:
+def _range(edges: Edges, x_range: tuple[float, float] | tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
     """First and last place of each channel."""
     ends = edges.ends()
     if x_range is None and ends is not None:
         return ends
-    first, last = x_range or (-2.0, 2.0)
-    return edges.weight.new_full((edges.holder.num_inputs,), first), edges.weight.new_full(
-        (edges.holder.num_inputs,), last
-    )
+    first, last = (-2.0, 2.0) if x_range is None else x_range
+    zeros = edges.weight.new_zeros(edges.holder.num_inputs)
+    return zeros + first, zeros + last
 
 
 def _off_grid(edges: Edges, samples: Float[Tensor, "channels samples"]) -> Float[Tensor, " channels"] | None:

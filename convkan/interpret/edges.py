@@ -1,11 +1,12 @@
 """All edges of a layer in one form, whichever way the layer stores them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from convkan.basis import BSpline
@@ -51,6 +52,14 @@ class Edges:
         """(out, in_per_group, *kernel)."""
         return (*self.weight.shape[:2], *self.weight.shape[3:])
 
+    @property
+    def alive(self) -> Bool[Tensor, "out in_per_group *kernel"]:
+        """Which edges compute anything but 0."""
+        alive = (self.weight != 0).any(2)
+        if self.symbolic is not None:
+            alive[tuple(self.symbolic.edges.T)] = True
+        return alive
+
     def channel(self, output: int, input_: int) -> int:
         """The input channel of an edge: that of its position within its output's group."""
         return output // (self.weight.shape[0] // self.groups) * self.weight.shape[1] + input_
@@ -75,33 +84,34 @@ class Edges:
                 output, input_, *tap = edge
                 a, b, c, d = self.symbolic.affine[row].to(values.dtype).unbind()
                 column = x[:, self.channel(output, input_)].to(values.dtype)
-                values[(output, input_, slice(None), *tap)] += c * get_function(name).value(a * column + b) + d
+                values[(output, input_, slice(None), *tap)] += c * get_function(name).at(a * column + b) + d
         return values
 
-    def in_parts(self, points: int) -> Iterator[tuple[slice, "Edges"]]:
-        """Outputs a few at a time (of layers without groups), so that ``at`` so many points fits into memory."""
-        per_output = max(1, points * self.weight[0, :, 0].numel())
-        size = max(1, NUMBERS_AT_A_TIME // per_output) if self.groups == 1 else len(self.weight)
-        for start in range(0, len(self.weight), size):
-            part = slice(start, min(start + size, len(self.weight)))
+    def in_parts(self, points: int) -> Iterator[tuple[list[int], "Edges"]]:
+        """Outputs a few at a time, so that ``at`` so many points fits into memory; of each group as many."""
+        per_output = max(1, points * self.weight[0, :, 0].numel()) * self.groups
+        in_group = len(self.weight) // self.groups
+        size = max(1, NUMBERS_AT_A_TIME // per_output)
+        for start in range(0, in_group, size):
+            within = range(start, min(start + size, in_group))
+            part = [group * in_group + output for group in range(self.groups) for output in within]
             yield part, self.only(part)
 
-    def only(self, outputs: slice) -> "Edges":
-        """The edges of some outputs, for layers without groups, or of all."""
+    def only(self, outputs: list[int]) -> "Edges":
+        """The edges of some outputs, as many of each group."""
         return Edges(self.layer, self.holder, self.weight[outputs], self.geometry, self._symbolic_part(outputs))
 
-    def _symbolic_part(self, part: slice) -> SymbolicEdges | None:
-        start, stop, _ = part.indices(len(self.weight))
-        if self.symbolic is None or (start, stop) == (0, len(self.weight)):
+    def _symbolic_part(self, outputs: list[int]) -> SymbolicEdges | None:
+        if self.symbolic is None or outputs == list(range(len(self.weight))):
             return self.symbolic
-        inside = (self.symbolic.edges[:, 0] >= start) & (self.symbolic.edges[:, 0] < stop)
-        rows = inside.nonzero()[:, 0].tolist()
+        position = {output: index for index, output in enumerate(outputs)}
+        edges = self.symbolic.edges.tolist()
+        rows = [row for row, edge in enumerate(edges) if edge[0] in position]
         affine = self.symbolic.affine
-        chosen = SymbolicEdges(self.symbolic.kernel_size, device=affine.device, dtype=affine.dtype)
-        edges = self.symbolic.edges[rows].clone()
-        edges[:, 0] -= start
-        chosen.replace(edges, [self.symbolic.functions[row] for row in rows], affine[rows])
-        return chosen
+        part = SymbolicEdges((len(outputs), *self.symbolic.shape[1:]), device=affine.device, dtype=affine.dtype)
+        kept = torch.tensor([[position[edges[row][0]], *edges[row][1:]] for row in rows], dtype=torch.long)
+        part.replace(kept.view(-1, len(part.shape)), [self.symbolic.functions[row] for row in rows], affine[rows])
+        return part
 
     def inputs(self, x: Tensor, at_most: int | None = None) -> Float[Tensor, "channels samples"]:
         """What each channel's functions are given when the layer is called with ``x``, padding included.
@@ -110,8 +120,9 @@ class Edges:
             x: The layer's input.
             at_most: Take only so many, evenly spread.
         """
-        if isinstance(self.layer, LowRankKANConv2d) and self.layer.padding_mode != "zeros":
-            x = self.layer.pad(x)
+        if isinstance(self.layer, LowRankKANConv2d):
+            x = x.unsqueeze(0) if x.ndim == 3 else x
+            x = x if self.layer.padding_mode == "zeros" else self.layer.pad(x)
         samples = inputs_of(self.holder, x)
         if at_most is not None and samples.shape[1] > at_most:
             spread = torch.linspace(0, samples.shape[1] - 1, at_most, device=samples.device)
@@ -135,14 +146,20 @@ def edges_of(layer: nn.Module) -> Edges:
     if isinstance(layer, LowRankKANConv2d):
         if layer.activation.symbolic is not None and layer.activation.symbolic.functions:
             raise ValueError("layer must have splines alone: functions of its activation are fixed; look at those")
-        inner = _stored(layer.activation)  # (channels·rank, 1, features)
+        inner = layer.activation.edge_planes()  # (channels·rank, 1, features)
         functions = rearrange(inner, "(c r) 1 f -> c r f", r=layer.rank).unflatten(0, (layer.groups, -1))
         weight = rearrange(layer.edge_weight(), "(g o) (c r) h w -> g o c r h w", g=layer.groups, r=layer.rank)
         product = torch.einsum("g o c r h w, g c r f -> g o c f h w", weight, functions).flatten(0, 1)
         return Edges(layer, layer.activation, product, layer.convolution, None)
     if isinstance(layer, KANLayer):
-        return Edges(layer, layer, _stored(layer), layer.plan.geometry, layer.symbolic)
+        return Edges(layer, layer, layer.edge_planes(), layer.plan.geometry, layer.symbolic)
     raise TypeError(f"layer must be a KAN layer, got {type(layer).__name__}")
+
+
+def in_order(parts: Sequence[list[int]], values: Sequence[Tensor]) -> Tensor:
+    """What was found for the outputs of each part of ``Edges.in_parts``, as one tensor in the order of outputs."""
+    order = torch.tensor([output for part in parts for output in part], device=values[0].device)
+    return torch.cat(list(values))[order.argsort()]
 
 
 def is_kan_layer(layer: nn.Module) -> bool:
@@ -164,7 +181,7 @@ def kan_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def layer_inputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """What each KAN layer is given when the model is called with ``x``, as it stands; of several calls, at the last.
+    """What each KAN layer is given when the model is called with ``x`` in eval mode; of several calls, at the last.
 
     Example:
         >>> from convkan import KANLinear
@@ -178,19 +195,26 @@ def layer_inputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
         for name, layer in kan_layers(model).items()
     ]
     try:
-        model(x)
+        with evaluating(model):
+            model(x)
     finally:
         for handle in handles:
             handle.remove()
     return found
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In eval mode, and afterwards each module in its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def is_channelwise(layer: nn.Module) -> bool:
     """Whether outputs are functions of one channel each, not sums."""
     return isinstance(layer, KANLayer) and isinstance(layer.plan.geometry, Channelwise)
-
-
-def _stored(layer: KANLayer) -> Float[Tensor, "out in_per_group features *kernel"]:
-    base, basis = layer.edge_weights()
-    planes = rearrange(basis, "o (f c) ... -> o c f ...", f=layer.basis.num_functions)
-    return planes if base is None else torch.cat([base.unsqueeze(2), planes], dim=2)

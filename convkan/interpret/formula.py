@@ -1,7 +1,7 @@
 """Formulas of nets whose edges all compute named functions."""
 
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -122,6 +122,9 @@ def formula_error(model: nn.Module, x: Tensor, *, digits: int | None = None) -> 
     layers = _layers(model)
     found = evaluated(formula(model, digits=digits), symbols_of(layers[0][1], None), _columns(layers[0][1], x))
     y = model(x).double().cpu()
+    first = layers[0][1]
+    if isinstance(first, PaddedConvolution) and x.ndim == first.dims + 1:
+        y = y.unsqueeze(0)
     channels_last = isinstance(layers[-1][1], KANLinear)
     expected = y.reshape(-1, y.shape[-1]) if channels_last else y.movedim(1, -1).flatten(0, -2)
     return float((found - expected).square().mean().sqrt())
@@ -138,6 +141,12 @@ def _layers(model: nn.Module) -> list[tuple[str, KANLayer]]:
         raise TypeError("model must have a KAN layer, got none")
     if len(layers) > 1 and any(layer.basis_weight.ndim > 2 for _, layer in layers):
         raise TypeError("model must be dense, or a single convolution; got a convolution among other layers")
+    for (_, before), (name, after) in pairwise(layers):
+        if len(before.basis_weight) != after.num_inputs:
+            raise TypeError(
+                f"model must be dense, each layer having the outputs of the one before it as inputs; {name} has "
+                f"{after.num_inputs} inputs after {len(before.basis_weight)} outputs"
+            )
     return layers
 
 
@@ -208,6 +217,8 @@ def _number(value: float) -> Any:
 
 def _columns(layer: KANLayer, x: Tensor) -> Float[Tensor, "channels *kernel samples"]:
     """What the variables of a formula stand for when a model that begins with the layer is called with ``x``."""
+    if isinstance(layer, PaddedConvolution) and x.ndim == layer.dims + 1:
+        x = x.unsqueeze(0)
     if not isinstance(layer, PaddedConvolution):
         if isinstance(layer, LearnableActivation):
             return inputs_of(layer, x)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.nn.modules import conv
 
-from convkan.interpret.edges import is_channelwise, kan_layers
+from convkan.interpret.edges import evaluating, is_channelwise, kan_layers
 from convkan.interpret.flows import ChannelGraph, Step
 from convkan.interpret.graph import channel_graph
 from convkan.interpret.measuring import Measured, Moments, groups_of
@@ -78,7 +78,8 @@ def importance(
         >>> scores["0"].edges.shape, scores["1"].inputs.shape
         (torch.Size([5, 2]), torch.Size([5]))
     """
-    graph = channel_graph(model) if propagate else None
+    with evaluating(model):  # what depends on the mode is traced as it is in eval mode
+        graph = channel_graph(model) if propagate else None
     layers = _layers(model) if graph is None else {str(s.name): _module(graph, s) for s in graph.layers()}
     measured = {name: Measured() for name in layers}
     summed: dict[fx.Node, list[Moments]] = {}
@@ -88,7 +89,7 @@ def importance(
     ]
     run = model if graph is None else _Interpreter(graph, summed).run
     try:
-        with torch.no_grad(), _evaluating(model), torch.compiler.set_stance("force_eager"):
+        with torch.no_grad(), _undisturbed(model), torch.compiler.set_stance("force_eager"):
             for batch in _watched(batches, progress):
                 run(batch[0] if isinstance(batch, tuple | list) else batch)
     finally:
@@ -210,14 +211,8 @@ def _watched(batches: Iterable[Tensor], progress: bool) -> Iterable[Tensor]:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and no trace of it afterwards."""
-    modes = {module: module.training for module in model.modules()}
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and no trace of it afterwards, nor of random numbers that were drawn."""
     devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices)):
-        try:
-            model.eval()
-            yield
-        finally:
-            for module, training in modes.items():
-                module.training = training
+    with torch.random.fork_rng(devices=sorted(devices)), evaluating(model):
+        yield

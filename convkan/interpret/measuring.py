@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules import conv
 
-from convkan.interpret.edges import edges_of, is_kan_layer
+from convkan.interpret.edges import edges_of, in_order, is_kan_layer
 from convkan.nn import KANLinear
 from convkan.nn.conv import PADDING_MODES
 
@@ -55,10 +55,13 @@ class Measured:
             return
         edges = edges_of(layer)
         places = edges.inputs(x, SAMPLES).mT.to(edges.weight.dtype)
-        found = [Moments() for _ in edges.in_parts(len(places))]
-        for part, (_, some) in zip(found, edges.in_parts(len(places)), strict=True):
-            part.add(some.at(places), 2)
-        self.parts.join(len(places), torch.cat([p.mean for p in found]), torch.cat([p.squares for p in found]))
+        parts, found = [], []
+        for part, some in edges.in_parts(len(places)):
+            parts.append(part)
+            found.append(Moments())
+            found[-1].add(some.at(places), 2)
+        mean, squares = (in_order(parts, values) for values in zip(*((p.mean, p.squares) for p in found), strict=True))
+        self.parts.join(len(places), mean, squares)
 
     def edges(self, layer: nn.Module) -> Float[Tensor, "out in_per_group *kernel"]:
         """σ(φ)."""

@@ -56,14 +56,16 @@ def prune_edges(
     scores = {"": importance} if isinstance(importance, LayerImportance) else importance
     found = {name: _scores_of(scores, name, layer) for name, layer in layers.items()}
     if threshold is not None:
-        cut = threshold
+        cut: float = threshold
         ranks = {name: one.edges for name, one in found.items()}
     else:
         assert share is not None
         ranks = {name: _share_of_variation(one.local) for name, one in found.items()}
-        ranked = torch.cat([rank.flatten() for rank in ranks.values()]).sort().values
-        last = round(share * len(ranked)) - 1
-        cut = float(ranked[last]) if last >= 0 else -1.0
+        order = torch.cat([rank.flatten() for rank in ranks.values()]).argsort(stable=True)
+        places = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        split = places.split([rank.numel() for rank in ranks.values()])  # so that ties do not go together
+        ranks = {name: part.view_as(ranks[name]) for name, part in zip(ranks, split, strict=True)}
+        cut = round(share * len(order)) - 1
     alive = {}
     for name, layer in layers.items():
         rank = ranks[name].flatten(1)

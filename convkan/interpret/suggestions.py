@@ -188,7 +188,7 @@ def ranked(
     for outputs, part in _parts(edges, x.shape[1], edge):
         curves = rearrange(part.at(x.mT), "(g o) i p ... -> (g i) (o ...) p", g=part.groups)
         names = torch.ones(part.shape).nonzero().view(*part.shape, -1)
-        names[..., 0] += outputs.start
+        names[..., 0] = torch.tensor(outputs).view(-1, *(1,) * (names.ndim - 2))
         names = rearrange(names, "(g o) i ... d -> (g i) (o ...) d", g=part.groups)
         if edge is None:
             found |= _suggestions(x, curves, names, distinct, functions, top, simplicity, fewest)
@@ -201,13 +201,12 @@ def ranked(
     return dict(sorted(found.items()))
 
 
-def _parts(edges: Edges, points: int, edge: Edge | None) -> Iterator[tuple[slice, Edges]]:
+def _parts(edges: Edges, points: int, edge: Edge | None) -> Iterator[tuple[list[int], Edges]]:
     """Outputs a few at a time, or that of an edge alone."""
     if edge is None or edges.groups > 1:
         yield from edges.in_parts(points)
     else:
-        outputs = slice(edge[0], edge[0] + 1)
-        yield outputs, edges.only(outputs)
+        yield [edge[0]], edges.only([edge[0]])
 
 
 def _suggestions(

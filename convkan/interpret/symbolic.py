@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from convkan.basis.functions import NamedFunction, get_function
 from convkan.grid.inputs import Summary
-from convkan.interpret.edges import Edges, edges_of
+from convkan.interpret.edges import Edges, edges_of, evaluating
 from convkan.interpret.suggestions import SIMPLICITY, Edge, Suggestion, check_edge, library_of, places_of, ranked
 from convkan.nn import KANLayer, LowRankKANConv2d
 from convkan.regularization import recorded_inputs
@@ -26,6 +26,7 @@ def fix(
 
     a, b, c and d are trained and saved with the layer (as ``layer.symbolic``, which is a new parameter after every
     call: make optimisers afterwards). The spline is masked. An edge that was fixed before is fixed anew.
+    Where inputs leave the domain of f (of a logarithm, a root, 1/x), f keeps the value at the domain's end.
 
     Args:
         layer: A KAN layer.
@@ -83,7 +84,9 @@ def auto(
 ) -> dict[str, list[Suggestion]]:
     """Fix every edge of a model that a named function explains well enough, from what its layers are given.
 
-    Edges that are masked or fixed already are left alone. A low-rank convolution's are those of its activation.
+    Edges that are masked or fixed already are left alone. A low-rank convolution's are those of its activation; once
+    some of them are named, look at that activation, since ``edges_of`` the convolution wants splines alone. Functions
+    with an end to their domain may be placed close to the least input seen: see ``fix`` for what lies beyond.
 
     Args:
         model: The model; it is run in eval mode.
@@ -148,7 +151,7 @@ def _with_affine(
     index: tuple[slice | int, ...] = (slice(None), *edge[2:])
     values = edges.at(x.mT)[edge[:2]][index].double()
     places = x[edges.channel(*edge[:2])].double()
-    left = (c * function.value(a * places + b) + d - values).square().sum()
+    left = (c * function.at(a * places + b) + d - values).square().sum()
     whole = (values - values.mean()).square().sum()
     r2 = 1 - float(left / whole) if whole > 0 else float(left == 0)
     return Suggestion(edge, function.name, (a, b, c, d), r2, function.complexity, 0.0)
@@ -157,18 +160,13 @@ def _with_affine(
 def _summaries(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, tuple[KANLayer, Summary]]:
     """What every KAN layer that the model calls in eval mode is given, by the layer's name."""
     parts: dict[KANLayer, list[Summary]] = {}
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # compiled code would not call hooks
-            for batch in batches:
-                with recorded_inputs(model) as calls:
-                    model(batch[0] if isinstance(batch, tuple | list) else batch)
-                for layer, x in calls:
-                    parts.setdefault(layer, []).append(Summary.of(edges_of(layer).inputs(x)))
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    # Compiled code would not call hooks.
+    with evaluating(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        for batch in batches:
+            with recorded_inputs(model) as calls:
+                model(batch[0] if isinstance(batch, tuple | list) else batch)
+            for layer, x in calls:
+                parts.setdefault(layer, []).append(Summary.of(edges_of(layer).inputs(x)))
     if not parts:
         raise ValueError("batches must hold at least one, and the model a KAN layer that it calls")
     names = {layer: name for name, layer in model.named_modules() if isinstance(layer, KANLayer)}

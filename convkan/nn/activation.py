@@ -184,6 +184,7 @@ class LowRankKANConv2d(PaddedConvolution, nn.Module):
         """Draw new weights that keep the variance of activations."""
         self.activation.reset_parameters()
         nn.init.normal_(self.weight, 0, 1 / sqrt(self.weight[0].numel()))
+        self.weight.copy_(self.edge_weight())
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -205,12 +206,18 @@ class LowRankKANConv2d(PaddedConvolution, nn.Module):
 
     @torch.no_grad()
     def mask_edges(self, alive: Bool[Tensor, "out_channels in_per_group height width"]) -> None:
-        """As ``KANLayer.mask_edges``: keep only these edges; the weights of the others become zero for good."""
-        self.edge_mask = merged_mask(self.edge_mask, alive, self._edge_shape())
+        """As ``KANLayer.mask_edges``: keep only these edges; the others are zero from now on."""
+        self.edge_mask = merged_mask(self.edge_mask, alive, self._edge_shape(), self.weight.device)
         self.weight.copy_(self.edge_weight())
 
     def _edge_shape(self) -> tuple[int, ...]:
         return self.out_channels, self.in_channels // self.groups, *self.kernel_size
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Masked edges are saved as zero, whatever an optimiser's momentum made of them."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.edge_mask is not None and not keep_vars:
+            destination[f"{prefix}weight"] = self.edge_weight().detach()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Adopt the mask of a state before loading it."""

@@ -90,7 +90,10 @@ class KANLayer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw new weights that keep the variance of activations, and lay the grid out anew over its range."""
+        """Draw new weights that keep the variance of activations, and lay the grid out anew over its range.
+
+        Masked edges stay masked, and named functions what they are.
+        """
         if isinstance(self.basis, BSpline):
             assert self.grid is not None
             self.grid.copy_(self.basis.knots(self.num_inputs))
@@ -105,6 +108,7 @@ class KANLayer(nn.Module):
         )
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+        self._clear_masked()
 
     @property
     def coefficients(self) -> Float[Tensor, "out in_per_group functions *kernel"]:
@@ -159,23 +163,38 @@ class KANLayer(nn.Module):
 
     @torch.no_grad()
     def mask_edges(self, alive: Bool[Tensor, "out in_per_group *kernel"]) -> None:
-        """Keep only the edges that are alive now and in ``alive``; the weights of the others become zero for good.
+        """Keep only the edges that are alive now and in ``alive``; the others are zero from now on.
+
+        So are their weights, here and in every ``state_dict``. (An optimiser with momentum may go on to move them for a
+        while, which makes no difference.)
 
         Raises:
             TypeError: ``alive`` is not boolean.
             ValueError: Its shape is not (out, in/groups, *kernel).
         """
-        self.edge_mask = merged_mask(self.edge_mask, alive, self._edge_shape())
+        self.edge_mask = merged_mask(self.edge_mask, alive, self._edge_shape(), self.basis_weight.device)
+        self._clear_masked()
+
+    def _clear_masked(self) -> None:
+        """Make the weights of masked edges zero."""
         base, basis = self.edge_weights()
-        if self.base_weight is not None and base is not None:
+        if self.edge_mask is not None:
+            self.basis_weight.copy_(basis)
+        if self.edge_mask is not None and self.base_weight is not None and base is not None:
             self.base_weight.copy_(base)
-        self.basis_weight.copy_(basis)
+
+    def edge_planes(self) -> Float[Tensor, "out in_per_group features *kernel"]:
+        """The weights of every edge as they count, that of the base activation first if there is one."""
+        base, basis = self.edge_weights()
+        planes = rearrange(basis, "o (f c) ... -> o c f ...", f=self.basis.num_functions)
+        return planes if base is None else torch.cat([base.unsqueeze(2), planes], dim=2)
 
     def add_symbolic(self) -> SymbolicEdges:
         """``symbolic``, made now if there was none."""
         if self.symbolic is None:
             weight = self.basis_weight
-            self.symbolic = SymbolicEdges(tuple(weight.shape[2:]), device=weight.device, dtype=weight.dtype)
+            self.symbolic = SymbolicEdges(self._edge_shape(), device=weight.device, dtype=weight.dtype)
+            self.symbolic.requires_grad_(weight.requires_grad)
         return self.symbolic
 
     def sum_of_edges(self, x: Tensor) -> Tensor:
@@ -254,6 +273,14 @@ class KANLayer(nn.Module):
         elif name in ("basis", "base_activation", "uniform_knots") and "uniform_knots" in self.__dict__:
             self.plan = Plan(Expansion(self.basis, self.base_activation, self.uniform_knots), self._geometry)
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Masked edges are saved as zero, whatever an optimiser's momentum made of them."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.edge_mask is not None and not keep_vars:
+            for name, weight in zip(("base_weight", "basis_weight"), self.edge_weights(), strict=True):
+                if weight is not None:
+                    destination[prefix + name] = weight.detach()
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Adopt the sizes, mask and symbolic edges of a state before loading it."""
         errors: list[str] = args[-1]
@@ -325,8 +352,10 @@ def _knot_problem(knots: Float[Tensor, "channels knots"], basis: BSpline) -> str
     return None
 
 
-def merged_mask(mask: Tensor | None, alive: Tensor, shape: tuple[int, ...]) -> Bool[Tensor, "out in_per_group *kernel"]:
-    """The edges that are in both masks.
+def merged_mask(
+    mask: Tensor | None, alive: Tensor, shape: tuple[int, ...], device: torch.device
+) -> Bool[Tensor, "out in_per_group *kernel"]:
+    """The edges that are in both masks, on ``device``.
 
     Raises:
         TypeError: ``alive`` is not boolean.
@@ -336,7 +365,8 @@ def merged_mask(mask: Tensor | None, alive: Tensor, shape: tuple[int, ...]) -> B
         raise TypeError(f"alive must be boolean, got {alive.dtype}")
     if alive.shape != shape:
         raise ValueError(f"alive must have shape {shape}, (out, in/groups, *kernel), got {tuple(alive.shape)}")
-    return alive.clone() if mask is None else mask & alive.to(mask.device)
+    alive = alive.to(device, copy=True)
+    return alive if mask is None else mask & alive
 
 
 def check_channels(**sizes: int) -> None:

@@ -11,16 +11,18 @@ from torch import Tensor, nn
 from convkan.basis.functions import get_function
 from convkan.ops import Convolution, Linear, Plan
 from convkan.ops.dense import pixels_of
+from convkan.ops.plan import at_least_float32
 
 
 class SymbolicEdges(nn.Module):
     """Σ c·f(a·x + b) + d over some edges of a layer, with a trainable a, b, c and d for each edge.
 
     A layer adds it to its splines; see ``convkan.interpret.fix``. Everything is in the ``state_dict``, the names of
-    functions as bytes, so that a layer it is loaded into computes the same.
+    functions as bytes, so that a layer it is loaded into computes the same. Beyond its domain a function keeps the
+    value at the domain's end. Half precision is evaluated in float32.
 
     Args:
-        kernel_size: Taps of the layer in each dimension.
+        shape: Of the layer's edges, (out, in/groups, *kernel).
         device: Where the parameters live.
         dtype: Floating point type of the parameters.
 
@@ -34,15 +36,11 @@ class SymbolicEdges(nn.Module):
     names: Int[Tensor, " bytes"]
 
     def __init__(
-        self,
-        kernel_size: tuple[int, ...],
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, shape: tuple[int, ...], *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
-        self.kernel_size = kernel_size
-        self.register_buffer("edges", torch.zeros(0, 2 + len(kernel_size), dtype=torch.long, device=device))
+        self.shape = tuple(shape)
+        self.register_buffer("edges", torch.zeros(0, len(shape), dtype=torch.long, device=device))
         self.register_buffer("names", torch.zeros(0, dtype=torch.uint8, device=device))
         self.affine = nn.Parameter(torch.zeros(0, 4, device=device, dtype=dtype))
         self.functions: tuple[str, ...] = ()
@@ -55,19 +53,27 @@ class SymbolicEdges(nn.Module):
         """Compute these edges, and no others; ``affine`` becomes a new parameter.
 
         Raises:
-            ValueError: A function has no known name, or the arguments differ in length.
+            ValueError: A function has no known name, an edge does not exist, or the arguments differ in length.
         """
-        if not len(edges) == len(functions) == len(affine):
-            lengths = f"{len(edges)}, {len(functions)}, {len(affine)}"
+        self._name(edges, functions, len(affine))
+        self.affine = nn.Parameter(affine.to(self.affine, copy=True), requires_grad=self.affine.requires_grad)
+
+    def _name(self, edges: Int[Tensor, "edges indices"], functions: Sequence[str], constants: int) -> None:
+        """Take these edges and functions; their constants are another matter."""
+        if not len(edges) == len(functions) == constants:
+            lengths = f"{len(edges)}, {len(functions)}, {constants}"
             raise ValueError(f"edges, functions and affine must have one entry an edge, got {lengths}")
         for name in functions:
             get_function(name)
-        self.edges = edges.to(self.edges.device, torch.long, copy=True)
-        self.names = torch.tensor(list("\n".join(functions).encode()), dtype=torch.uint8, device=self.names.device)
-        self.affine = nn.Parameter(affine.to(self.affine, copy=True), requires_grad=self.affine.requires_grad)
+        indices = edges.tolist()
+        for edge in indices:
+            if len(edge) != len(self.shape) or not all(0 <= i < n for i, n in zip(edge, self.shape, strict=True)):
+                raise ValueError(f"edges must lie within {self.shape}, (out, in/groups, *kernel), got {tuple(edge)}")
+        device = self.edges.device
+        self.edges = edges.to(device, torch.long, copy=True)
+        self.names = torch.tensor(list("\n".join(functions).encode()), dtype=torch.uint8, device=device)
         self.functions = tuple(functions)
         alike: dict[tuple[str, tuple[int, ...]], list[int]] = defaultdict(list)
-        indices = self.edges.tolist()
         for row, (name, edge) in enumerate(zip(functions, indices, strict=True)):
             alike[name, tuple(edge[2:])].append(row)
         # Those of one function and tap are evaluated together. Plain lists: a compiler can read them.
@@ -82,26 +88,28 @@ class SymbolicEdges(nn.Module):
             outputs: Its output channels.
         """
         geometry = plan.geometry
-        pixels = pixels_of(x, plan)  # (batch, *space, groups, channels in a group)
+        pixels = at_least_float32(pixels_of(x, plan))  # (batch, *space, groups, channels in a group)
         groups = geometry.groups if isinstance(geometry, Linear | Convolution) else pixels.shape[-1]
         fan_in, fan_out, pixels = pixels.shape[-2:].numel() // groups, outputs // groups, pixels.flatten(-2)
-        values, places = [], []
+        y: Tensor | None = None
         for name, rows, edges in self._alike:
             seen = self._at_tap(pixels, edges[0][2:], plan)
             channels = [output // fan_out * fan_in + input_ for output, input_, *_ in edges]
-            a, b, c, d = self.affine[rows].to(x.dtype).unbind(1)
-            values.append(c * get_function(name).value(a * seen[..., channels] + b) + d)
-            places += [output for output, *_ in edges]
-        together = torch.cat(values, dim=-1)
-        y = together.new_zeros(*together.shape[:-1], outputs)
-        y = y.index_add(-1, torch.tensor(places, device=x.device), together)
+            places = torch.tensor([output for output, *_ in edges], device=x.device)
+            a, b, c, d = self.affine[rows].to(pixels.dtype).unbind(1)
+            values = get_function(name).at(a * seen[..., channels] + b)
+            # One product multiplies by c and sums by output, and keeps nothing but the values for the backward pass.
+            into = torch.diag_embed(c) @ nn.functional.one_hot(places, outputs).to(c.dtype)
+            constants = c.new_zeros(outputs).index_add(0, places, d)
+            y = values @ into + constants if y is None else y + values @ into + constants
+        assert y is not None
         return y if isinstance(geometry, Linear) else y.movedim(-1, 1)
 
     def _at_tap(self, pixels: Tensor, tap: list[int], plan: Plan) -> Float[Tensor, "batch *positions channels"]:
         """What a tap sees at every output position."""
         if not isinstance(plan.geometry, Convolution):
             return pixels
-        steps = zip(tap, self.kernel_size, plan.geometry.stride, plan.geometry.dilation, strict=True)
+        steps = zip(tap, self.shape[2:], plan.geometry.stride, plan.geometry.dilation, strict=True)
         for dimension, (index, size, stride, dilation) in enumerate(steps, start=1):
             start, behind = index * dilation, (size - 1 - index) * dilation
             positions = (pixels.shape[dimension] - start - behind - 1) // stride + 1
@@ -110,15 +118,18 @@ class SymbolicEdges(nn.Module):
         return pixels
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Adopt the edges of the state."""
+        """Adopt the edges of the state, in place so that optimisers keep hold."""
         edges, names, affine = (state_dict.get(prefix + key) for key in ("edges", "names", "affine"))
         if isinstance(edges, Tensor) and isinstance(names, Tensor) and isinstance(affine, Tensor):
-            functions = bytes(names.tolist()).decode().split("\n") if len(edges) else []
             try:
-                self.replace(edges, functions, affine)
-            except ValueError as error:
+                functions = bytes(names.tolist()).decode().split("\n") if len(edges) else []
+                self._name(edges, functions, len(affine))
+            except ValueError as error:  # of which a wrong encoding is one
                 args[-1].append(f"{prefix.rstrip('.')}: {error}")
                 return
+            if self.affine.shape != affine.shape:
+                self.affine.data = self.affine.data.new_empty(affine.shape)
+                self.affine.grad = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:

@@ -107,10 +107,10 @@ def plot_atlas(
     bar.set_label("importance" if importance is not None else "standard deviation of φ", fontsize=7)
     bar.ax.tick_params(labelsize=6)
     shown = f"{len(outputs)} of {len(weight)} outputs × {len(inputs)} of {weight.shape[1]} inputs"
-    share = (found.straightness > STRAIGHT).float().mean().item()
+    share = (found.straightness > STRAIGHT)[edges.alive].double().mean().nan_to_num(1.0).item()
     figure.suptitle(
         f"{title}  {shown}\nevery curve spans φ = ±{scale:.2g} about its middle, and the channel's grid; "
-        f"{share:.0%} of all edges nearly straight (dashed)",
+        f"{share:.0%} of all edges that are not zero nearly straight (dashed)",
         fontsize=7,
     )
     return figure

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from convkan.interpret.plot.style import SIGNED, new_figure
+from convkan.interpret.plot.style import SIGNED, new_figure, plain
 
 MOST_FEATURES = 16
 
@@ -35,7 +35,7 @@ def plot_contributions(
         left = axes[index // columns, 2 * (index % columns)]
         right = axes[index // columns, 2 * (index % columns) + 1]
         _show(left, image)
-        left.set_title(title, fontsize=7, loc="left")
+        left.set_title(plain(title), fontsize=7, loc="left")
         signed_map(right, value.sum(0))
     return figure
 
@@ -82,7 +82,7 @@ def signed_map(axis: Axes, values: Float[Tensor, "height width"], largest: float
     """A map on a scale that is white at 0."""
     array = values.detach().float().cpu().numpy()
     limit = largest or float(np.abs(array).max()) or 1.0
-    axis.imshow(-array, cmap=SIGNED, vmin=-limit, vmax=limit)
+    axis.imshow(array, cmap=SIGNED, vmin=-limit, vmax=limit)
     axis.set_axis_off()
 
 

@@ -4,17 +4,19 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from convkan.interpret.curves import Curves, curves
-from convkan.interpret.edges import layer_inputs
+from convkan.interpret.edges import edges_of, kan_layers, layer_inputs
 from convkan.interpret.plot.style import BLUE, ORANGE, new_figure
 from convkan.nn import KANLinear
 
 MOST_NODES = 12
+MOST_SAMPLES = 2000
 LEAST_SHADE = 0.06
 BOX = 0.8  # of the room of a curve
 
@@ -37,7 +39,8 @@ def plot_network(
     Args:
         model: A ``KANLinear``, or a sequence of them; other modules between are not drawn.
         x: Inputs of the model: curves are then drawn where the inputs of each edge are, and fade by how much they vary.
-        importance: How much each edge of each layer matters; by default the standard deviation of its curve.
+        importance: How much each edge of each layer matters; by default its standard deviation, over its inputs if they
+            are given, else over its grid.
         input_names: Of the first row.
         output_names: Of the last.
         title: What the net is.
@@ -45,7 +48,8 @@ def plot_network(
     Raises:
         ValueError: The model has no dense KAN layer, or its layers do not follow each other.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, KANLinear)]
+    named = {name: layer for name, layer in kan_layers(model).items() if isinstance(layer, KANLinear)}
+    layers = list(named.values())
     if not layers:
         raise ValueError("model must have a KANLinear layer, and has none")
     for before, after in pairwise(layers):
@@ -54,9 +58,14 @@ def plot_network(
                 f"the model's KANLinear layers must follow each other, got {before.out_features} outputs before "
                 f"{after.in_features} inputs"
             )
-    seen = [None] * len(layers) if x is None else [given.flatten(0, -2) for given in layer_inputs(model, x).values()]
-    sampled = [curves(layer, 61, _reach(given), data=given) for layer, given in zip(layers, seen, strict=True)]
-    scores = [found.total.float().std(dim=2) for found in sampled] if importance is None else list(importance)
+    given = {} if x is None else layer_inputs(model, x)
+    seen = [given[name].flatten(0, -2) if name in given else None for name in named]
+    sampled = [curves(layer, 61, _reach(some), data=some) for layer, some in zip(layers, seen, strict=True)]
+    scores = (
+        list(importance)
+        if importance is not None
+        else [_variation(layer, found, some) for layer, found, some in zip(layers, sampled, seen, strict=True)]
+    )
     shown = _shown(layers, scores)
     widest = max(
         max(len(below) * len(above) for below, above in pairwise(shown)), 2 * max(len(nodes) for nodes in shown)
@@ -81,12 +90,19 @@ def plot_network(
     return figure
 
 
-def _reach(x: Tensor | None) -> tuple[float, float] | None:
-    """Where the inputs of a layer lie; None to draw its grid."""
+def _reach(x: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Where the inputs of each channel lie; None to draw its grid."""
     if x is None:
         return None
-    low, high = x.min().item(), x.max().item()
-    return (low, high) if low < high else (low - 1, low + 1)
+    low, high = x.amin(0), x.amax(0)
+    return torch.where(low < high, low, low - 1), torch.where(low < high, high, high + 1)
+
+
+@torch.no_grad()
+def _variation(layer: KANLinear, found: Curves, x: Tensor | None) -> Float[Tensor, "out in"]:
+    """The standard deviation of each edge."""
+    values = found.total if x is None else edges_of(layer).at(x[:MOST_SAMPLES])
+    return values.double().std(dim=2)
 
 
 def _shown(layers: list[KANLinear], scores: Sequence[Tensor]) -> list[list[int]]:

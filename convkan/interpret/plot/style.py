@@ -9,6 +9,11 @@ IMPORTANCE = "viridis_r"  # dark: important
 SIGNED = "PuOr"
 
 
+def plain(text: str) -> str:
+    """A text in which a dollar is a dollar, and begins no formula."""
+    return text.replace("$", r"\$")
+
+
 def new_figure(size: tuple[float, float]) -> Figure:
     """A figure outside pyplot's global state, which would keep every figure and open windows."""
     figure = Figure(figsize=size, layout="constrained", dpi=140)

@@ -7,7 +7,7 @@ from jaxtyping import Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from convkan.interpret.plot.style import BLUE, ORANGE, new_figure
+from convkan.interpret.plot.style import BLUE, ORANGE, new_figure, plain
 
 
 def plot_learning_curves(rows: Sequence[dict[str, float]]) -> Figure:
@@ -46,7 +46,7 @@ def plot_confusion(matrix: Int[Tensor, "classes classes"], class_names: Sequence
     """
     counts = matrix.cpu().numpy()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    few = len(class_names) <= 20
+    few, class_names = len(class_names) <= 20, [plain(name) for name in class_names]
     side = max(4.5, 0.42 * min(len(class_names), 30) + 1.6)
     figure = new_figure((side + 0.8, side))
     axis = figure.subplots()
