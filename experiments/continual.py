@@ -189,7 +189,9 @@ def draw(record: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     nets = record["nets"]
-    figure, axes = plt.subplots(len(nets), BUMPS, figsize=(12, 1.6 * len(nets) + 0.6), sharex=True, sharey=True)
+    figure, axes = plt.subplots(
+        len(nets), BUMPS, figsize=(12, 1.6 * len(nets) + 0.6), sharex=True, sharey=True, layout="constrained"
+    )
     x = torch.linspace(-1, 1, DENSE, dtype=torch.float64).unsqueeze(1)
     wanted = target(x)[:, 0]
     for row, (name, net) in enumerate(nets.items()):
@@ -201,9 +203,8 @@ def draw(record: dict[str, Any], path: Path) -> None:
             axis.set_ylim(-0.5, 1.5)
             if row == 0:
                 axis.set_title(f"after stage {stage + 1}", fontsize=9)
-        axes[row, 0].set_ylabel(textwrap.fill(name, 20), fontsize=7)
+        axes[row, 0].set_ylabel(textwrap.fill(name, 28), fontsize=6)
     figure.suptitle("Five bumps, one stage each (shaded): target grey, net orange", fontsize=10)
-    figure.tight_layout()
     write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=110))
     plt.close(figure)
 

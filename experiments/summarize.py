@@ -52,9 +52,11 @@ def main() -> None:
         print(f"the tables in {readme} are up to date")
 
 
-def table_of_record(name: str, table_of: Callable[[dict[str, Any]], str], folder: Path) -> str:
-    """What ``table_of`` makes of the record ``NAME/NAME.json``."""
-    path = folder / name / f"{name}.json"
+def table_of_record(
+    name: str, table_of: Callable[[dict[str, Any]], str], folder: Path, inside: str | None = None
+) -> str:
+    """What ``table_of`` makes of the record ``NAME/NAME.json``, or of one of another name in that folder."""
+    path = folder / (inside or name) / f"{name}.json"
     return table_of(json.loads(path.read_text())) if path.exists() else "No record yet."
 
 
@@ -91,6 +93,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "results": results_table,
     "benchmark": partial(table_of_record, "benchmark", ratio_table),
     "fit": partial(table_of_record, "fit", fit.markdown),
+    "fit_exp_sin": partial(table_of_record, "fit_exp_sin", fit.markdown, inside="fit"),
     "pde": partial(table_of_record, "pde", pde.markdown),
     "continual": partial(table_of_record, "continual", continual.markdown),
     "chebyshev": partial(table_of_record, "chebyshev", chebyshev.markdown),
