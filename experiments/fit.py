@@ -343,11 +343,12 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     names = list(dict.fromkeys(row["task"] for row in record["runs"]))
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.3 * columns, 3.1 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(max(6.0, 3.3 * columns), 3.1 * rows + 0.3), squeeze=False)
     for axis, name in zip(axes.flat, names, strict=False):
         runs = [row for row in record["runs"] if row["task"] == name]
         for found in runs:
@@ -359,6 +360,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
         start = statistics.median(run["kan"][0]["test_rmse"] for run in runs)
         axis.plot(sizes, [start * (size / sizes[0]) ** -4.0 for size in sizes], ":", color="#777777")
         axis.set_xscale("log")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_yscale("log")
         axis.set_title(TASKS[name].formula, fontsize=9)
         axis.grid(alpha=0.3)
