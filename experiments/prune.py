@@ -294,7 +294,8 @@ def markdown(record: dict[str, Any]) -> str:
     lines += [
         "",
         f"`{record['model']}` on {record['dataset']}: {config['edges']:.0%} of the edges masked, "
-        f"{config['channels']:.0%} of the channels removed; epochs of training afterwards: {config['epochs']}.",
+        f"{config['channels']:.0%} of the channels removed; epochs of training afterwards: {config['epochs']}. "
+        "Masked edges count among parameters and multiply-adds: they are zero, not gone.",
     ]
     return "\n".join(lines)
 
