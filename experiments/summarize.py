@@ -94,6 +94,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "benchmark": partial(table_of_record, "benchmark", ratio_table),
     "fit": partial(table_of_record, "fit", fit.markdown),
     "fit_exp_sin": partial(table_of_record, "fit_exp_sin", fit.markdown, inside="fit"),
+    "fit_large": partial(table_of_record, "fit_large", fit.markdown, inside="fit"),
     "pde": partial(table_of_record, "pde", pde.markdown),
     "continual": partial(table_of_record, "continual", continual.markdown),
     "chebyshev": partial(table_of_record, "chebyshev", chebyshev.markdown),
