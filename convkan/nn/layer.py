@@ -83,7 +83,7 @@ class KANLayer(nn.Module):
         knots = empty(in_channels, self.basis.num_knots) if isinstance(self.basis, BSpline) else None
         self.register_buffer("grid", knots)
         self.register_buffer("edge_mask", None)
-        self.register_module("symbolic", None)
+        self.symbolic = None
         self.uniform_knots = True
         self._described: tuple[Tensor | None, int] = None, 0
         self.reset_parameters()
