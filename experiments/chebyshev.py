@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from convkan import KANLinear
 from convkan.basis import BSpline, Chebyshev
 from convkan.training import write_atomically
-from experiments.cli import parse, run
+from experiments.cli import check_positive, parse, run
 from experiments.records import count_parameters, environment, write_record
 from experiments.small_nets import mlp_of_size
 
@@ -49,6 +49,9 @@ class ChebyshevConfig:
     threads: int = 2
     out: str = "runs/chebyshev"
     quick: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive(self, "steps", "seeds", "threads")
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,13 @@ def _spelled(arguments: list[str], switches: set[str]) -> list[str]:
     return spelled
 
 
+def check_positive(config: object, *names: str) -> None:
+    """Raise ValueError unless these options are at least 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a script; what a user can mend ends it with one line and status 1.
 

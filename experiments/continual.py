@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from convkan.training import write_atomically
-from experiments.cli import parse, run
+from experiments.cli import check_positive, parse, run
 from experiments.records import count_parameters, environment, write_record
 from experiments.small_nets import kan, mlp_of_size, rmse
 
@@ -43,6 +43,9 @@ class ContinualConfig:
     seeds: int = 3
     out: str = "runs/continual"
     quick: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive(self, "grid_size", "points", "steps", "seeds")
 
 
 def target(x: Tensor) -> Tensor:

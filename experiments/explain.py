@@ -32,7 +32,7 @@ from convkan.interpret import (
 from convkan.interpret.plot import STRAIGHT, plot_atlas, plot_confusion, plot_contributions, plot_features, plot_layers
 from convkan.training import Description, load_classifier, write_atomically
 from convkan.training.data import ImageData, normalize
-from experiments.cli import UserError, parse, run
+from experiments.cli import UserError, check_positive, parse, run
 from experiments.explain_page import HTML
 from experiments.predict import read_image
 from experiments.records import count_multiply_adds, count_parameters
@@ -67,9 +67,7 @@ class ExplainConfig:
     out: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("images", "samples", "searched", "edges"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_positive(self, "images", "samples", "searched", "edges")
 
 
 def main() -> None:
@@ -260,23 +258,13 @@ def _pictures(
     black = black.expand(images.shape[1:])
     values = attribute(model, images, predicted, baseline=black).values
     found = [{"title": f"Images {kind}", "picture": _inlined(plot_contributions(shown, values, titles))}]
-    spatial = [name for name, layer in kan_layers(model).items() if _is_spatial(model, layer, images[:1])]
+    spatial = [name for name, seen in layer_inputs(model, images[:1]).items() if seen.ndim == 4]
     if spatial:
         name = spatial[-1]
         maps, shares = feature_contributions(model, dict(model.named_modules())[name], images[:1], predicted[:1], black)
         figure = plot_features(shown[0], maps[0], shares[0], f"the first of them in {name}: maps, and what each says")
         found.append({"title": "", "picture": _inlined(figure)})
     return found
-
-
-def _is_spatial(model: nn.Module, layer: nn.Module, example: Tensor) -> bool:
-    """Whether the layer makes maps."""
-    shapes: list[int] = []
-    handle = layer.register_forward_hook(lambda _, inputs, output: shapes.append(output.ndim))
-    with torch.no_grad():
-        model(example)
-    handle.remove()
-    return shapes == [4]
 
 
 def _inlined(figure: Figure) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from convkan.grid import adapt_grids, refine_grids
 from convkan.training import write_atomically
-from experiments.cli import UserError, parse, run
+from experiments.cli import UserError, check_positive, parse, run
 from experiments.records import count_parameters, environment, write_record
 from experiments.small_nets import RIVALS, Data, OptimizerName, Outcome, Rival, kan, optimize, rank_rivals
 
@@ -124,6 +124,9 @@ class FitConfig:
     threads: int = 1
     out: str = "runs/fit"
     quick: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive(self, "steps", "points", "seeds", "threads")
 
     def chosen(self) -> dict[str, Task]:
         """The tasks by name.

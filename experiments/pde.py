@@ -20,7 +20,7 @@ from torch import nn
 
 from convkan.grid import adapt_grids, refine_grids
 from convkan.training import write_atomically
-from experiments.cli import parse, run
+from experiments.cli import check_positive, parse, run
 from experiments.poisson import Problem, errors, minimise, solution
 from experiments.records import count_parameters, environment, write_record
 from experiments.small_nets import AT_ONCE, OptimizerName, kan, mlp, mlp_of_size
@@ -55,6 +55,9 @@ class PdeConfig:
     threads: int = 1
     out: str = "runs/pde"
     quick: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive(self, "width", "steps", "inside", "border", "seeds", "threads")
 
 
 def solve_kan(config: PdeConfig, problem: Problem, grids: tuple[int, ...], steps: int) -> tuple[nn.Module, list[Any]]:

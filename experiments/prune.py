@@ -29,7 +29,7 @@ from convkan.training.data import Images, normalize
 from convkan.training.saved import example_input
 from experiments.cli import UserError, parse, run
 from experiments.records import count_multiply_adds, count_parameters, environment, write_record
-from experiments.train import TrainConfig, best_checkpoint, build_trainer, fit, quieten
+from experiments.train import TrainConfig, best_checkpoint, build_trainer, data_of, fit, quieten
 
 BATCH = 64  # images at a time, in measuring importance and time
 
@@ -88,7 +88,7 @@ def prune(config: PruneConfig) -> dict[str, Any]:
     except (OSError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{source} is not the folder of a run: {error}") from error
     model, description = load_classifier(source / "model.safetensors")
-    data = data_of(trained)
+    data = data_of(trained, trained.seed + 1)  # another order of the images than the run had
     recipe = replace(
         trained,
         epochs=config.epochs,
@@ -141,23 +141,6 @@ def prune(config: PruneConfig) -> dict[str, Any]:
     write_record(out / "prune.json", record)
     print(f"{markdown(record)}\nresults are in {out}")
     return record
-
-
-def data_of(config: TrainConfig) -> ImageData:
-    """The data of a run, split as it was."""
-    data = ImageData(
-        config.dataset,
-        data_root=config.data_root,
-        batch_size=config.batch_size,
-        val_fraction=config.val_fraction,
-        train_fraction=config.train_fraction,
-        augment=config.augment,
-        image_size=config.image_size,
-        num_workers=config.num_workers,
-        seed=config.seed + 1,  # another order of the images than the run had
-    )
-    data.setup()
-    return data
 
 
 def measured_on(data: ImageData, images: int) -> Iterator[Tensor]:

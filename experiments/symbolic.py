@@ -28,7 +28,7 @@ from convkan.interpret.suggestions import suggest
 from convkan.interpret.symbolic import auto, fixed_edges, live_edges
 from convkan.regularization import recorded_inputs, total_l1_entropy, total_smoothness
 from convkan.training import write_atomically
-from experiments.cli import parse, run
+from experiments.cli import check_positive, parse, run
 from experiments.fit import TASKS, data_of
 from experiments.records import environment, write_record
 from experiments.small_nets import Data, Parameters, kan, optimize, rmse, trust_region, value_at
@@ -81,6 +81,9 @@ class SymbolicConfig:
     smoothness: float = 1e-5
     out: str = "runs/symbolic"
     quick: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive(self, "seeds", "starts", "points", "steps", "images", "grid_size")
 
 
 def sparse_net(data: Data, seed: int, steps: int) -> nn.Module:

@@ -237,18 +237,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     L.seed_everything(config.seed, verbose=False)
-    data = ImageData(
-        config.dataset,
-        data_root=config.data_root,
-        batch_size=config.batch_size,
-        val_fraction=config.val_fraction,
-        train_fraction=config.train_fraction,
-        augment=config.augment,
-        image_size=config.image_size,
-        num_workers=config.num_workers,
-        seed=config.seed,
-    )
-    data.setup()
+    data = data_of(config, config.seed)
     channels, height, width = data.image_shape
     options = dict(config.model_options)
     if "image_size" in model_options(config.model):
@@ -308,6 +297,23 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
             f"results are in {folder}"
         )
     return record
+
+
+def data_of(config: TrainConfig, seed: int) -> ImageData:
+    """The images of a run, read and split; the order in which it sees them follows from ``seed``."""
+    data = ImageData(
+        config.dataset,
+        data_root=config.data_root,
+        batch_size=config.batch_size,
+        val_fraction=config.val_fraction,
+        train_fraction=config.train_fraction,
+        augment=config.augment,
+        image_size=config.image_size,
+        num_workers=config.num_workers,
+        seed=seed,
+    )
+    data.setup()
+    return data
 
 
 def build_trainer(config: TrainConfig, folder: Path, more: list[Callback]) -> tuple[L.Trainer, History]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import chebyshev, continual, fit, pde, poisson
+from experiments import chebyshev, cli, continual, fit, pde, poisson, symbolic
 from experiments.small_nets import Data, kan, mlp_of_size, optimize, rmse, roughness
 
 
@@ -19,6 +19,14 @@ def test_quick_setting_leaves_a_record_a_table_and_a_plot(script, monkeypatch, t
     assert json.loads((tmp_path / f"{name}.json").read_text())["config"]["quick"]
     assert (tmp_path / f"{name}.md").read_text() in capsys.readouterr().out
     assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("script", [fit, pde, continual, chebyshev, symbolic])
+def test_runs_without_a_seed_are_refused(script, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [script.__name__, "--seeds", "0"])
+    with pytest.raises(SystemExit):
+        cli.run(script.main)
+    assert capsys.readouterr().err == "error: seeds must be at least 1, got 0\n"
 
 
 def linear_data(inputs=2):
