@@ -99,6 +99,7 @@ class TrainConfig:
         early_stopping: Stop after this many epochs without a better validation accuracy.
         precision: Lightning's name for it: 32-true, bf16-mixed, 16-mixed, 64-true, …
         compile: Compile the model; the first steps then take minutes.
+        channels_last: Keep images and weights with channels innermost: on CPUs up to twice as fast, the same results.
         accelerator: auto, cpu, gpu, …
         devices: How many.
         strategy: Lightning's name for how devices share the work.
@@ -140,6 +141,7 @@ class TrainConfig:
     early_stopping: int | None = None
     precision: str = "32-true"
     compile: bool = False
+    channels_last: bool = True
     accelerator: str = "auto"
     devices: int = 1
     strategy: str = "auto"
@@ -244,6 +246,8 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         options.setdefault("image_size", [height, width])
     description = Description(config.model, channels, (height, width), data.class_names, data.mean, data.std, options)
     model = description.create()
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     record: dict[str, Any] = {
         "parameters": count_parameters(model),
         "multiply_adds": count_multiply_adds(model, example_input(description)),
