@@ -20,7 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from convkan.interpret import attribute, gradient_times_input, integrated_gradients
-from convkan.training import Description, ImageData, load_classifier, write_atomically
+from convkan.models import Description, load_classifier
+from convkan.training import ImageData, write_atomically
 from convkan.training.data import normalize
 from experiments.cli import UserError, parse, run
 from experiments.compare.statistics import paired_bootstrap

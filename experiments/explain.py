@@ -30,7 +30,8 @@ from convkan.interpret import (
     suggest,
 )
 from convkan.interpret.plot import STRAIGHT, plot_atlas, plot_confusion, plot_contributions, plot_features, plot_layers
-from convkan.training import Description, load_classifier, write_atomically
+from convkan.models import Description, load_classifier
+from convkan.training import write_atomically
 from convkan.training.data import ImageData, normalize
 from experiments.cli import UserError, check_positive, parse, run
 from experiments.explain_page import HTML

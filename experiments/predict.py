@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from convkan.training import Description, load_classifier
+from convkan.models import Description, load_classifier
 from convkan.training.data import fit_image, normalize
 from experiments.cli import UserError, run
 

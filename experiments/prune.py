@@ -21,12 +21,11 @@ from torch.optim.swa_utils import update_bn
 
 from convkan.interpret.importance import importance
 from convkan.interpret.pruning import prune_channels, prune_edges
-from convkan.models import model_options
+from convkan.models import Description, example_input, load_classifier, model_options
 from convkan.models.blocks import channels_at
 from convkan.models.resnet import NUM_STAGES
-from convkan.training import Classifier, Description, ImageData, load_classifier, save_classifier, write_atomically
+from convkan.training import Classifier, ImageData, save_classifier, write_atomically
 from convkan.training.data import Images, normalize
-from convkan.training.saved import example_input
 from experiments.cli import UserError, parse, run
 from experiments.records import count_multiply_adds, count_parameters, environment, write_record
 from experiments.train import TrainConfig, best_checkpoint, build_trainer, data_of, fit, quieten

@@ -24,13 +24,12 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
 from convkan.interpret.plot import plot_confusion, plot_edges, plot_learning_curves
-from convkan.models import model_options, suggested_learning_rate
+from convkan.models import Description, example_input, model_options, suggested_learning_rate
 from convkan.nn import KANLayer
 from convkan.training import (
     AdaptGrids,
     AtomicCheckpointIO,
     Classifier,
-    Description,
     History,
     ImageData,
     Recipe,
@@ -41,7 +40,6 @@ from convkan.training import (
     write_atomically,
 )
 from convkan.training.data import Augmentation
-from convkan.training.saved import example_input
 from experiments.cli import UserError, parse, run
 from experiments.records import (
     count_multiply_adds,
@@ -247,7 +245,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     description = Description(config.model, channels, (height, width), data.class_names, data.mean, data.std, options)
     model = description.create()
     if config.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     record: dict[str, Any] = {
         "parameters": count_parameters(model),
         "multiply_adds": count_multiply_adds(model, example_input(description)),

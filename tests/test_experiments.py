@@ -16,8 +16,8 @@ from torch import nn
 import experiments
 from convkan import KANConv2d, KANLinear, LowRankKANConv2d
 from convkan.basis import BSpline
-from convkan.models import list_models
-from convkan.training import DATASETS, ImageData, load_classifier
+from convkan.models import list_models, load_classifier
+from convkan.training import DATASETS, ImageData
 from experiments import cli, predict, train
 from experiments.records import count_multiply_adds, count_parameters
 

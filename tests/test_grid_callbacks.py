@@ -9,6 +9,7 @@ from torch import nn
 
 from convkan import KANLinear
 from convkan.grid import spline_layers
+from convkan.models import load_classifier
 from convkan.training import AdaptGrids, RefineGrids, WatchCoverage
 from experiments import train
 from experiments.train import TrainConfig
@@ -37,7 +38,6 @@ def finished(tmp_path_factory):
 
 class TestInTheTrainingScript:
     def test_grids_are_adapted_and_refined(self, finished):
-        from convkan.training import load_classifier
 
         folder, record = finished
         model, _ = load_classifier(folder / "model.safetensors")

@@ -14,9 +14,9 @@ from convkan.basis import BSpline
 from convkan.interpret import edges_of, importance, kan_layers, prune_channels, prune_edges, prune_inputs, prune_nodes
 from convkan.interpret.edges import is_kan_layer
 from convkan.interpret.graph import channel_graph
-from convkan.models import create_model, list_models
+from convkan.models import Description, create_model, list_models, load_classifier
 from convkan.nn.symbolic import SymbolicEdges
-from convkan.training import load_classifier, parameter_groups
+from convkan.training import parameter_groups
 from experiments import cli, prune, train
 
 KINDS = ("full", "lowrank", "shared", "depthwise", "bottleneck")
@@ -592,7 +592,6 @@ def test_script_speaks_of_a_folder_that_is_no_run(tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize("share", [0.25, 1 / 3, 0.5])
 @pytest.mark.parametrize("name", ["kan_vgg", "kan_resnet8", "kan_cnn"])
 def test_narrow_options_make_the_pruned_model(name, share):
-    from convkan.training import Description
 
     description = Description(name, 1, (28, 28), [str(digit) for digit in range(10)], [0.0], [1.0])
     model = description.create()

@@ -16,14 +16,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
-from convkan.models import create_model
+from convkan.models import Description, create_model, load_classifier
 from convkan.training import (
     AtomicCheckpointIO,
     Classifier,
-    Description,
     Recipe,
     TrainingDivergedError,
-    load_classifier,
     parameter_groups,
     save_classifier,
     write_atomically,

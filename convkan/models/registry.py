@@ -64,26 +64,12 @@ def model_options(name: str) -> dict[str, Any]:
     return {key: p.default for key, p in parameters.items() if key not in ("num_classes", "in_channels")}
 
 
-def create_model(name: str, num_classes: int = 10, in_channels: int = 1, **options: Any) -> nn.Module:
-    """A new model, with freshly drawn weights.
-
-    Args:
-        name: One of ``list_models()``.
-        num_classes: Size of the output: one logit a class.
-        in_channels: Channels of the input images.
-        **options: The model's own options; see ``model_options(name)``.
-
-    Returns:
-        A module from images (batch, in_channels, height, width) to logits (batch, num_classes).
+def build_model(name: str, num_classes: int = 10, in_channels: int = 1, **options: Any) -> nn.Module:
+    """A new model, with freshly drawn weights; see ``create_model``, which also loads trained ones.
 
     Raises:
         ValueError: No model has this name, or a size is out of range.
         TypeError: The model has no such option.
-
-    Example:
-        >>> model = create_model("kkan_small", num_classes=10, grid_size=10)
-        >>> sum(p.numel() for p in model.parameters())
-        21280
     """
     known = model_options(name)
     unknown = sorted(set(options) - set(known))

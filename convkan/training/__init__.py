@@ -6,7 +6,7 @@ from convkan.training.data import DATASETS, DataError, ImageData
 from convkan.training.files import AtomicCheckpointIO, write_atomically
 from convkan.training.grids import AdaptGrids, RefineGrids, WatchCoverage
 from convkan.training.optim import parameter_groups
-from convkan.training.saved import Description, load_classifier, save_classifier
+from convkan.training.saved import save_classifier
 
 __all__ = [
     "DATASETS",
@@ -14,7 +14,6 @@ __all__ = [
     "AtomicCheckpointIO",
     "Classifier",
     "DataError",
-    "Description",
     "History",
     "ImageData",
     "Recipe",
@@ -22,7 +21,6 @@ __all__ = [
     "TrainingDivergedError",
     "WatchCoverage",
     "checkpoints",
-    "load_classifier",
     "parameter_groups",
     "save_classifier",
     "write_atomically",
