@@ -39,7 +39,7 @@ from convkan.training import (
     save_classifier,
     write_atomically,
 )
-from convkan.training.data import Augmentation
+from convkan.training.data import Augmentation, Scaling
 from experiments.cli import UserError, parse, run
 from experiments.records import (
     count_multiply_adds,
@@ -90,6 +90,7 @@ class TrainConfig:
         gradient_clip: Largest norm of the gradient; 0 does not clip.
         augment: standard (shifts, and flips where they keep the class), none, or auto: none for MNIST and
             Fashion-MNIST, standard for the others.
+        scaling: Of images: standard (mean 0 and standard deviation 1 in each channel) or symmetric (to [-1, 1]).
         val_fraction: Share of the training images held out for validation.
         train_fraction: Share of the rest to train on.
         test: Test the best epoch at the end. Searches leave it out, since a test set is to be touched once.
@@ -132,6 +133,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     gradient_clip: float = 0.0
     augment: Augmentation = "auto"
+    scaling: Scaling = "standard"
     val_fraction: float = 0.1
     train_fraction: float = 1.0
     test: bool = True
@@ -279,6 +281,9 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     best = torch.load(best_checkpoint(trainer), weights_only=True, map_location="cpu")
     classifier.load_state_dict(best["state_dict"])
     record |= {
+        # Again: grids may have grown.
+        "parameters": count_parameters(model),
+        "multiply_adds": count_multiply_adds(model, example_input(description)),
         "val_accuracy": history.rows[best["epoch"]]["val_accuracy"],
         "best_epoch": best["epoch"] + 1,
         "epochs": len(history.rows),
@@ -310,6 +315,7 @@ def data_of(config: TrainConfig, seed: int) -> ImageData:
         val_fraction=config.val_fraction,
         train_fraction=config.train_fraction,
         augment=config.augment,
+        scaling=config.scaling,
         image_size=config.image_size,
         num_workers=config.num_workers,
         seed=seed,

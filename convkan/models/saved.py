@@ -24,8 +24,8 @@ class Description:
         in_channels: Channels of its input.
         image_size: Height and width it was trained on.
         class_names: Name of each output.
-        mean: Mean of each channel of the training images, in units of full brightness.
-        std: Standard deviation likewise.
+        mean: What to subtract from each channel of an image, in units of full brightness.
+        std: What to divide by then.
         options: The model's own options.
     """
 

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 DATA_ROOT_VARIABLE = "CONVKAN_DATA"
 
 Augmentation = Literal["auto", "standard", "none"]
+Scaling = Literal["standard", "symmetric"]
 
 
 class DataError(Exception):
@@ -263,6 +264,7 @@ class ImageData(L.LightningDataModule):
         train_fraction: Share of the rest to train on, for quick trials; the validation part stays whole.
         augment: "standard" (shifts, and flips where they keep the class), "none", or "auto": none for MNIST and
             Fashion-MNIST, as the field trains on them, standard for the others.
+        scaling: "standard" for mean 0 and standard deviation 1 in each channel, "symmetric" for [-1, 1].
         image_size: Side to which ``folder`` scales images; other data sets come as they are.
         num_workers: Loader processes; 0 loads in the training process, which is fastest for small images.
         seed: Seed of order and augmentation.
@@ -270,8 +272,8 @@ class ImageData(L.LightningDataModule):
 
     Attributes:
         class_names: Name of each class.
-        mean: Mean of each channel over the training part, in units of full brightness.
-        std: Standard deviation likewise.
+        mean: What normalisation subtracts from each channel, in units of full brightness.
+        std: What it then divides by.
 
     Raises:
         ValueError: An argument is out of range, or no data set has this name.
@@ -287,6 +289,7 @@ class ImageData(L.LightningDataModule):
         val_fraction: float = 0.1,
         train_fraction: float = 1.0,
         augment: Augmentation = "auto",
+        scaling: Scaling = "standard",
         image_size: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
@@ -303,13 +306,15 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"train_fraction must lie in (0, 1], got {train_fraction}")
         if augment not in get_args(Augmentation):
             raise ValueError(f"augment must be one of {', '.join(get_args(Augmentation))}; got {augment!r}")
+        if scaling not in get_args(Scaling):
+            raise ValueError(f"scaling must be one of {', '.join(get_args(Scaling))}; got {scaling!r}")
         if image_size is not None and (dataset != "folder" or image_size < 1):
             raise ValueError(f"image_size must be positive and goes with dataset 'folder' only, got {image_size}")
         self.source = DATASETS[dataset]
         self.root = Path(data_root or os.environ.get(DATA_ROOT_VARIABLE) or "data").expanduser()
         self.batch_size, self.val_fraction, self.train_fraction = batch_size, val_fraction, train_fraction
         self.augmented = self.source.augmented if augment == "auto" else augment == "standard"
-        self.image_size, self.num_workers = image_size, num_workers
+        self.scaling, self.image_size, self.num_workers = scaling, image_size, num_workers
         self.seed, self.split_seed = seed, split_seed
         self.class_names: list[str] = []
 
@@ -323,6 +328,8 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"val_fraction {self.val_fraction} leaves none of {len(available)} images to train on")
         self.train, self.val = available.select(train), available.select(val)
         self.mean, self.std = channel_statistics(self.train.pixels)
+        if self.scaling == "symmetric":
+            self.mean, self.std = [0.5] * len(self.mean), [0.5] * len(self.std)
         if self.train_fraction < 1:
             kept, _ = split_indices(len(self.train), 1 - self.train_fraction, self.split_seed)
             self.train = self.train.select(kept)
@@ -379,7 +386,7 @@ class ImageData(L.LightningDataModule):
 def normalize(
     pixels: UInt8[Tensor, "batch channels height width"], mean: list[float], std: list[float]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Bytes to numbers of mean 0 and standard deviation 1 in each channel of the training part."""
+    """Bytes as shares of full brightness, less ``mean``, divided by ``std``, in each channel."""
     scale = torch.tensor(std, device=pixels.device).view(-1, 1, 1)
     return (pixels / 255 - torch.tensor(mean, device=pixels.device).view(-1, 1, 1)) / scale
 
