@@ -1,6 +1,7 @@
 """Classifiers by name, each KAN beside its plain-CNN twin, and trained weights of some."""
 
 from convkan.models import kan_cnn as _kan_cnn  # noqa: F401  (registers its models)
+from convkan.models import mobilenet as _mobilenet  # noqa: F401  (registers its models)
 from convkan.models import resnet as _resnet  # noqa: F401  (registers its models)
 from convkan.models import seed as _seed  # noqa: F401  (registers its models)
 from convkan.models import vgg as _vgg  # noqa: F401  (registers its models)

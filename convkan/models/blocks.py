@@ -100,6 +100,30 @@ class Units:
             layers.insert(1, nn.Dropout2d(self.dropout))
         return nn.Sequential(*layers)
 
+    def separable(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
+        """The same shapes from a convolution of each channel for itself and a pointwise one, both after an activation.
+
+        Functions belong to channels ("plain", "lowrank") or, in the first of the two, to edges ("full").
+
+        Raises:
+            ValueError: ``kind`` is another one.
+        """
+        sizes = {"kernel_size": kernel_size, "padding": kernel_size // 2, "groups": in_channels}
+        kan = {"basis": self.basis, "base_activation": self.base_activation}
+        match self.kind:
+            case "plain":
+                layers = [*self.activated(in_channels), nn.Conv2d(in_channels, in_channels, bias=False, **sizes)]  # type: ignore[arg-type]
+            case "lowrank":
+                spatial = LowRankKANConv2d(in_channels, in_channels, rank=self.rank, **sizes, **kan)  # type: ignore[arg-type]
+                layers = [self._normalized(in_channels), spatial]
+            case "full":
+                layers = [self._normalized(in_channels), KANConv2d(in_channels, in_channels, **sizes, **kan)]  # type: ignore[arg-type]
+            case _:
+                raise ValueError(f"kind must be plain, lowrank or full where units are separable, got {self.kind!r}")
+        if self.dropout:
+            layers.insert(1, nn.Dropout2d(self.dropout))
+        return nn.Sequential(*layers, *self.activated(in_channels), nn.Conv2d(in_channels, out_channels, 1, bias=False))
+
     @property
     def functions(self) -> int:
         """Channels that ``activated`` makes of one."""
@@ -133,6 +157,36 @@ class Units:
                 groups = next(size for size in range(max(1, channels // GROUP_SIZE), 0, -1) if channels % size == 0)
                 return nn.GroupNorm(groups, channels, affine=affine)
         return nn.Identity()
+
+
+class PooledClassifier(nn.Module):
+    """Features of every pixel, their mean, and a head.
+
+    Args:
+        features: From images (batch, in_channels, height, width) to (batch, features, smaller height, smaller width).
+        head: From (batch, features) to (batch, num_classes).
+        dropout: Probability of dropping a feature before the head.
+        smallest_side: Smallest height and width of an image that ``features`` takes.
+
+    Shape:
+        (batch, in_channels, height, width) → (batch, num_classes).
+    """
+
+    def __init__(self, features: nn.Module, head: nn.Module, dropout: float, smallest_side: int) -> None:
+        super().__init__()
+        self.features, self.dropout, self.head = features, nn.Dropout(dropout), head
+        self.smallest_side = smallest_side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch of images."""
+        check_input(x, self.smallest_side)
+        return self.head(self.dropout(self.features(x).mean(dim=(2, 3))))
+
+
+def check_depths(depths: Sequence[int]) -> None:
+    """Raise unless ``depths`` are the numbers of units of at least one stage."""
+    if not depths or not all(isinstance(depth, int) and depth > 0 for depth in depths):
+        raise ValueError(f"depths must be positive integers, one a stage, got {depths!r}")
 
 
 def basis_of(basis: Basis | str, grid_size: int | None, grid_range: Sequence[float] | None) -> Basis:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
 from convkan.basis import Basis
-from convkan.models.blocks import basis_of, check_input
+from convkan.models.blocks import PooledClassifier, basis_of
 from convkan.models.registry import register_model
 from convkan.nn import KANConv2d, KANLinear, LowRankKANConv2d
 
@@ -33,7 +33,7 @@ class Stages:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
 
 
-class ConvNet(nn.Module):
+class ConvNet(PooledClassifier):
     """Convolutions in stages, global average pooling and a head.
 
     Args:
@@ -55,7 +55,6 @@ class ConvNet(nn.Module):
         convolution: Callable[[int, int], nn.Module],
         head: Callable[[int, int], nn.Module],
     ) -> None:
-        super().__init__()
         layers: list[nn.Module] = []
         before = in_channels
         for index, width in enumerate(stages.widths):
@@ -63,15 +62,12 @@ class ConvNet(nn.Module):
                 layers.append(nn.MaxPool2d(2))
             layers += [convolution(before, width), convolution(width, width)]
             before = width
-        self.features = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(stages.dropout)
-        self.head = head(before, num_classes)
-        self.smallest_side = 2 ** (len(stages.widths) - 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of a batch of images."""
-        check_input(x, self.smallest_side)
-        return self.head(self.dropout(self.features(x).mean(dim=(2, 3))))
+        super().__init__(
+            nn.Sequential(*layers),
+            head(before, num_classes),
+            stages.dropout,
+            smallest_side=2 ** (len(stages.widths) - 1),
+        )
 
 
 def _kan_convolution(in_channels: int, out_channels: int, rank: int | None, basis: Basis) -> nn.Sequential:

@@ -6,14 +6,23 @@ global average pooling and a single head are later custom.
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from convkan.basis import Basis
-from convkan.models.blocks import Head, Kind, Normalization, Units, basis_of, channels_at, check_input
+from convkan.models.blocks import (
+    Head,
+    Kind,
+    Normalization,
+    PooledClassifier,
+    Units,
+    basis_of,
+    channels_at,
+    check_depths,
+)
 from convkan.models.registry import register_model
 
 
-class VGG(nn.Module):
+class VGG(PooledClassifier):
     """A plain 3×3 convolution, stages of units divided by 2×2 max-pooling, global average pooling and a head.
 
     Args:
@@ -31,9 +40,7 @@ class VGG(nn.Module):
     def __init__(
         self, units: Units, depths: Sequence[int], width: float, in_channels: int, num_classes: int, dropout: float
     ) -> None:
-        super().__init__()
-        if not depths or not all(isinstance(depth, int) and depth > 0 for depth in depths):
-            raise ValueError(f"depths must be positive integers, one a stage, got {depths!r}")
+        check_depths(depths)
         before = channels_at(width, 0)
         layers: list[nn.Module] = [nn.Conv2d(in_channels, before, 3, padding=1, bias=False)]
         for stage, depth in enumerate(depths):
@@ -42,15 +49,12 @@ class VGG(nn.Module):
             for _ in range(depth if stage else depth - 1):
                 layers.append(units.unit(before, channels_at(width, stage)))
                 before = channels_at(width, stage)
-        self.features = nn.Sequential(*layers, *units.activated(before))
-        self.dropout = nn.Dropout(dropout)
-        self.head = units.classifier(before * units.functions, num_classes)
-        self.smallest_side = 2 ** (len(depths) - 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of a batch of images."""
-        check_input(x, self.smallest_side)
-        return self.head(self.dropout(self.features(x).mean(dim=(2, 3))))
+        super().__init__(
+            nn.Sequential(*layers, *units.activated(before)),
+            units.classifier(before * units.functions, num_classes),
+            dropout,
+            smallest_side=2 ** (len(depths) - 1),
+        )
 
 
 @register_model("kan_vgg", twin="vgg", learning_rate=1e-2)

@@ -44,7 +44,7 @@ class LearnableActivation(KANLayer):
         torch.Size([4, 6, 8, 8])
     """
 
-    random_base = False  # a channel with a base weight near zero would start out dead
+    random_functions = False  # no sum averages their roughness out
 
     def __init__(
         self,

@@ -29,12 +29,14 @@ class EdgeMoments:
     Attributes:
         base_std: Standard deviation of a base weight, for a fan-in of 1.
         basis_std: Standard deviation of a coefficient, for a fan-in of 1.
+        lone_base: The base weight with which the base activation alone has variance 1.
         means: Expectation of each feature, the base activation first if there is one.
         constant: Coefficients whose function has mean 1 and is as nearly constant as the basis can be.
     """
 
     base_std: float
     basis_std: float
+    lone_base: float
     means: tuple[float, ...]
     constant: tuple[float, ...]
 
@@ -78,6 +80,7 @@ def edge_moments(basis: Basis, base_activation: str | None) -> EdgeMoments:
     return EdgeMoments(
         base_std=sqrt((1 - share) / base_variance),
         basis_std=sqrt(share / basis_variance) if basis_variance > SMALLEST_VARIANCE else 0.0,
+        lone_base=1 / sqrt(base_variance),
         means=tuple(means.tolist()),
         constant=tuple(constant.tolist()),
     )
@@ -103,7 +106,7 @@ def initialize_edges(
     basis: Basis,
     base_activation: str | None,
     *,
-    random_base: bool = True,
+    random_functions: bool = True,
 ) -> None:
     """Fill the weights of a layer's edges so that the layer keeps mean 0 and variance 1.
 
@@ -112,19 +115,25 @@ def initialize_edges(
         coefficients: The view (out, in/groups, K, *kernel) of the basis weight.
         basis: The layer's basis.
         base_activation: Name of its base activation, or None.
-        random_base: Draw base weights from a normal distribution; else all have that distribution's scale, for
-            functions that no sum will mix.
+        random_functions: Draw weights from normal distributions, for functions that are summed over inputs. Else each
+            starts as the base activation less its mean: nothing averages the roughness of a random function out, and
+            one with a small base weight would start out dead.
     """
     if coefficients.is_meta or coefficients.numel() == 0:
         return
     moments = edge_moments(basis, base_activation)
     fan_in = coefficients[0].numel() // basis.num_functions
     by_function = coefficients.movedim(2, -1)
-    by_function.normal_(0, moments.basis_std / sqrt(fan_in))
+    if random_functions or base_weight is None:
+        by_function.normal_(0, moments.basis_std / sqrt(fan_in))
+    else:
+        by_function.zero_()
     means = coefficients.new_tensor(moments.means)
     offset = by_function @ means[-basis.num_functions :]
     if base_weight is not None:
-        scale = moments.base_std / sqrt(fan_in)
-        base_weight.normal_(0, scale) if random_base else base_weight.fill_(scale)
+        if random_functions:
+            base_weight.normal_(0, moments.base_std / sqrt(fan_in))
+        else:
+            base_weight.fill_(moments.lone_base / sqrt(fan_in))
         offset = offset + base_weight * means[0]
     by_function.sub_(offset.unsqueeze(-1) * coefficients.new_tensor(moments.constant))

@@ -36,7 +36,7 @@ class KANLayer(nn.Module):
         symbolic: Edges that compute a named function instead of a spline, or None. See ``convkan.interpret.fix``.
     """
 
-    random_base: ClassVar[bool] = True
+    random_functions: ClassVar[bool] = True
     base_weight: nn.Parameter | None
     basis_weight: nn.Parameter
     bias: nn.Parameter | None
@@ -104,7 +104,7 @@ class KANLayer(nn.Module):
             self.coefficients,
             self.basis,
             self.base_activation,
-            random_base=self.random_base,
+            random_functions=self.random_functions,
         )
         if self.bias is not None:
             nn.init.zeros_(self.bias)
