@@ -61,6 +61,7 @@ def test_every_suite_is_valid_and_its_models_can_be_built(path):
         ({"recipe": {"seed": 1}}, "recipe must be among .* got seed"),
         ({"match": {"by": "size", "target": 1}}, "match.by must be parameters, .* got 'size'"),
         ({"entries": [{"name": "a", "model": "cnn_small"}]}, "match needs models with an option width"),
+        ({"test": "no"}, "test must be true or false, got 'no'"),
         ({"budget": 1}, "the suite must be among .* got budget"),
     ],
 )
@@ -206,6 +207,21 @@ def test_a_comparison_runs_goes_on_after_a_kill_and_reports(tmp_path, monkeypatc
     written(tmp_path, search=search, recipe=SMALL["recipe"] | {"epochs": 2})
     with pytest.raises(UserError, match=r"was run with other options \(epochs\)"):
         compare.main()
+
+
+@pytest.mark.slow
+def test_a_suite_that_chooses_leaves_the_test_set_alone(tmp_path, monkeypatch):
+    path = written(tmp_path, test=False, seeds=[0])
+    arguments = ["compare", "--suite", str(path), "--runs_root", str(tmp_path / "runs"), "--gpus", "0"]
+    monkeypatch.setattr("sys.argv", arguments)
+    compare.main()
+    folder = tmp_path / "runs" / "small" / "report"
+    record = json.loads((folder / "suite.json").read_text())
+    assert all("test_accuracy" not in run for run in record["runs"])
+    text = (folder / "report.md").read_text()
+    assert "the test set was not touched" in text
+    assert "test %" not in text
+    assert "Pair by pair" not in text
 
 
 @pytest.mark.slow

@@ -107,7 +107,14 @@ class Plan:
         """One run a seed, with the settings found best."""
         settings = self.best_settings(dataset, entry)
         return [
-            self._job(dataset, entry, settings, {"seed": seed}, f"seed {seed}", f"{dataset}-{entry.slug}-seed{seed}")
+            self._job(
+                dataset,
+                entry,
+                settings,
+                {"seed": seed} if self.suite.test else {"seed": seed, "test": False},
+                f"seed {seed}",
+                f"{dataset}-{entry.slug}-seed{seed}",
+            )
             for seed in self.suite.seeds
         ]
 

@@ -36,14 +36,18 @@ def draw_all(record: dict[str, Any], runs: pd.DataFrame, folder: Path) -> list[t
         entry["name"]: (COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)], _is_plain(entry))
         for index, entry in enumerate(record["suite"]["entries"])
     }
+    tested = "confusion" in runs
+    part = "Test" if tested else "Validation"
     drawn = []
     for dataset, group in runs.groupby("dataset", sort=False):
         for name, draw, caption in (
-            ("pareto", _pareto, "Test accuracy against cost: mean and standard deviation over seeds. The line joins "
+            ("pareto", _pareto, f"{part} accuracy against cost: mean and standard deviation over seeds. The line joins "
              "those that no cheaper one beats. Open markers are CNNs."),
             ("curves", _curves, "Validation accuracy and training loss by epoch, mean over seeds."),
             ("classes", _classes, "Test accuracy of each class, mean over seeds."),
         ):  # fmt: skip
+            if name == "classes" and not tested:
+                continue
             figure = draw(group, styles, record["classes"][dataset])
             path = folder / f"{dataset}-{name}.png"
             write_atomically(path, partial(figure.savefig, format="png", dpi=110))
@@ -59,8 +63,8 @@ def _is_plain(entry: dict[str, Any]) -> bool:
 def _pareto(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> Figure:
     figure, axes = plt.subplots(2, 2, figsize=(11, 8.5), sharey=True)
     grouped = runs.groupby("entry", sort=False)
-    accuracy = 100 * grouped["test_accuracy"].mean()
-    spread = 100 * grouped["test_accuracy"].std().fillna(0)
+    accuracy = 100 * grouped["accuracy"].mean()
+    spread = 100 * grouped["accuracy"].std().fillna(0)
     for axis, (cost, label) in zip(axes.flat, COSTS.items(), strict=True):
         costs = grouped[cost].median()
         for entry in accuracy.index:
@@ -82,7 +86,7 @@ def _pareto(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> F
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     for axis in axes[:, 0]:
-        axis.set_ylabel("test accuracy, %")
+        axis.set_ylabel("accuracy, %")
     _legend(figure, axes[0, 0])
     return figure
 

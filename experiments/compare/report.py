@@ -54,10 +54,10 @@ def write_report(record: dict[str, Any], folder: Path) -> list[str]:
     Returns:
         The verdict, line by line.
     """
-    runs = pd.DataFrame(record["runs"])
+    runs = runs_of(record)
     rows = summarize(record, runs)
     pairs = compare_pairs(record, runs)
-    verdict = verdict_of(record, rows, pairs)
+    verdict = verdict_of(record, runs, rows, pairs)
     drawn = figures.draw_all(record, runs, folder)
     context = {
         "title": record["suite"]["title"],
@@ -75,8 +75,19 @@ def write_report(record: dict[str, Any], folder: Path) -> list[str]:
 
 def verdict(record: dict[str, Any]) -> list[str]:
     """What a reader should take away from a comparison, line by line."""
+    runs = runs_of(record)
+    return verdict_of(record, runs, summarize(record, runs), compare_pairs(record, runs))
+
+
+def runs_of(record: dict[str, Any]) -> pd.DataFrame:
+    """The runs, each with the ``accuracy`` that it is judged by: on the test set if it was touched, else validation."""
     runs = pd.DataFrame(record["runs"])
-    return verdict_of(record, summarize(record, runs), compare_pairs(record, runs))
+    return runs.assign(accuracy=runs[f"{part_of(record)}_accuracy"])
+
+
+def part_of(record: dict[str, Any]) -> str:
+    """The part of the data that a comparison is judged on: "test" or "val"."""
+    return "test" if record["suite"].get("test", True) else "val"
 
 
 def summarize(record: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
@@ -84,8 +95,10 @@ def summarize(record: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
     published = {entry["name"]: entry["published"] for entry in record["suite"]["entries"]}
     models = {entry["name"]: entry["model"] for entry in record["suite"]["entries"]}
     rows = []
+    tested = part_of(record) == "test"
     for (dataset, entry), group in runs.groupby(["dataset", "entry"], sort=False):
-        accuracy = 100 * group["test_accuracy"]
+        accuracy = 100 * group["accuracy"]
+        judged = f"{accuracy.mean():.2f}" + (f" ± {accuracy.std():.2f}" if len(group) > 1 else "")
         row = {
             "data": dataset,
             "entry": entry,
@@ -93,8 +106,8 @@ def summarize(record: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
             "width": group["options"].iloc[0]["model_options"].get("width", ""),
             "parameters": f"{group['parameters'].iloc[0]:,}",
             "multiply-adds": f"{group['multiply_adds'].iloc[0]:,}",
-            "test %": f"{accuracy.mean():.2f}" + (f" ± {accuracy.std():.2f}" if len(group) > 1 else ""),
-            "validation %": f"{100 * group['val_accuracy'].mean():.2f}",
+            "test %": judged if tested else "",
+            "validation %": f"{100 * group['val_accuracy'].mean():.2f}" if tested else judged,
             "seeds": len(group),
             "s/epoch": f"{group['seconds_per_epoch'].median():.1f}",
             "peak MB": f"{group['peak_memory_bytes'].max() / 1e6:.0f}",
@@ -124,7 +137,7 @@ def compare_pairs(record: dict[str, Any], runs: pd.DataFrame) -> list[Pair]:
     return pairs
 
 
-def verdict_of(record: dict[str, Any], rows: pd.DataFrame, pairs: list[Pair]) -> list[str]:
+def verdict_of(record: dict[str, Any], runs: pd.DataFrame, rows: pd.DataFrame, pairs: list[Pair]) -> list[str]:
     """What a reader should take away, losses of KANs first."""
     plain = {entry["name"] for entry in record["suite"]["entries"] if twin(entry["model"]) == entry["model"]}
     lines = [pair.sentence() for pair in pairs if pair.second not in plain]
@@ -141,12 +154,13 @@ def verdict_of(record: dict[str, Any], rows: pd.DataFrame, pairs: list[Pair]) ->
                 for pair in found
             )
             lines.append(text.format(count=len(found), total=len(pairs), names=names))
-    runs = pd.DataFrame(record["runs"])
+    lines += published_of(record, runs)
+    where = "the test set" if part_of(record) == "test" else "it; the test set was not touched"
     for dataset, group in runs.groupby("dataset", sort=False):
-        means = group.groupby("entry", sort=False)[["val_accuracy", "test_accuracy", "seconds_per_epoch"]].mean()
+        means = group.groupby("entry", sort=False)[["val_accuracy", "accuracy", "seconds_per_epoch"]].mean()
         best = means["val_accuracy"].idxmax()
         lines.append(
-            f"On {dataset}, validation favours {best}: {100 * means.loc[best, 'test_accuracy']:.2f} % on the test set, "
+            f"On {dataset}, validation favours {best}: {100 * means.loc[best, 'accuracy']:.2f} % on {where}, "
             f"{means.loc[best, 'seconds_per_epoch']:.1f} s an epoch."
         )
     fewest = int(rows["seeds"].min())
@@ -155,12 +169,29 @@ def verdict_of(record: dict[str, Any], rows: pd.DataFrame, pairs: list[Pair]) ->
     return lines
 
 
+def published_of(record: dict[str, Any], runs: pd.DataFrame) -> list[str]:
+    """How many entries reach the accuracy published for them, and which do not."""
+    published = {entry["name"]: entry["published"].get("accuracy") for entry in record["suite"]["entries"]}
+    lines = []
+    for dataset, group in runs.groupby("dataset", sort=False):
+        means = 100 * group.groupby("entry", sort=False)["accuracy"].mean()
+        gains = {name: mean - published[name] for name, mean in means.items() if published[name] is not None}
+        if gains:
+            short = ", ".join(f"{name} ({gain:+.2f} points)" for name, gain in gains.items() if gain < 0)
+            reached = sum(gain >= 0 for gain in gains.values())
+            lines.append(
+                f"On {dataset}, {reached} of {len(gains)} reach the accuracy published for them"
+                + (f"; short of it: {short}." if short else ".")
+            )
+    return lines
+
+
 def protocol_of(record: dict[str, Any]) -> list[str]:
     """How the figures came about."""
     suite = record["suite"]
+    touched = "was touched once for each final run" if part_of(record) == "test" else "was not touched"
     lines = [
-        f"Seeds {', '.join(map(str, suite['seeds']))}; the validation split chose the epoch, the test set was touched "
-        "once for each final run.",
+        f"Seeds {', '.join(map(str, suite['seeds']))}; the validation split chose the epoch, the test set {touched}.",
         "Common to all: " + ", ".join(f"{key} {value}" for key, value in suite["recipe"].items()) + ".",
     ]
     if suite["match"]:
@@ -255,12 +286,14 @@ MARKDOWN = """\
 
 {{ table(content) }}
 {% endfor %}
+{% if pairs %}
 ## Pair by pair
 
 {% for line in pairs %}
 - {{ line }}
 {% endfor %}
 
+{% endif %}
 ## How it was done
 
 {% for line in protocol %}
@@ -313,8 +346,8 @@ figcaption { color: #555; font-size: 14px; }
 <h2>{{ name | e }}</h2>
 {{ table(content) }}
 {% endfor %}
-<h2>Pair by pair</h2>
-<ul>{% for line in pairs %}<li>{{ strong(line) }}</li>{% endfor %}</ul>
+{% if pairs %}<h2>Pair by pair</h2>
+<ul>{% for line in pairs %}<li>{{ strong(line) }}</li>{% endfor %}</ul>{% endif %}
 <h2>How it was done</h2>
 <ul>{% for line in protocol %}<li>{{ strong(line) }}</li>{% endfor %}</ul>
 {% if searches %}{{ table(searches) }}{% endif %}

@@ -95,6 +95,8 @@ class Suite:
         recipe: Options of the training script for all.
         match: How sizes are made equal; None to take the entries as they are.
         search: How hyper-parameters are chosen; None to take the recipe as it is.
+        test: Whether final runs touch the test set. A suite by which something is to be chosen leaves it alone, and is
+            judged on the validation part.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Suite:
     recipe: dict[str, Any] = field(default_factory=dict)
     match: Match | None = None
     search: Search | None = None
+    test: bool = True
 
     def entry(self, name: str) -> Entry:
         """The entry of this name."""
@@ -146,6 +149,8 @@ def load_suite(path: Path) -> Suite:
             raise UserError(f"match needs models with an option width, and {entry.model} has none")
         _check_keys(f"against of {entry.name!r}", dict.fromkeys(entry.against or []), dict.fromkeys(names))
     _check_recipe("recipe", suite.recipe)
+    if not isinstance(suite.test, bool):
+        raise UserError(f"test must be true or false, got {suite.test!r}")
     if not suite.seeds or not suite.datasets:
         raise UserError("seeds and datasets must name at least one each")
     return suite
