@@ -211,6 +211,8 @@ MODELS = {
     "kan_vgg": (12, {"width": 4}),
     "kan_vgg-shared": (12, {"width": 4, "kind": "shared", "rank": 2, "head": "kan"}),
     "kan_resnet8": (12, {"width": 4}),
+    "kan_mobilenet": (12, {"width": 4}),
+    "kan_mobilenet-full": (12, {"width": 4, "kind": "full", "depths": [1, 2]}),
     "kan_resnet8-full": (12, {"width": 4, "kind": "full"}),
     "kkan_small": (16, {"image_size": 16}),
     "kanc_mlp_small": (16, {"image_size": 16}),

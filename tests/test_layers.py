@@ -469,6 +469,18 @@ class TestInitialisation:
         create = partial(KANLinear, 256, 256, base_activation=base_activation)
         assert 0.5 <= variance_after_ten_layers(create, (128, 256), seeds=2) <= 2
 
+    @pytest.mark.parametrize("num_functions", [1, 3])
+    @pytest.mark.parametrize("base_activation", ["silu", "gelu", "relu"])
+    def test_functions_of_a_channel_start_as_their_base_activation(self, base_activation, num_functions):
+        layer = LearnableActivation(2, num_functions, base_activation=base_activation, basis=BSpline(5, 3, (-3, 3)))
+        x = torch.linspace(-2.5, 2.5, 101)
+        y = layer(x.reshape(-1, 1).expand(-1, 2).contiguous())
+        base = getattr(torch.nn.functional, base_activation)(x)
+        slope, offset = torch.linalg.lstsq(torch.stack([base, torch.ones_like(base)], 1), y).solution
+        torch.testing.assert_close(y, base[:, None] * slope + offset, atol=1e-2, rtol=0)
+        assert slope.min() > 0.5
+        torch.testing.assert_close(slope, slope[:1].expand_as(slope))
+
     @pytest.mark.parametrize("fan_in", [1, 4, 300])
     def test_keeps_the_variance_for_any_fan_in(self, fan_in):
         assert 0.7 <= KANLinear(fan_in, 2000)(torch.randn(300, fan_in)).var().item() <= 1.4

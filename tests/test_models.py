@@ -114,6 +114,29 @@ def test_rank_gives_each_channel_that_many_functions_and_fewer_parameters():
     assert sizes == sorted(set(sizes))
 
 
+@pytest.mark.parametrize("kind", ["lowrank", "full"])
+def test_separable_network_of_every_kind_has_the_size_counted_by_hand(kind):
+    width, depth, functions = 4, 3, 1 + 8  # silu and 8 splines
+    model = create_model("kan_mobilenet", width=width, depths=[depth], kind=kind)
+    spatial = {"lowrank": width * functions + width * 9, "full": width * 9 * functions}[kind]
+    unit = spatial + width * functions + width * width
+    assert count(model) == 9 * width + depth * unit + width * functions + (width + 1) * 10
+    assert model(torch.rand(2, 1, 7, 9)).shape == (2, 10)
+
+
+def test_separable_network_is_residual_where_channels_stay():
+    model = create_model("kan_mobilenet", width=4, depths=[2, 2])
+    names = [type(part).__name__ for part in model.features]
+    assert names[:6] == ["Conv2d", "Residual", "Residual", "MaxPool2d", "Sequential", "Residual"]
+
+
+def test_separable_network_refuses_what_it_cannot_be():
+    with pytest.raises(ValueError, match="kind must be plain, lowrank or full where units are separable, got 'shared'"):
+        create_model("kan_mobilenet", kind="shared")
+    with pytest.raises(ValueError, match="depths must be positive integers"):
+        create_model("mobilenet", depths=[])
+
+
 @pytest.mark.parametrize("basis", sorted(BASES))
 def test_basis_may_be_given_by_name(basis):
     model = create_model("kan_cnn", widths=(2, 3), basis=basis)

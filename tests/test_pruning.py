@@ -30,6 +30,8 @@ MODELS = {
     "plain_cnn": lambda: create_model("plain_cnn", widths=(4, 6)),
     "vgg": lambda: create_model("vgg", width=4),
     "resnet8": lambda: create_model("resnet8", width=4),
+    "kan_mobilenet": lambda: create_model("kan_mobilenet", width=4, depths=[1, 2]),
+    "mobilenet": lambda: create_model("mobilenet", width=4, depths=[1, 2]),
     **{name: lambda name=name: create_model(name) for name in ("kkan_small", "kanc_mlp_big", "ckan_bn", "cnn_bn")},
 }
 SHAPES = {
