@@ -10,7 +10,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from convkan.models import Description, load_classifier
-from convkan.training.data import fit_image, normalize
+from convkan.training.data import normalize
+from convkan.training.datasets import fit_image
 from experiments.cli import UserError, run
 
 

@@ -25,7 +25,8 @@ from convkan.models import Description, example_input, load_classifier, model_op
 from convkan.models.blocks import channels_at
 from convkan.models.resnet import NUM_STAGES
 from convkan.training import Classifier, ImageData, save_classifier, write_atomically
-from convkan.training.data import Images, normalize
+from convkan.training.data import normalize
+from convkan.training.datasets import Images
 from experiments.cli import UserError, parse, run
 from experiments.records import count_multiply_adds, count_parameters, environment, write_record
 from experiments.train import TrainConfig, best_checkpoint, build_trainer, data_of, fit, quieten

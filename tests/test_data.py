@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from convkan.training import DATASETS, DataError, ImageData
-from convkan.training.data import BatchedImages, Images, fit_image, shift_and_flip, split_indices
+from convkan.training.data import BatchedImages, shift_and_flip, split_indices
+from convkan.training.datasets import Images, fit_image
 
 DATA_ROOT = os.environ.get("CONVKAN_DATA")
 

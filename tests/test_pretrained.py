@@ -5,7 +5,8 @@ import torch
 
 from convkan.models import Description, create_model, list_weights, load_classifier, pretrained
 from convkan.training import ImageData, save_classifier
-from convkan.training.data import DataError, normalize
+from convkan.training.data import normalize
+from convkan.training.datasets import DataError
 
 DATA_ROOT = os.environ.get("CONVKAN_DATA")
 OPTIONS = {"width": 4.0, "depths": [1, 1]}

@@ -2,7 +2,8 @@
 
 from convkan.training.callbacks import History, checkpoints
 from convkan.training.classifier import Classifier, Recipe, TrainingDivergedError
-from convkan.training.data import DATASETS, DataError, ImageData
+from convkan.training.data import ImageData
+from convkan.training.datasets import DATASETS, DataError
 from convkan.training.files import AtomicCheckpointIO, write_atomically
 from convkan.training.grids import AdaptGrids, RefineGrids, WatchCoverage
 from convkan.training.optim import parameter_groups

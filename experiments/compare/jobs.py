@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from convkan.training import write_atomically
-from convkan.training.data import DATA_ROOT_VARIABLE
+from convkan.training.datasets import DATA_ROOT_VARIABLE
 from experiments.cli import UserError
 from experiments.train import TrainConfig
 

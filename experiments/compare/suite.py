@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 
 from convkan.models import list_models, model_options, twin
-from convkan.training.data import DATASETS
+from convkan.training.datasets import DATASETS
 from experiments.cli import UserError
 from experiments.train import TrainConfig
 
