@@ -5,21 +5,11 @@ pointwise; He et al., "Identity Mappings in Deep Residual Networks" (arXiv 1603.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import Tensor, nn
 
-from convkan.basis import Basis
-from convkan.models.blocks import (
-    Head,
-    Normalization,
-    PooledClassifier,
-    Units,
-    basis_of,
-    channels_at,
-    check_depths,
-)
-from convkan.models.registry import register_model
+from convkan.models.blocks import PooledClassifier, Units, channels_at, check_depths
+from convkan.models.options import register_pair
 
 
 class Residual(nn.Module):
@@ -77,64 +67,4 @@ class MobileNet(PooledClassifier):
         )
 
 
-@register_model("kan_mobilenet", twin="mobilenet", learning_rate=1e-2)
-def kan_mobilenet(
-    num_classes: int = 10,
-    in_channels: int = 1,
-    width: float = 24.0,
-    depths: Sequence[int] = (1, 2, 3),
-    kind: Literal["lowrank", "full"] = "lowrank",
-    rank: int = 1,
-    basis: Basis | str = "bspline",
-    grid_size: int | None = None,
-    grid_range: Sequence[float] | None = None,
-    base_activation: str | None = "silu",
-    normalization: Normalization = "batch",
-    head: Head = "linear",
-    unit_dropout: float = 0.0,
-    dropout: float = 0.0,
-) -> MobileNet:
-    """Separable KAN units; see ``convkan.models.blocks.Units`` for their options.
-
-    Args:
-        num_classes: Size of the output.
-        in_channels: Channels of the input.
-        width: Channels of the first stage; each later one has twice as many, rounded.
-        depths: Units of each stage.
-        kind: Whether the functions of spatial convolutions belong to channels, "lowrank", or to edges, "full".
-        rank: Functions a channel.
-        basis: The univariate basis, or its name.
-        grid_size: Intervals of the grid, for "bspline"; 5 by default.
-        grid_range: Ends of the grid, for "bspline"; three standard deviations by default.
-        base_activation: Name of the fixed part of each function, or None.
-        normalization: What keeps inputs on the grid.
-        head: "linear" or "kan".
-        unit_dropout: Probability of dropping a channel before a unit.
-        dropout: Probability of dropping a feature before the head.
-    """
-    units = Units(
-        kind,
-        rank,
-        basis_of(basis, grid_size, grid_range),
-        base_activation,
-        normalization=normalization,
-        dropout=unit_dropout,
-        head=head,
-    )
-    return MobileNet(units, depths, width, in_channels, num_classes, dropout)
-
-
-@register_model("mobilenet", twin="mobilenet", learning_rate=1e-2)
-def mobilenet(
-    num_classes: int = 10,
-    in_channels: int = 1,
-    width: float = 24.0,
-    depths: Sequence[int] = (1, 2, 3),
-    activation: str = "relu",
-    normalization: Normalization = "batch",
-    unit_dropout: float = 0.0,
-    dropout: float = 0.0,
-) -> MobileNet:
-    """The plain network of ``kan_mobilenet``'s topology."""
-    units = Units("plain", normalization=normalization, activation=activation, dropout=unit_dropout)
-    return MobileNet(units, depths, width, in_channels, num_classes, dropout)
+register_pair("mobilenet", MobileNet)

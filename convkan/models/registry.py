@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import nn
@@ -60,8 +61,10 @@ def model_options(name: str) -> dict[str, Any]:
     Raises:
         ValueError: No model has this name.
     """
-    parameters = inspect.signature(_entry(name).build).parameters
-    return {key: p.default for key, p in parameters.items() if key not in ("num_classes", "in_channels")}
+    build = _entry(name).build
+    fixed = build.keywords if isinstance(build, partial) else {}
+    parameters = inspect.signature(build).parameters
+    return {key: p.default for key, p in parameters.items() if key not in ("num_classes", "in_channels", *fixed)}
 
 
 def build_model(name: str, num_classes: int = 10, in_channels: int = 1, **options: Any) -> nn.Module:

@@ -6,16 +6,14 @@ block: normalise, activate, convolve.
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 from torch import Tensor, nn
 
-from convkan.basis import Basis
-from convkan.models.blocks import Head, Kind, Normalization, Units, basis_of, channels_at, check_input
-from convkan.models.registry import register_model
+from convkan.models.blocks import Units, channels_at, check_depths, check_input
+from convkan.models.options import register_pair
 
 DEPTHS = (8, 14, 20, 32)
-NUM_STAGES = 3
+NUM_STAGES = 3  # of blocks with two layers each; the stem and the head are layers too
 
 
 class ResidualBlock(nn.Module):
@@ -43,11 +41,11 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A plain 3×3 convolution, three stages of residual blocks, global average pooling and a head.
+    """A plain 3×3 convolution, stages of residual blocks, global average pooling and a head.
 
     Args:
         units: How the convolutions within blocks are made.
-        depth: Layers with weights, 6n + 2 for n blocks a stage.
+        depths: Blocks of each stage.
         width: Channels of the first stage; each later one has twice as many, rounded.
         in_channels: Channels of the input.
         num_classes: Size of the output.
@@ -58,15 +56,16 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self, units: Units, depth: int, width: float, in_channels: int, num_classes: int, dropout: float
+        self, units: Units, depths: Sequence[int], width: float, in_channels: int, num_classes: int, dropout: float
     ) -> None:
         super().__init__()
+        check_depths(depths)
         blocks: list[nn.Module] = []
         before = channels_at(width, 0)
         self.stem = nn.Conv2d(in_channels, before, 3, padding=1, bias=False)
-        for stage in range(NUM_STAGES):
+        for stage, depth in enumerate(depths):
             channels = channels_at(width, stage)
-            for index in range((depth - 2) // 6):
+            for index in range(depth):
                 blocks.append(ResidualBlock(units, before, channels, 2 if stage and not index else 1))
                 before = channels
         self.blocks = nn.Sequential(*blocks)
@@ -80,69 +79,5 @@ class ResNet(nn.Module):
         return self.head(self.dropout(self.tail(self.blocks(self.stem(x))).mean(dim=(2, 3))))
 
 
-def kan_resnet(
-    depth: int,
-    *,
-    num_classes: int = 10,
-    in_channels: int = 1,
-    width: float = 16.0,
-    kind: Kind = "lowrank",
-    rank: int = 1,
-    basis: Basis | str = "bspline",
-    grid_size: int | None = None,
-    grid_range: Sequence[float] | None = None,
-    base_activation: str | None = "silu",
-    normalization: Normalization = "batch",
-    head: Head = "linear",
-    unit_dropout: float = 0.0,
-    dropout: float = 0.0,
-) -> ResNet:
-    """A residual network of KAN units; see ``convkan.models.blocks.Units`` for its options.
-
-    Args:
-        depth: 6n + 2.
-        num_classes: Size of the output.
-        in_channels: Channels of the input.
-        width: Channels of the first stage.
-        kind: What the convolutions are.
-        rank: Functions a channel.
-        basis: The univariate basis, or its name.
-        grid_size: Intervals of the grid, for "bspline"; 5 by default.
-        grid_range: Ends of the grid, for "bspline"; three standard deviations by default.
-        base_activation: Name of the fixed part of each function, or None.
-        normalization: What keeps inputs on the grid.
-        head: "linear" or "kan".
-        unit_dropout: Probability of dropping a channel before a unit.
-        dropout: Probability of dropping a feature before the head.
-    """
-    units = Units(
-        kind,
-        rank,
-        basis_of(basis, grid_size, grid_range),
-        base_activation,
-        normalization=normalization,
-        dropout=unit_dropout,
-        head=head,
-    )
-    return ResNet(units, depth, width, in_channels, num_classes, dropout)
-
-
-def plain_resnet(
-    depth: int,
-    *,
-    num_classes: int = 10,
-    in_channels: int = 1,
-    width: float = 16.0,
-    activation: str = "relu",
-    normalization: Normalization = "batch",
-    unit_dropout: float = 0.0,
-    dropout: float = 0.0,
-) -> ResNet:
-    """The plain network of ``kan_resnet``'s topology."""
-    units = Units("plain", normalization=normalization, activation=activation, dropout=unit_dropout)
-    return ResNet(units, depth, width, in_channels, num_classes, dropout)
-
-
-for _depth in DEPTHS:
-    register_model(f"kan_resnet{_depth}", twin=f"resnet{_depth}", learning_rate=1e-2)(partial(kan_resnet, _depth))
-    register_model(f"resnet{_depth}", twin=f"resnet{_depth}", learning_rate=1e-2)(partial(plain_resnet, _depth))
+for _layers in DEPTHS:
+    register_pair(f"resnet{_layers}", ResNet, depths=((_layers - 2) // (2 * NUM_STAGES),) * NUM_STAGES)

@@ -8,18 +8,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from convkan.basis import Basis
-from convkan.models.blocks import (
-    Head,
-    Kind,
-    Normalization,
-    PooledClassifier,
-    Units,
-    basis_of,
-    channels_at,
-    check_depths,
-)
-from convkan.models.registry import register_model
+from convkan.models.blocks import PooledClassifier, Units, channels_at, check_depths
+from convkan.models.options import register_pair
 
 
 class VGG(PooledClassifier):
@@ -57,64 +47,4 @@ class VGG(PooledClassifier):
         )
 
 
-@register_model("kan_vgg", twin="vgg", learning_rate=1e-2)
-def kan_vgg(
-    num_classes: int = 10,
-    in_channels: int = 1,
-    width: float = 16.0,
-    depths: Sequence[int] = (2, 2, 2),
-    kind: Kind = "lowrank",
-    rank: int = 1,
-    basis: Basis | str = "bspline",
-    grid_size: int | None = None,
-    grid_range: Sequence[float] | None = None,
-    base_activation: str | None = "silu",
-    normalization: Normalization = "batch",
-    head: Head = "linear",
-    unit_dropout: float = 0.0,
-    dropout: float = 0.0,
-) -> VGG:
-    """A stack of KAN units; see ``convkan.models.blocks.Units`` for its options.
-
-    Args:
-        num_classes: Size of the output.
-        in_channels: Channels of the input.
-        width: Channels of the first stage; each later one has twice as many, rounded.
-        depths: Convolutions of each stage.
-        kind: What the convolutions are.
-        rank: Functions a channel.
-        basis: The univariate basis, or its name.
-        grid_size: Intervals of the grid, for "bspline"; 5 by default.
-        grid_range: Ends of the grid, for "bspline"; three standard deviations by default.
-        base_activation: Name of the fixed part of each function, or None.
-        normalization: What keeps inputs on the grid.
-        head: "linear" or "kan".
-        unit_dropout: Probability of dropping a channel before a unit.
-        dropout: Probability of dropping a feature before the head.
-    """
-    units = Units(
-        kind,
-        rank,
-        basis_of(basis, grid_size, grid_range),
-        base_activation,
-        normalization=normalization,
-        dropout=unit_dropout,
-        head=head,
-    )
-    return VGG(units, depths, width, in_channels, num_classes, dropout)
-
-
-@register_model("vgg", twin="vgg", learning_rate=1e-2)
-def vgg(
-    num_classes: int = 10,
-    in_channels: int = 1,
-    width: float = 16.0,
-    depths: Sequence[int] = (2, 2, 2),
-    activation: str = "relu",
-    normalization: Normalization = "batch",
-    unit_dropout: float = 0.0,
-    dropout: float = 0.0,
-) -> VGG:
-    """The plain network of ``kan_vgg``'s topology."""
-    units = Units("plain", normalization=normalization, activation=activation, dropout=unit_dropout)
-    return VGG(units, depths, width, in_channels, num_classes, dropout)
+register_pair("vgg", VGG)

@@ -1,0 +1,92 @@
+"""The options that networks of units have in common, and their registration: a KAN and its plain twin at a time."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from convkan.basis import Basis
+from convkan.models.blocks import Head, Kind, Normalization, Units, basis_of
+from convkan.models.registry import register_model
+
+# From units, units a stage, width, input channels, classes and dropout to a network.
+Network = Callable[[Units, Sequence[int], float, int, int, float], nn.Module]
+
+
+def register_pair(name: str, network: Network, **fixed: Any) -> None:
+    """Register ``kan_NAME`` and its plain twin ``NAME``.
+
+    Args:
+        name: Name of the plain one.
+        network: The topology.
+        **fixed: Options that belong to the name, and cannot be chosen.
+    """
+    register_model(f"kan_{name}", twin=name, learning_rate=1e-2)(partial(kan_network, network, **fixed))
+    register_model(name, twin=name, learning_rate=1e-2)(partial(plain_network, network, **fixed))
+
+
+def kan_network(
+    network: Network,
+    num_classes: int = 10,
+    in_channels: int = 1,
+    *,
+    width: float = 16.0,
+    depths: Sequence[int] = (2, 2, 2),
+    kind: Kind = "lowrank",
+    rank: int = 1,
+    basis: Basis | str = "bspline",
+    grid_size: int | None = None,
+    grid_range: Sequence[float] | None = None,
+    base_activation: str | None = "silu",
+    normalization: Normalization = "batch",
+    head: Head = "linear",
+    unit_dropout: float = 0.0,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """A network of KAN units; see ``convkan.models.blocks.Units`` for their options.
+
+    Args:
+        network: The topology.
+        num_classes: Size of the output.
+        in_channels: Channels of the input.
+        width: Channels of the first stage; each later one has twice as many, rounded.
+        depths: Units, or blocks, of each stage.
+        kind: What the convolutions are.
+        rank: Functions a channel.
+        basis: The univariate basis, or its name.
+        grid_size: Intervals of the grid, for "bspline"; 5 by default.
+        grid_range: Ends of the grid, for "bspline"; three standard deviations by default.
+        base_activation: Name of the fixed part of each function, or None.
+        normalization: What keeps inputs on the grid.
+        head: "linear" or "kan".
+        unit_dropout: Probability of dropping a channel before a unit.
+        dropout: Probability of dropping a feature before the head.
+    """
+    units = Units(
+        kind,
+        rank,
+        basis_of(basis, grid_size, grid_range),
+        base_activation,
+        normalization=normalization,
+        dropout=unit_dropout,
+        head=head,
+    )
+    return network(units, depths, width, in_channels, num_classes, dropout)
+
+
+def plain_network(
+    network: Network,
+    num_classes: int = 10,
+    in_channels: int = 1,
+    *,
+    width: float = 16.0,
+    depths: Sequence[int] = (2, 2, 2),
+    activation: str = "relu",
+    normalization: Normalization = "batch",
+    unit_dropout: float = 0.0,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """The plain network of the same topology; its options are those of ``kan_network``, and its fixed activation."""
+    units = Units("plain", normalization=normalization, activation=activation, dropout=unit_dropout)
+    return network(units, depths, width, in_channels, num_classes, dropout)
