@@ -22,10 +22,14 @@ class PublishConfig:
 
     Attributes:
         run: Folder of a finished and tested run of ``experiments.train``.
+        name: What the weights are called; by default, as the data set.
+        replace: Replace weights of the same model and name.
         out: Folder of the package's weights.
     """
 
     run: str
+    name: str | None = None
+    replace: bool = False
     out: str = str(FOLDER)
 
 
@@ -41,9 +45,15 @@ def main() -> None:
     if "test_accuracy" not in record:
         raise UserError(f"run must be one that was tested, and {folder} was run with --test false")
     dataset = record["config"]["dataset"]
+    name = config.name or dataset
+    if not name.replace("_", "").isalnum() or name == "folder":
+        raise UserError(f"name must be of letters, digits and _, and say what was learned, got {name!r}")
+    path = Path(config.out) / f"{description.model}-{name}.safetensors"
+    if path.exists() and not config.replace:
+        raise UserError(f"{path} exists: give another --name, or --replace true")
     kept = {key: record[key] for key in KEPT if key in record} | {"dataset": dataset}
-    path = save_classifier(Path(config.out) / f"{description.model}-{dataset}.safetensors", model, description, kept)
-    print(f"{description.model} with weights {dataset!r}, test accuracy {record['test_accuracy']:.2%}")
+    save_classifier(path, model, description, kept)
+    print(f"{description.model} with weights {name!r}, test accuracy {record['test_accuracy']:.2%}")
     print(f"in {path}, {path.stat().st_size / 1000:.0f} kB")
 
 

@@ -61,6 +61,10 @@ def test_every_suite_is_valid_and_its_models_can_be_built(path):
         ({"recipe": {"seed": 1}}, "recipe must be among .* got seed"),
         ({"match": {"by": "size", "target": 1}}, "match.by must be parameters, .* got 'size'"),
         ({"entries": [{"name": "a", "model": "cnn_small"}]}, "match needs models with an option width"),
+        (
+            {"datasets": ["digits", "mnist"], "entries": [SMALL["entries"][1]]},
+            "published.accuracy belongs to one data set, and the suite has digits, mnist",
+        ),
         ({"test": "no"}, "test must be true or false, got 'no'"),
         ({"budget": 1}, "the suite must be among .* got budget"),
     ],
@@ -94,6 +98,10 @@ class TestMatching:
 
     def test_a_width_that_is_given_stays(self):
         assert matched_options("vgg", {"width": 3}, Match("parameters", 1e6), (1, 8, 8), 10) == {"width": 3}
+
+    def test_wide_networks_are_within_reach(self):
+        options = matched_options("mobilenet", {"depths": [1, 1]}, Match("parameters", 400_000), (1, 8, 8), 10)
+        assert options["width"] > 256
 
     def test_a_target_out_of_reach_is_refused(self):
         with pytest.raises(UserError, match="not reached"):
@@ -220,6 +228,12 @@ def test_a_suite_that_chooses_leaves_the_test_set_alone(tmp_path, monkeypatch):
     assert all("test_accuracy" not in run for run in record["runs"])
     text = (folder / "report.md").read_text()
     assert "the test set was not touched" in text
+    assert "on the validation set" in text
+
+    # What was not tested does not count as done where tests are asked for.
+    written(tmp_path, seeds=[0])
+    with pytest.raises(UserError, match=r"was run with other options \(test\)"):
+        compare.main()
     assert "test %" not in text
     assert "Pair by pair" not in text
 

@@ -38,7 +38,9 @@ class TestLoading:
     def test_what_agrees_may_be_said_again(self, shipped, asked):
         create_model("kan_vgg", weights="pets", **asked)
 
-    @pytest.mark.parametrize("asked", [{"width": 5.0}, {"num_classes": 3}, {"in_channels": 1}, {"rank": 2}])
+    @pytest.mark.parametrize(
+        "asked", [{"width": 5.0}, {"num_classes": 3}, {"in_channels": 1}, {"rank": 2}, {"base_activation": None}]
+    )
     def test_what_differs_is_refused(self, shipped, asked):
         [name] = asked
         with pytest.raises(ValueError, match=rf"{name} must be .*as these weights were trained with, got"):

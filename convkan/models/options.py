@@ -51,9 +51,9 @@ def kan_network(
         num_classes: Size of the output.
         in_channels: Channels of the input.
         width: Channels of the first stage; each later one has twice as many, rounded.
-        depths: Units, or blocks, of each stage.
+        depths: Units, or residual blocks, of each stage; the first of ``vgg``'s is its plain convolution.
         kind: What the convolutions are.
-        rank: Functions a channel.
+        rank: Functions a channel, where ``kind`` has such.
         basis: The univariate basis, or its name.
         grid_size: Intervals of the grid, for "bspline"; 5 by default.
         grid_range: Ends of the grid, for "bspline"; three standard deviations by default.

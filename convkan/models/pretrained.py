@@ -30,10 +30,12 @@ class Weights:
     def record(self) -> dict[str, Any]:
         """What is known about them: ``test_accuracy`` as a share, ``parameters``, ``epochs``, ….
 
+        Empty if they were saved without.
+
         Raises:
             ModuleNotFoundError: The package safetensors is not installed.
         """
-        record: dict[str, Any] = json.loads(read_safetensors(self.path)[1][RECORD_KEY])
+        record: dict[str, Any] = json.loads(read_safetensors(self.path)[1].get(RECORD_KEY, "{}"))
         return record
 
 
@@ -76,7 +78,9 @@ def create_model(
         21280
     """
     if weights is None:
-        return build_model(name, 10 if num_classes is None else num_classes, in_channels or 1, **options)
+        return build_model(
+            name, 10 if num_classes is None else num_classes, 1 if in_channels is None else in_channels, **options
+        )
     model_options(name)
     found = [entry for entry in list_weights() if entry.model == name and entry.name == weights]
     if not found:
@@ -95,9 +99,9 @@ def _check_agrees(
     if unknown:
         raise TypeError(f"{description.model} has no option {', '.join(unknown)}; it has {', '.join(trained)}")
     trained |= {"num_classes": len(description.class_names), "in_channels": description.in_channels}
-    asked = options | {"num_classes": num_classes, "in_channels": in_channels}
+    sizes = {"num_classes": num_classes, "in_channels": in_channels}
+    asked = options | {key: value for key, value in sizes.items() if value is not None}
     for key, value in asked.items():
-        plain = list(value) if isinstance(value, tuple) else value
-        kept = list(trained[key]) if isinstance(trained[key], tuple) else trained[key]
-        if plain is not None and plain != kept:
+        plain, kept = (list(item) if isinstance(item, tuple) else item for item in (value, trained[key]))
+        if plain != kept:
             raise ValueError(f"{key} must be {kept!r}, as these weights were trained with, got {value!r}")

@@ -116,8 +116,8 @@ def initialize_edges(
         basis: The layer's basis.
         base_activation: Name of its base activation, or None.
         random_functions: Draw weights from normal distributions, for functions that are summed over inputs. Else each
-            starts as the base activation less its mean: nothing averages the roughness of a random function out, and
-            one with a small base weight would start out dead.
+            starts as the base activation, if there is one, less its mean: nothing averages the roughness of a random
+            function out, and one with a small base weight would start out dead.
     """
     if coefficients.is_meta or coefficients.numel() == 0:
         return

@@ -111,7 +111,7 @@ class Plan:
                 dataset,
                 entry,
                 settings,
-                {"seed": seed} if self.suite.test else {"seed": seed, "test": False},
+                {"seed": seed, "test": self.suite.test},
                 f"seed {seed}",
                 f"{dataset}-{entry.slug}-seed{seed}",
             )
@@ -194,6 +194,7 @@ def _gather(plan: Plan, cells: list[tuple[str, Entry]]) -> dict[str, Any]:
             searches.append(found | {"val_accuracy": _record(job)["val_accuracy"]})
         for seed, job in zip(plan.suite.seeds, plan.final_jobs(dataset, entry), strict=True):
             if job.is_done:
+                job.check()
                 stored = _record(job)
                 results.append(
                     {"dataset": dataset, "entry": entry.name, "seed": seed, "options": job.options}

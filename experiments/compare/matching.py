@@ -18,15 +18,16 @@ WIDEST = 4096
 TIMED_STEPS = 7
 
 
-def match_width(measure: Callable[[int], float], target: float) -> int:
+def match_width(measure: Callable[[int], float], target: float, widest: int = WIDEST) -> int:
     """The width whose measure comes closest to ``target``, for a measure that does not fall as the width grows.
 
     Args:
         measure: The figure of a width of at least 1.
         target: What it should be.
+        widest: Where to stop looking.
 
     Raises:
-        UserError: No width up to 4096 reaches the target.
+        UserError: No width up to ``widest`` reaches the target.
 
     Example:
         >>> match_width(lambda width: width**2, 50)
@@ -34,7 +35,7 @@ def match_width(measure: Callable[[int], float], target: float) -> int:
     """
     above = 1
     while measure(above) < target:
-        if above >= WIDEST:
+        if above >= widest:
             raise UserError(f"match.target {target:g} is not reached by any width tried")
         above *= 2
     below = above // 2
@@ -58,7 +59,7 @@ def matched_options(
         built = create_model(model, num_classes, image_shape[0], **options, width=max(1, steps * step))
         return MEASURES[match.by](built, torch.zeros(1, *image_shape))
 
-    return {**options, "width": max(1, match_width(measure, match.target) * step)}
+    return {**options, "width": max(1, match_width(measure, match.target, round(WIDEST / step)) * step)}
 
 
 def step_milliseconds(model: nn.Module, example: torch.Tensor, batch_size: int = 64) -> float:

@@ -104,8 +104,8 @@ def summarize(record: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
             "entry": entry,
             "kind": "CNN" if twin(models[entry]) == models[entry] else "KAN",
             "width": group["options"].iloc[0]["model_options"].get("width", ""),
-            "parameters": f"{group['parameters'].iloc[0]:,}",
-            "multiply-adds": f"{group['multiply_adds'].iloc[0]:,}",
+            "parameters": _of_seeds(group["parameters"]),
+            "multiply-adds": _of_seeds(group["multiply_adds"]),
             "test %": judged if tested else "",
             "validation %": f"{100 * group['val_accuracy'].mean():.2f}" if tested else judged,
             "seeds": len(group),
@@ -155,12 +155,12 @@ def verdict_of(record: dict[str, Any], runs: pd.DataFrame, rows: pd.DataFrame, p
             )
             lines.append(text.format(count=len(found), total=len(pairs), names=names))
     lines += published_of(record, runs)
-    where = "the test set" if part_of(record) == "test" else "it; the test set was not touched"
+    where = "test" if part_of(record) == "test" else "validation"
     for dataset, group in runs.groupby("dataset", sort=False):
         means = group.groupby("entry", sort=False)[["val_accuracy", "accuracy", "seconds_per_epoch"]].mean()
         best = means["val_accuracy"].idxmax()
         lines.append(
-            f"On {dataset}, validation favours {best}: {100 * means.loc[best, 'accuracy']:.2f} % on {where}, "
+            f"On {dataset}, validation favours {best}: {100 * means.loc[best, 'accuracy']:.2f} % on the {where} set, "
             f"{means.loc[best, 'seconds_per_epoch']:.1f} s an epoch."
         )
     fewest = int(rows["seeds"].min())
@@ -171,6 +171,8 @@ def verdict_of(record: dict[str, Any], runs: pd.DataFrame, rows: pd.DataFrame, p
 
 def published_of(record: dict[str, Any], runs: pd.DataFrame) -> list[str]:
     """How many entries reach the accuracy published for them, and which do not."""
+    if part_of(record) != "test":
+        return []
     published = {entry["name"]: entry["published"].get("accuracy") for entry in record["suite"]["entries"]}
     lines = []
     for dataset, group in runs.groupby("dataset", sort=False):
@@ -205,7 +207,7 @@ def protocol_of(record: dict[str, Any]) -> list[str]:
         )
     lines.append(
         "± is the standard deviation over seeds. Intervals are of a paired bootstrap over images and seeds. Seconds "
-        "are medians over epochs; peak memory is that of the whole process."
+        "are medians over epochs, of all grid sizes where grids grow; peak memory is that of the whole process."
     )
     device = ", ".join(sorted({run["device"] for run in record["runs"]}))
     threads = ", ".join(sorted({str(run["threads"]) for run in record["runs"]}))
@@ -247,6 +249,12 @@ class Table:
         """A frame as text, without columns that are empty throughout."""
         kept = [column for column in frame.columns if (frame[column].astype(str) != "").any()]
         return cls(kept, [[str(value) for value in row] for row in frame[kept].itertuples(index=False)])
+
+
+def _of_seeds(counts: pd.Series) -> str:
+    """A count, or its range if seeds disagree: where grids grow, the best epoch may come before the last growth."""
+    low, high = counts.min(), counts.max()
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _correct(group: pd.DataFrame) -> np.ndarray:

@@ -149,6 +149,8 @@ def load_suite(path: Path) -> Suite:
             raise UserError(f"match needs models with an option width, and {entry.model} has none")
         _check_keys(f"against of {entry.name!r}", dict.fromkeys(entry.against or []), dict.fromkeys(names))
     _check_recipe("recipe", suite.recipe)
+    if len(suite.datasets) > 1 and any("accuracy" in entry.published for entry in suite.entries):
+        raise UserError(f"published.accuracy belongs to one data set, and the suite has {', '.join(suite.datasets)}")
     if not isinstance(suite.test, bool):
         raise UserError(f"test must be true or false, got {suite.test!r}")
     if not suite.seeds or not suite.datasets:
