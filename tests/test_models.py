@@ -131,7 +131,7 @@ def test_separable_network_is_residual_where_channels_stay():
 
 
 def test_separable_network_refuses_what_it_cannot_be():
-    with pytest.raises(ValueError, match="kind must be plain, lowrank or full where units are separable, got 'shared'"):
+    with pytest.raises(ValueError, match="where channels are grouped; got 'shared'"):
         create_model("kan_mobilenet", kind="shared")
     with pytest.raises(ValueError, match="depths must be positive integers"):
         create_model("mobilenet", depths=[])

@@ -14,6 +14,7 @@ Kind = Literal["plain", "full", "lowrank", "shared", "depthwise", "bottleneck"]
 Normalization = Literal["batch", "group", "none"]
 Head = Literal["linear", "kan"]
 
+GROUPED = ("plain", "lowrank", "full")  # kinds whose channels may be convolved in groups
 GRID_RANGE = (-3.0, 3.0)  # three standard deviations of a normalised input
 GROUP_SIZE = 8  # channels normalised together, by "group"
 BOTTLENECK = 4  # how many times fewer channels a bottleneck has
@@ -64,22 +65,31 @@ class Units:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
 
-    def unit(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
-        """(batch, in, height, width) → (batch, out, height/stride, width/stride), both rounded up; odd kernels."""
+    def unit(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, groups: int = 1
+    ) -> nn.Sequential:
+        """(batch, in, height, width) → (batch, out, height/stride, width/stride), both rounded up; odd kernels.
+
+        Raises:
+            ValueError: There is more than one group, and ``kind`` is not "plain", "lowrank" or "full".
+        """
+        if groups > 1 and self.kind not in GROUPED:
+            raise ValueError(f"kind must be one of {', '.join(GROUPED)} where channels are grouped; got {self.kind!r}")
         sizes = {"kernel_size": kernel_size, "stride": stride, "padding": kernel_size // 2}
+        grouped = sizes | {"groups": groups}
         kan = {"basis": self.basis, "base_activation": self.base_activation}
         match self.kind:
             case "plain" | "shared":
                 layers = [
                     *self.activated(in_channels),
-                    nn.Conv2d(in_channels * self.functions, out_channels, bias=False, **sizes),  # type: ignore[arg-type]
+                    nn.Conv2d(in_channels * self.functions, out_channels, bias=False, **grouped),  # type: ignore[arg-type]
                 ]
             case "full":
-                layers = [self._normalized(in_channels), KANConv2d(in_channels, out_channels, **sizes, **kan)]  # type: ignore[arg-type]
+                layers = [self._normalized(in_channels), KANConv2d(in_channels, out_channels, **grouped, **kan)]  # type: ignore[arg-type]
             case "lowrank":
                 layers = [
                     self._normalized(in_channels),
-                    LowRankKANConv2d(in_channels, out_channels, rank=self.rank, **sizes, **kan),  # type: ignore[arg-type]
+                    LowRankKANConv2d(in_channels, out_channels, rank=self.rank, **grouped, **kan),  # type: ignore[arg-type]
                 ]
             case "depthwise":
                 layers = [
@@ -101,28 +111,16 @@ class Units:
         return nn.Sequential(*layers)
 
     def separable(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
-        """The same shapes from a convolution of each channel for itself and a pointwise one, both after an activation.
-
-        Functions belong to channels ("plain", "lowrank") or, in the first of the two, to edges ("full").
+        """(batch, in, height, width) → (batch, out, height, width): a depthwise unit, then a pointwise convolution.
 
         Raises:
-            ValueError: ``kind`` is another one.
+            ValueError: ``kind`` is not "plain", "lowrank" or "full".
         """
-        sizes = {"kernel_size": kernel_size, "padding": kernel_size // 2, "groups": in_channels}
-        kan = {"basis": self.basis, "base_activation": self.base_activation}
-        match self.kind:
-            case "plain":
-                layers = [*self.activated(in_channels), nn.Conv2d(in_channels, in_channels, bias=False, **sizes)]  # type: ignore[arg-type]
-            case "lowrank":
-                spatial = LowRankKANConv2d(in_channels, in_channels, rank=self.rank, **sizes, **kan)  # type: ignore[arg-type]
-                layers = [self._normalized(in_channels), spatial]
-            case "full":
-                layers = [self._normalized(in_channels), KANConv2d(in_channels, in_channels, **sizes, **kan)]  # type: ignore[arg-type]
-            case _:
-                raise ValueError(f"kind must be plain, lowrank or full where units are separable, got {self.kind!r}")
-        if self.dropout:
-            layers.insert(1, nn.Dropout2d(self.dropout))
-        return nn.Sequential(*layers, *self.activated(in_channels), nn.Conv2d(in_channels, out_channels, 1, bias=False))
+        return nn.Sequential(
+            *self.unit(in_channels, in_channels, kernel_size, groups=in_channels),
+            *self.activated(in_channels),
+            nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        )
 
     @property
     def functions(self) -> int:
@@ -157,36 +155,6 @@ class Units:
                 groups = next(size for size in range(max(1, channels // GROUP_SIZE), 0, -1) if channels % size == 0)
                 return nn.GroupNorm(groups, channels, affine=affine)
         return nn.Identity()
-
-
-class PooledClassifier(nn.Module):
-    """Features of every pixel, their mean, and a head.
-
-    Args:
-        features: From images (batch, in_channels, height, width) to (batch, features, smaller height, smaller width).
-        head: From (batch, features) to (batch, num_classes).
-        dropout: Probability of dropping a feature before the head.
-        smallest_side: Smallest height and width of an image that ``features`` takes.
-
-    Shape:
-        (batch, in_channels, height, width) → (batch, num_classes).
-    """
-
-    def __init__(self, features: nn.Module, head: nn.Module, dropout: float, smallest_side: int) -> None:
-        super().__init__()
-        self.features, self.dropout, self.head = features, nn.Dropout(dropout), head
-        self.smallest_side = smallest_side
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of a batch of images."""
-        check_input(x, self.smallest_side)
-        return self.head(self.dropout(self.features(x).mean(dim=(2, 3))))
-
-
-def check_depths(depths: Sequence[int]) -> None:
-    """Raise unless ``depths`` are the numbers of units of at least one stage."""
-    if not depths or not all(isinstance(depth, int) and depth > 0 for depth in depths):
-        raise ValueError(f"depths must be positive integers, one a stage, got {depths!r}")
 
 
 def basis_of(basis: Basis | str, grid_size: int | None, grid_range: Sequence[float] | None) -> Basis:

@@ -7,8 +7,9 @@ from functools import partial
 from torch import nn
 
 from convkan.basis import Basis
-from convkan.models.blocks import PooledClassifier, basis_of
+from convkan.models.blocks import basis_of
 from convkan.models.registry import register_model
+from convkan.models.stack import PooledClassifier
 from convkan.nn import KANConv2d, KANLinear, LowRankKANConv2d
 
 

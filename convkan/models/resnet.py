@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from convkan.models.blocks import Units, channels_at, check_depths, check_input
+from convkan.models.blocks import Units, channels_at, check_input
 from convkan.models.options import register_pair
+from convkan.models.stack import check_depths
 
 DEPTHS = (8, 14, 20, 32)
 NUM_STAGES = 3  # of blocks with two layers each; the stem and the head are layers too
