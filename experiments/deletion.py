@@ -8,25 +8,24 @@ sec. 4.3; black here instead of their blurred start of insertion, since it is th
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from jaxtyping import Float, Int
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from convkan.interpret import attribute, gradient_times_input, integrated_gradients
 from convkan.models import Description, load_classifier
-from convkan.training import ImageData, write_atomically
+from convkan.training import write_atomically
 from convkan.training.data import normalize
-from experiments.cli import UserError, parse, run
+from experiments.cli import parse, run
 from experiments.compare.statistics import paired_bootstrap
 from experiments.records import environment, write_record
-from experiments.train import TrainConfig
+from experiments.train_config import data_of, stored_config
 
 METHODS = {
     "edges": "rescale rule on edges, 2 steps",
@@ -115,14 +114,8 @@ def images_of(config: DeletionConfig, description: Description) -> Float[Tensor,
     Raises:
         UserError: The folder is not that of a run.
     """
-    try:
-        trained = TrainConfig(**yaml.safe_load((Path(config.run) / "config.yaml").read_text()))
-    except (OSError, TypeError, yaml.YAMLError) as error:
-        raise UserError(f"{config.run} is not the folder of a run: {error}") from error
-    data = ImageData(
-        trained.dataset, data_root=config.data_root or trained.data_root, image_size=trained.image_size
-    )  # fmt: skip
-    data.setup()
+    trained = stored_config(Path(config.run))
+    data = data_of(replace(trained, data_root=config.data_root or trained.data_root), trained.seed)
     generator = torch.Generator().manual_seed(config.seed)
     count = min(config.images, QUICK_IMAGES) if config.quick else config.images
     chosen = torch.randperm(len(data.test), generator=generator)[:count]

@@ -14,7 +14,6 @@ from typing import Any
 
 import lightning as L
 import torch
-import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
@@ -29,7 +28,8 @@ from convkan.training.data import normalize
 from convkan.training.datasets import Images
 from experiments.cli import UserError, parse, run
 from experiments.records import count_multiply_adds, count_parameters, environment, write_record
-from experiments.train import TrainConfig, best_checkpoint, build_trainer, data_of, fit, quieten
+from experiments.train import best_checkpoint, build_trainer, fit, quieten
+from experiments.train_config import TrainConfig, data_of, stored_config
 
 BATCH = 64  # images at a time, in measuring importance and time
 
@@ -83,10 +83,7 @@ def prune(config: PruneConfig) -> dict[str, Any]:
     for name in ("edges", "channels"):
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"{name} must lie in [0, 1), got {getattr(config, name)}")
-    try:
-        trained = TrainConfig(**yaml.safe_load((source / "config.yaml").read_text()))
-    except (OSError, TypeError, yaml.YAMLError) as error:
-        raise UserError(f"{source} is not the folder of a run: {error}") from error
+    trained = stored_config(source)
     model, description = load_classifier(source / "model.safetensors")
     data = data_of(trained, trained.seed + 1)  # another order of the images than the run had
     recipe = replace(

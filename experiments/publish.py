@@ -45,7 +45,7 @@ def main() -> None:
     if "test_accuracy" not in record:
         raise UserError(f"run must be one that was tested, and {folder} was run with --test false")
     dataset = record["config"]["dataset"]
-    name = config.name or dataset
+    name = dataset if config.name is None else config.name
     if not name.replace("_", "").isalnum() or name == "folder":
         raise UserError(f"name must be of letters, digits and _, and say what was learned, got {name!r}")
     path = Path(config.out) / f"{description.model}-{name}.safetensors"

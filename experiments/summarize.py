@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from convkan.models import list_weights
 from experiments import chebyshev, continual, deletion, fit, pde, prune, symbolic
 from experiments.benchmark.report import ratio_table
 from experiments.cli import UserError, parse, run
@@ -89,7 +90,23 @@ def results_table(folder: Path) -> str:
     return "\n".join(rows)
 
 
+def weights_table(folder: Path) -> str:
+    """A Markdown table of the trained models in the package, from the records that lie in their files."""
+    rows = [
+        "| model | weights | parameters | epochs | test | validation |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for weights in list_weights():
+        record = weights.record()
+        rows.append(
+            f"| `{weights.model}` | `{weights.name}` | {record['parameters']:,} | {record['epochs']} "
+            f"| {record['test_accuracy']:.2%} | {record['val_accuracy']:.2%} |"
+        )
+    return "\n".join(rows)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
+    "weights": weights_table,
     "results": results_table,
     "benchmark": partial(table_of_record, "benchmark", ratio_table),
     "fit": partial(table_of_record, "fit", fit.markdown),

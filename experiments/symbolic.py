@@ -29,9 +29,9 @@ from convkan.interpret.symbolic import auto, fixed_edges, live_edges
 from convkan.regularization import recorded_inputs, total_l1_entropy, total_smoothness
 from convkan.training import write_atomically
 from experiments.cli import check_positive, parse, run
-from experiments.fit import TASKS, data_of
 from experiments.records import environment, write_record
 from experiments.small_nets import Data, Parameters, kan, optimize, rmse, trust_region, value_at
+from experiments.tasks import TASKS, data_of
 
 GRIDS = (5, 10)
 ROUNDS = 3  # of sparse training, the grids moved in between

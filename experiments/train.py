@@ -11,9 +11,9 @@ import statistics
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -23,8 +23,9 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
+from convkan.grid import spline_layers
 from convkan.interpret.plot import plot_confusion, plot_edges, plot_learning_curves
-from convkan.models import Description, example_input, model_options, suggested_learning_rate
+from convkan.models import Description, example_input, model_options
 from convkan.nn import KANLayer
 from convkan.training import (
     AdaptGrids,
@@ -32,14 +33,12 @@ from convkan.training import (
     Classifier,
     History,
     ImageData,
-    Recipe,
     RefineGrids,
     WatchCoverage,
     checkpoints,
     save_classifier,
     write_atomically,
 )
-from convkan.training.data import Augmentation, Scaling
 from experiments.cli import UserError, parse, run
 from experiments.records import (
     count_multiply_adds,
@@ -49,6 +48,7 @@ from experiments.records import (
     peak_memory_bytes,
     write_record,
 )
+from experiments.train_config import TrainConfig, data_of, stored_config
 
 RUN_NAME_VARIABLE = "CONVKAN_RUN_NAME"
 
@@ -60,121 +60,6 @@ QUIET = (
     ".*treespec.*is deprecated.*",
     ".*jit.script.*is deprecated.*",
 )
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What to train, on what, and how.
-
-    Attributes:
-        dataset: digits, mnist, fashion_mnist, cifar10, cifar100, or folder (a folder of images for each class).
-        model: A name in convkan.models.list_models().
-        model_options: The model's own options, as --model_options.NAME VALUE.
-        epochs: Passes over the training part.
-        batch_size: Images a step.
-        optimizer: adamw, adam or sgd.
-        learning_rate: Highest learning rate; by default the model's own.
-        momentum: For sgd.
-        schedule: cosine, one_cycle or constant.
-        warmup_epochs: Epochs of linear warm-up.
-        weight_decay: Decay of all weights but biases and normalisation.
-        coefficient_decay: Decay of spline coefficients, if it differs.
-        base_decay: Decay of base weights, if it differs.
-        coefficient_penalty: Weight of the mean absolute coefficient in the loss.
-        adapt_every: Steps between adaptations of the grids to the data; 0 for none.
-        adapt_until: The last step at which grids are adapted; by default half of all.
-        adapt_eps: Share of equally spaced knots in adapted grids.
-        refine: For epochs, counted from 0, the grid size from then on: {3: 10, 6: 20}.
-        off_grid_warning: Warn if a larger share than this of a layer's inputs lies off its grid.
-        label_smoothing: Probability spread over all classes.
-        gradient_clip: Largest norm of the gradient; 0 does not clip.
-        augment: standard (shifts, and flips where they keep the class), none, or auto: none for MNIST and
-            Fashion-MNIST, standard for the others.
-        scaling: Of images: standard (mean 0 and standard deviation 1 in each channel) or symmetric (to [-1, 1]).
-        val_fraction: Share of the training images held out for validation.
-        train_fraction: Share of the rest to train on.
-        test: Test the best epoch at the end. Searches leave it out, since a test set is to be touched once.
-        image_size: Side to which images of dataset folder are scaled.
-        early_stopping: Stop after this many epochs without a better validation accuracy.
-        precision: Lightning's name for it: 32-true, bf16-mixed, 16-mixed, 64-true, …
-        compile: Compile the model; the first steps then take minutes.
-        channels_last: Keep weights, and so activations, with channels innermost: on CPUs up to twice as fast, with
-            the same results up to rounding.
-        accelerator: auto, cpu, gpu, …
-        devices: How many.
-        strategy: Lightning's name for how devices share the work.
-        threads: CPU threads; by default torch's choice.
-        num_workers: Loader processes.
-        seed: Seed of weights, order, augmentation and dropout.
-        data_root: Where data sets lie; by default the environment variable CONVKAN_DATA, or ./data.
-        runs_root: Where runs are kept.
-        run_name: Name of this run; by default data set, model and time.
-        resume: Folder of a run to go on with, in its own configuration.
-    """
-
-    dataset: str = "digits"
-    model: str = "kan_cnn"
-    model_options: dict[str, Any] = field(default_factory=dict)
-    epochs: int = 20
-    batch_size: int = 32
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    learning_rate: float | None = None
-    momentum: float = 0.9
-    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
-    warmup_epochs: float = 0.3
-    weight_decay: float = 0.02
-    coefficient_decay: float | None = None
-    base_decay: float | None = None
-    coefficient_penalty: float = 0.0
-    adapt_every: int = 0
-    adapt_until: int | None = None
-    adapt_eps: float = 0.05
-    refine: dict[int, int] = field(default_factory=dict)
-    off_grid_warning: float = 0.3
-    label_smoothing: float = 0.0
-    gradient_clip: float = 0.0
-    augment: Augmentation = "auto"
-    scaling: Scaling = "standard"
-    val_fraction: float = 0.1
-    train_fraction: float = 1.0
-    test: bool = True
-    image_size: int | None = None
-    early_stopping: int | None = None
-    precision: str = "32-true"
-    compile: bool = False
-    channels_last: bool = True
-    accelerator: str = "auto"
-    devices: int = 1
-    strategy: str = "auto"
-    threads: int | None = None
-    num_workers: int = 0
-    seed: int = 0
-    data_root: str | None = None
-    runs_root: str = "runs"
-    run_name: str | None = None
-    resume: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "devices", "threads", "early_stopping"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed must lie in [0, 2^31), got {self.seed}")
-        if self.adapt_every < 0 or not 0 <= self.adapt_eps <= 1:
-            raise ValueError(
-                "adapt_every must not be negative and adapt_eps lie in [0, 1], "
-                f"got {self.adapt_every} and {self.adapt_eps}"
-            )
-        if not self.gradient_clip >= 0:
-            raise ValueError(f"gradient_clip must not be negative, got {self.gradient_clip}")
-
-    def recipe(self) -> Recipe:
-        """The part that says how to optimise."""
-        chosen = {name: getattr(self, name) for name in Recipe.__dataclass_fields__}
-        if self.learning_rate is None:
-            chosen["learning_rate"] = suggested_learning_rate(self.model)
-        return Recipe(**chosen)
 
 
 def main() -> None:
@@ -210,11 +95,7 @@ def take_up(config: TrainConfig) -> tuple[TrainConfig, Path, Path | None]:
         raise UserError("--resume takes the run's own configuration: give no other options with it")
     if (folder / "result.json").exists():
         raise UserError(f"{folder} is finished: its results are in {folder / 'result.json'}")
-    try:
-        stored = yaml.safe_load((folder / "config.yaml").read_text())
-        config = TrainConfig(**stored)
-    except (OSError, TypeError, yaml.YAMLError) as error:
-        raise UserError(f"{folder} is not the folder of a run: {error}") from error
+    config = stored_config(folder)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     if not checkpoint.exists():
         return config, folder, None
@@ -249,24 +130,18 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     model = description.create()
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
-    record: dict[str, Any] = {
-        "parameters": count_parameters(model),
-        "multiply_adds": count_multiply_adds(model, example_input(description)),
-        "config": asdict(config),
-        "seed": config.seed,
-    }
     steps = config.epochs * -(-len(data.train) // config.batch_size)
     watch = WatchCoverage(config.off_grid_warning)
     trainer, history = build_trainer(config, folder, [*grid_callbacks(config, steps), watch])
     device = trainer.strategy.root_device
-    record |= environment(device)
+    record: dict[str, Any] = {"config": asdict(config), "seed": config.seed, **environment(device)}
     classifier = Classifier(model, len(data.class_names), config.recipe(), config.seed)
     if trainer.is_global_zero:
         stored = yaml.safe_dump(asdict(config), sort_keys=False)
         write_atomically(folder / "config.yaml", lambda partial: partial.write_text(stored))
         print(
-            f"{config.model} on {config.dataset}: {record['parameters']:,} parameters, "
-            f"{record['multiply_adds']:,} multiply-adds an image, "
+            f"{config.model} on {config.dataset}: {count_parameters(model):,} parameters, "
+            f"{count_multiply_adds(model, example_input(description)):,} multiply-adds an image, "
             f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images"
         )
         print(f"in {folder}; if it is stopped, go on with: python -m experiments.train --resume {folder}")
@@ -281,10 +156,13 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
             record["test_correct"] = packed(classifier.test_correct.compute() > 0)
     best = torch.load(best_checkpoint(trainer), weights_only=True, map_location="cpu")
     classifier.load_state_dict(best["state_dict"])
+    if config.refine and "grid_size" in model_options(config.model):
+        description = as_grown(description, model)
+    trained = description.create()  # in single precision, whatever training made of it
+    trained.load_state_dict(model.state_dict())
     record |= {
-        # Again: grids may have grown.
-        "parameters": count_parameters(model),
-        "multiply_adds": count_multiply_adds(rebuilt(model, description), example_input(description)),
+        "parameters": count_parameters(trained),
+        "multiply_adds": count_multiply_adds(trained, example_input(description)),
         "val_accuracy": history.rows[best["epoch"]]["val_accuracy"],
         "best_epoch": best["epoch"] + 1,
         "epochs": len(history.rows),
@@ -307,29 +185,10 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     return record
 
 
-def rebuilt(model: nn.Module, description: Description) -> nn.Module:
-    """The same network on the CPU in single precision, whatever training made of it."""
-    fresh = description.create()
-    fresh.load_state_dict(model.state_dict())
-    return fresh
-
-
-def data_of(config: TrainConfig, seed: int) -> ImageData:
-    """The images of a run, read and split; the order in which it sees them follows from ``seed``."""
-    data = ImageData(
-        config.dataset,
-        data_root=config.data_root,
-        batch_size=config.batch_size,
-        val_fraction=config.val_fraction,
-        train_fraction=config.train_fraction,
-        augment=config.augment,
-        scaling=config.scaling,
-        image_size=config.image_size,
-        num_workers=config.num_workers,
-        seed=seed,
-    )
-    data.setup()
-    return data
+def as_grown(description: Description, model: nn.Module) -> Description:
+    """The description of a model whose grids were refined, all to one size."""
+    [size] = {layer.basis.grid_size for layer in spline_layers(model).values()}  # type: ignore[attr-defined]
+    return replace(description, options=description.options | {"grid_size": size})
 
 
 def build_trainer(config: TrainConfig, folder: Path, more: list[Callback]) -> tuple[L.Trainer, History]:

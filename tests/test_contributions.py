@@ -26,6 +26,7 @@ from convkan.interpret.secants import secant_rules
 from convkan.models import create_model
 from convkan.nn import KANLayer
 from experiments import cli, deletion, train
+from experiments.train_config import TrainConfig
 
 every_layer = pytest.mark.parametrize("case", LAYERS)
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -394,7 +395,7 @@ def test_curves_of_a_model_that_adds_up_pixels():
 def test_quick_deletion_leaves_a_record_a_table_and_a_plot(tmp_path, monkeypatch, capsys):
     flags = ["--model_options.widths", "[2,4]", "--threads", "1", "--epochs", "1", "--train_fraction", "0.2"]
     flags += ["--runs_root", str(tmp_path), "--run_name", "tiny"]
-    train.train(*train.start(cli.parse(train.TrainConfig, "test", flags)))
+    train.train(*train.start(cli.parse(TrainConfig, "test", flags)))
     out = tmp_path / "out"
     arguments = ["deletion", "--run", str(tmp_path / "tiny"), "--quick", "--out", str(out)]
     monkeypatch.setattr("sys.argv", arguments)

@@ -16,10 +16,11 @@ from torch import nn
 import experiments
 from convkan import KANConv2d, KANLinear, LowRankKANConv2d
 from convkan.basis import BSpline
-from convkan.models import list_models, load_classifier
+from convkan.models import Weights, list_models, load_classifier
 from convkan.training import DATASETS, ImageData
-from experiments import cli, predict, train
+from experiments import cli, predict, publish, train
 from experiments.records import count_multiply_adds, count_parameters
+from experiments.train_config import TrainConfig
 
 ROOT = Path(experiments.__file__).parents[1]
 TINY = ("--model_options.widths", "[2,4]", "--threads", 1)
@@ -41,7 +42,7 @@ CLOCKS = {"epoch_seconds", "input_seconds", "total_seconds"}
 def finished(runs_root, name, *flags):
     """The folder of a finished run."""
     flags = [*flags, "--runs_root", runs_root, "--run_name", name]
-    config, folder = train.start(cli.parse(train.TrainConfig, "test", [str(flag) for flag in flags]))
+    config, folder = train.start(cli.parse(TrainConfig, "test", [str(flag) for flag in flags]))
     train.train(config, folder)
     return folder
 
@@ -302,30 +303,30 @@ def test_diverging_run_is_reported(call, tmp_path):
     ],
 )
 def test_flags_take_hyphens_and_switches_no_value(flags):
-    config = cli.parse(train.TrainConfig, "test", flags)
-    assert config == train.TrainConfig(run_name="x", compile=True, learning_rate=0.1, batch_size=3)
+    config = cli.parse(TrainConfig, "test", flags)
+    assert config == TrainConfig(run_name="x", compile=True, learning_rate=0.1, batch_size=3)
 
 
 def test_switch_can_be_turned_off():
-    assert not cli.parse(train.TrainConfig, "test", ["--compile", "false"]).compile
+    assert not cli.parse(TrainConfig, "test", ["--compile", "false"]).compile
 
 
 def test_value_with_hyphens_is_left_alone():
-    assert cli.parse(train.TrainConfig, "test", ["--run-name", "a-b_c"]).run_name == "a-b_c"
-    assert cli.parse(train.TrainConfig, "test", ["--run-name=a-b_c"]).run_name == "a-b_c"
+    assert cli.parse(TrainConfig, "test", ["--run-name", "a-b_c"]).run_name == "a-b_c"
+    assert cli.parse(TrainConfig, "test", ["--run-name=a-b_c"]).run_name == "a-b_c"
 
 
 def test_options_come_from_a_file_and_flags_outrank_it(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("model: plain_cnn\nepochs: 7\nmodel_options:\n  widths: [3]\nlearning_rate: 1e-4\n")
-    config = cli.parse(train.TrainConfig, "test", ["--config", str(path), "--epochs", "2"])
+    config = cli.parse(TrainConfig, "test", ["--config", str(path), "--epochs", "2"])
     expected = {"model": "plain_cnn", "model_options": {"widths": [3]}, "learning_rate": 1e-4}
-    assert config == train.TrainConfig(epochs=2, **expected)
+    assert config == TrainConfig(epochs=2, **expected)
 
 
 def test_configuration_of_a_run_is_a_configuration_file(run_folder):
-    config = cli.parse(train.TrainConfig, "test", ["--config", str(run_folder / "config.yaml")])
-    assert config == train.TrainConfig(**record(run_folder)["config"])
+    config = cli.parse(TrainConfig, "test", ["--config", str(run_folder / "config.yaml")])
+    assert config == TrainConfig(**record(run_folder)["config"])
 
 
 @pytest.fixture(scope="module")
@@ -430,3 +431,44 @@ def test_counting_multiply_adds_changes_no_statistics():
     count_multiply_adds(layer, torch.ones(1, 1, 4, 4))
     assert layer[0].num_batches_tracked == 0
     assert layer[0].running_mean.item() == 0
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_run_in_another_precision_leaves_its_record(precision, tmp_path):
+    result = record(finished(tmp_path, "precise", *TINY, "--epochs", 1, "--precision", precision))
+    assert result["parameters"] > 0
+    assert result["multiply_adds"] > 0
+
+
+class TestPublishing:
+    def test_a_run_becomes_weights_with_its_record(self, call, run_folder, tmp_path):
+        outcome = call(publish, "--run", run_folder, "--out", tmp_path, "--name", "tiny")
+        path = tmp_path / "kan_cnn-tiny.safetensors"
+        assert outcome.status == 0
+        assert str(path) in outcome.out
+        kept = Weights("kan_cnn", "tiny", path).record()
+        result = record(run_folder)
+        assert kept["dataset"] == "digits"
+        assert all(kept[key] == result[key] for key in ("test_accuracy", "parameters", "seed"))
+        x = torch.rand(2, 1, 8, 8)
+        expected, _ = load_classifier(run_folder / "model.safetensors")
+        assert torch.equal(load_classifier(path)[0](x), expected(x))
+
+    def test_weights_are_replaced_only_if_asked(self, call, run_folder, tmp_path):
+        path = tmp_path / "kan_cnn-digits.safetensors"
+        path.write_text("good weights")
+        assert_refused(call(publish, "--run", run_folder, "--out", tmp_path), path, "--replace")
+        assert path.read_text() == "good weights"
+        assert call(publish, "--run", run_folder, "--out", tmp_path, "--replace", "true").status == 0
+        load_classifier(path)
+
+    @pytest.mark.parametrize("name", ["folder", "../mnist", "a-b", ""])
+    def test_a_name_that_says_nothing_or_leaves_the_folder_is_refused(self, call, run_folder, tmp_path, name):
+        assert_refused(call(publish, "--run", run_folder, "--out", tmp_path, f"--name={name}"), "name must", repr(name))
+
+    def test_a_run_without_a_test_is_refused(self, call, tmp_path):
+        folder = finished(tmp_path, "untested", *TINY, "--epochs", 1, "--test", "false")
+        assert_refused(call(publish, "--run", folder, "--out", tmp_path), "tested", folder)
+
+    def test_what_is_no_run_is_refused(self, call, tmp_path):
+        assert_refused(call(publish, "--run", tmp_path / "nothing"), "run must be the folder of a finished run")

@@ -12,7 +12,7 @@ from convkan.grid import spline_layers
 from convkan.models import load_classifier
 from convkan.training import AdaptGrids, RefineGrids, WatchCoverage
 from experiments import train
-from experiments.train import TrainConfig
+from experiments.train_config import TrainConfig
 
 SMALL = {
     "model_options": {"widths": [3, 4]},
@@ -40,9 +40,11 @@ class TestInTheTrainingScript:
     def test_grids_are_adapted_and_refined(self, finished):
 
         folder, record = finished
-        model, _ = load_classifier(folder / "model.safetensors")
+        model, description = load_classifier(folder / "model.safetensors")
         sizes = {layer.basis.grid_size for layer in spline_layers(model).values()}
         assert sizes == {{1: 5, 2: 7, 3: 14}[record["best_epoch"]]}
+        assert {description.options["grid_size"]} == sizes
+        assert record["parameters"] == sum(parameter.numel() for parameter in description.create().parameters())
         assert not all(layer.uniform_knots for layer in spline_layers(model).values())
 
     def test_coverage_is_in_the_record(self, finished):

@@ -61,6 +61,7 @@ class TestLoading:
 
 
 def test_weights_in_the_package_are_small():
+    assert {weights.name for weights in list_weights()} == {"mnist", "fashion_mnist", "cifar10"}
     assert sum(weights.path.stat().st_size for weights in list_weights()) < MEGABYTE
 
 

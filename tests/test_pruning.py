@@ -18,6 +18,7 @@ from convkan.models import Description, create_model, list_models, load_classifi
 from convkan.nn.symbolic import SymbolicEdges
 from convkan.training import parameter_groups
 from experiments import cli, prune, train
+from experiments.train_config import TrainConfig
 
 KINDS = ("full", "lowrank", "shared", "depthwise", "bottleneck")
 SMALL = {"width": 8, "head": "kan", "rank": 2}
@@ -559,7 +560,7 @@ def pruned(tmp_path_factory):
         "--run_name",
         "tiny",
     ]
-    config, folder = train.start(cli.parse(train.TrainConfig, "test", [str(flag) for flag in flags]))
+    config, folder = train.start(cli.parse(TrainConfig, "test", [str(flag) for flag in flags]))
     train.train(config, folder)
     record = prune.prune(prune.PruneConfig(run=str(folder), quick=True))
     return folder / "pruned", record

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import chebyshev, cli, continual, fit, pde, poisson, symbolic
+from experiments import chebyshev, cli, continual, fit, pde, poisson, symbolic, tasks
 from experiments.small_nets import Data, kan, mlp_of_size, optimize, rmse, roughness
 
 
@@ -59,13 +59,13 @@ def test_roughness_is_none_for_cubics_and_little_for_others():
     assert roughness(model, parameters | {"0.basis_weight": torch.randn(1, 9)}).abs().max() > 1e-7
 
 
-@pytest.mark.parametrize("name", list(fit.TASKS))
+@pytest.mark.parametrize("name", list(tasks.TASKS))
 def test_every_task_can_be_sampled(name):
-    data = fit.data_of(fit.TASKS[name], 100, 0)
+    data = tasks.data_of(tasks.TASKS[name], 100, 0)
     assert len(data.train[0]) + len(data.val[0]) == 100
     assert data.test[1].isfinite().all()
     assert data.train[0].abs().max() <= 1
-    again = fit.data_of(fit.TASKS[name], 100, 0)
+    again = tasks.data_of(tasks.TASKS[name], 100, 0)
     assert torch.equal(data.train[1], again.train[1])
 
 

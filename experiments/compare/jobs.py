@@ -14,7 +14,7 @@ import yaml
 from convkan.training import write_atomically
 from convkan.training.datasets import DATA_ROOT_VARIABLE
 from experiments.cli import UserError
-from experiments.train import TrainConfig
+from experiments.train_config import TrainConfig
 
 POLL_SECONDS = 0.5
 LAST_LINES = 5

@@ -10,7 +10,7 @@ import optuna
 from convkan.models import model_options, suggested_learning_rate
 from experiments.cli import UserError
 from experiments.compare.suite import Entry, Search, Suite
-from experiments.train import TrainConfig
+from experiments.train_config import TrainConfig
 
 TRAIN_OPTIONS = {f.name: f.default for f in fields(TrainConfig)}
 

@@ -10,7 +10,7 @@ import yaml
 from convkan.models import list_models, model_options, twin
 from convkan.training.datasets import DATASETS
 from experiments.cli import UserError
-from experiments.train import TrainConfig
+from experiments.train_config import TrainConfig
 
 Measure = Literal["parameters", "multiply_adds", "step_time"]
 # What a suite decides for every run, and an entry may not.

@@ -1,0 +1,157 @@
+"""How a classifier is trained: the options of ``experiments.train``, as other scripts read and use them too."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from convkan.models import suggested_learning_rate
+from convkan.training import ImageData, Recipe
+from convkan.training.data import Augmentation, Scaling
+from experiments.cli import UserError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What to train, on what, and how.
+
+    Attributes:
+        dataset: digits, mnist, fashion_mnist, cifar10, cifar100, or folder (a folder of images for each class).
+        model: A name in convkan.models.list_models().
+        model_options: The model's own options, as --model_options.NAME VALUE.
+        epochs: Passes over the training part.
+        batch_size: Images a step.
+        optimizer: adamw, adam or sgd.
+        learning_rate: Highest learning rate; by default the model's own.
+        momentum: For sgd.
+        schedule: cosine, one_cycle or constant.
+        warmup_epochs: Epochs of linear warm-up.
+        weight_decay: Decay of all weights but biases and normalisation.
+        coefficient_decay: Decay of spline coefficients, if it differs.
+        base_decay: Decay of base weights, if it differs.
+        coefficient_penalty: Weight of the mean absolute coefficient in the loss.
+        adapt_every: Steps between adaptations of the grids to the data; 0 for none.
+        adapt_until: The last step at which grids are adapted; by default half of all.
+        adapt_eps: Share of equally spaced knots in adapted grids.
+        refine: For epochs, counted from 0, the grid size from then on: {3: 10, 6: 20}.
+        off_grid_warning: Warn if a larger share than this of a layer's inputs lies off its grid.
+        label_smoothing: Probability spread over all classes.
+        gradient_clip: Largest norm of the gradient; 0 does not clip.
+        augment: standard (shifts, and flips where they keep the class), none, or auto: none for MNIST and
+            Fashion-MNIST, standard for the others.
+        scaling: Of images: standard (mean 0 and standard deviation 1 in each channel) or symmetric (to [-1, 1]).
+        val_fraction: Share of the training images held out for validation.
+        train_fraction: Share of the rest to train on.
+        test: Test the best epoch at the end. Searches leave it out, since a test set is to be touched once.
+        image_size: Side to which images of dataset folder are scaled.
+        early_stopping: Stop after this many epochs without a better validation accuracy.
+        precision: Lightning's name for it: 32-true, bf16-mixed, 16-mixed, 64-true, …
+        compile: Compile the model; the first steps then take minutes.
+        channels_last: Keep weights, and so activations, with channels innermost: faster on CPUs, the same
+            results up to rounding.
+        accelerator: auto, cpu, gpu, …
+        devices: How many.
+        strategy: Lightning's name for how devices share the work.
+        threads: CPU threads; by default torch's choice.
+        num_workers: Loader processes.
+        seed: Seed of weights, order, augmentation and dropout.
+        data_root: Where data sets lie; by default the environment variable CONVKAN_DATA, or ./data.
+        runs_root: Where runs are kept.
+        run_name: Name of this run; by default data set, model and time.
+        resume: Folder of a run to go on with, in its own configuration.
+    """
+
+    dataset: str = "digits"
+    model: str = "kan_cnn"
+    model_options: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 20
+    batch_size: int = 32
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: float | None = None
+    momentum: float = 0.9
+    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    warmup_epochs: float = 0.3
+    weight_decay: float = 0.02
+    coefficient_decay: float | None = None
+    base_decay: float | None = None
+    coefficient_penalty: float = 0.0
+    adapt_every: int = 0
+    adapt_until: int | None = None
+    adapt_eps: float = 0.05
+    refine: dict[int, int] = field(default_factory=dict)
+    off_grid_warning: float = 0.3
+    label_smoothing: float = 0.0
+    gradient_clip: float = 0.0
+    augment: Augmentation = "auto"
+    scaling: Scaling = "standard"
+    val_fraction: float = 0.1
+    train_fraction: float = 1.0
+    test: bool = True
+    image_size: int | None = None
+    early_stopping: int | None = None
+    precision: str = "32-true"
+    compile: bool = False
+    channels_last: bool = True
+    accelerator: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
+    threads: int | None = None
+    num_workers: int = 0
+    seed: int = 0
+    data_root: str | None = None
+    runs_root: str = "runs"
+    run_name: str | None = None
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "devices", "threads", "early_stopping"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must lie in [0, 2^31), got {self.seed}")
+        if self.adapt_every < 0 or not 0 <= self.adapt_eps <= 1:
+            raise ValueError(
+                "adapt_every must not be negative and adapt_eps lie in [0, 1], "
+                f"got {self.adapt_every} and {self.adapt_eps}"
+            )
+        if not self.gradient_clip >= 0:
+            raise ValueError(f"gradient_clip must not be negative, got {self.gradient_clip}")
+
+    def recipe(self) -> Recipe:
+        """The part that says how to optimise."""
+        chosen = {name: getattr(self, name) for name in Recipe.__dataclass_fields__}
+        if self.learning_rate is None:
+            chosen["learning_rate"] = suggested_learning_rate(self.model)
+        return Recipe(**chosen)
+
+
+def stored_config(folder: Path) -> TrainConfig:
+    """The configuration of the run in ``folder``.
+
+    Raises:
+        UserError: It is not the folder of a run.
+    """
+    try:
+        return TrainConfig(**yaml.safe_load((folder / "config.yaml").read_text()))
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{folder} is not the folder of a run: {error}") from error
+
+
+def data_of(config: TrainConfig, seed: int) -> ImageData:
+    """The images of a run, read and split; the order in which it sees them follows from ``seed``."""
+    data = ImageData(
+        config.dataset,
+        data_root=config.data_root,
+        batch_size=config.batch_size,
+        val_fraction=config.val_fraction,
+        train_fraction=config.train_fraction,
+        augment=config.augment,
+        scaling=config.scaling,
+        image_size=config.image_size,
+        num_workers=config.num_workers,
+        seed=seed,
+    )
+    data.setup()
+    return data
