@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from convkan.models import twin
 from convkan.training import write_atomically
@@ -27,6 +28,7 @@ COSTS = {
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 MARKERS = "osD^vP*X"
 MOST_CURVES = 8
+DECADE = 10  # costs further apart than this lie on a logarithmic axis
 
 
 def draw_all(record: dict[str, Any], runs: pd.DataFrame, folder: Path) -> list[tuple[Path, str]]:
@@ -82,7 +84,11 @@ def _pareto(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> F
             )
         front = pareto_front(costs.tolist(), accuracy.tolist())
         axis.plot(costs.iloc[front], accuracy.iloc[front], color="#999999", linewidth=1, zorder=0)
-        axis.set_xscale("log")
+        if costs.max() > DECADE * costs.min():
+            axis.set_xscale("log")
+        else:
+            axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_formatter(EngFormatter())
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     for axis in axes[:, 0]:
