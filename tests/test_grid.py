@@ -124,6 +124,16 @@ class TestRefine:
             refine_grid(layer, 10)
             assert layer.uniform_knots == (extrapolation != "zero")
 
+    @every_layer
+    @pytest.mark.parametrize("size", [6, 9, 24])
+    def test_knots_beyond_may_be_laid_out_anew(self, case, size):
+        layer = randomize(case(basis=BSpline(3), dtype=torch.float64))
+        x = case.input(torch.float64, scale=0.3).clamp(-1, 1)
+        for part in [layer] if not isinstance(layer, nn.Sequential) else kan_layers(layer):
+            reported, real = change_of(part, lambda part: refine_grid(part, size, keep_beyond=False), x)
+            assert max(reported, real) < 1e-9
+            assert all(functions.uniform_knots for functions in kan_layers(part))
+
     def test_a_network_is_refined_again_and_again(self):
         for seed in range(4):
             torch.manual_seed(seed)

@@ -89,6 +89,7 @@ def test_the_optimiser_goes_on_with_the_refined_parameters():
     callback.on_train_epoch_start(Trainer, module)
     held = {id(parameter) for group in Trainer.optimizers[0].param_groups for parameter in group["params"]}
     assert held == {id(parameter) for parameter in module.parameters()}
+    assert module.model[0].uniform_knots  # by default knots beyond the grid are laid out anew
     before = module.model[0].basis_weight
     callback.on_train_epoch_start(Trainer, module)  # as when a run is taken up after the refinement
     assert module.model[0].basis_weight is before

@@ -66,20 +66,24 @@ def adapt_grid(layer: nn.Module, x: Tensor, *, grid_eps: float = 0.05, margin: f
 
 
 @torch.no_grad()
-def refine_grid(layer: nn.Module, grid_size: int) -> float:
+def refine_grid(layer: nn.Module, grid_size: int, *, keep_beyond: bool = True) -> float:
     """Divide the layer's grid into ``grid_size`` intervals, in place, keeping its functions.
 
     Exact, to rounding, where the new knots contain the old: on an equally spaced grid for a multiple of its size, on
     another for any larger one. Otherwise functions are fitted. ``basis_weight`` becomes a new parameter: give it to
-    optimisers, or use ``refine_grids``. With extrapolation "zero" the knots beyond the ends stay where they are, so
-    that the function is kept there too and knots are no longer equally spaced; else they are laid out anew.
+    optimisers, or use ``refine_grids``.
 
     Args:
         layer: A KAN layer on splines.
         grid_size: Intervals of the new grid.
+        keep_beyond: With extrapolation "zero", leave the knots beyond the ends where they are, so that the function is
+            kept there too; knots are then no longer equally spaced, and the layer is slower for want of the closed
+            form. False lays them out anew, in the steps of the new grid, as other extrapolations do in any case: the
+            function then falls to zero over a shorter way.
 
     Returns:
-        The relative change of the layer's functions, over all edges: ‖after − before‖/‖before‖ at points of the grid.
+        The relative change of the layer's functions, over all edges: ‖after − before‖/‖before‖ at points of the grid,
+        and of what is kept beyond.
 
     Raises:
         TypeError: The layer's basis has no grid, or ``grid_size`` is not an integer.
@@ -98,7 +102,8 @@ def refine_grid(layer: nn.Module, grid_size: int) -> float:
         position = steps * basis.grid_size
         left = position.floor().long().clamp_max(basis.grid_size - 1)
         new_inner = inner[:, left] + (position - left) * (inner[:, left + 1] - inner[:, left])
-    if basis.extrapolation == "zero":
+    keep_beyond = keep_beyond and basis.extrapolation == "zero"
+    if keep_beyond:
         tails = knots[:, : basis.order], knots[:, knots.shape[1] - basis.order :]
         new_knots = torch.cat([tails[0], new_inner, tails[1]], dim=1)
     elif holder.uniform_knots:
@@ -109,7 +114,7 @@ def refine_grid(layer: nn.Module, grid_size: int) -> float:
     new_knots = new_knots.to(holder.grid.dtype).double()
     if not bool((new_knots.diff(dim=1)[:, basis.order : basis.order + grid_size] > 0).all()):
         raise ValueError(f"grid_size {grid_size} is finer than {holder.grid.dtype} can tell knots apart")
-    places = [knots, new_knots] if basis.extrapolation == "zero" else [inner, new_inner]
+    places = [knots, new_knots] if keep_beyond else [inner, new_inner]
     points = between(torch.cat(places, dim=1).sort(dim=1).values)
     parts = []
     for part in _in_parts(len(knots), points.shape[1] * new_basis.num_functions * 8):

@@ -70,7 +70,9 @@ def adapt_grids(
 
 
 @torch.no_grad()
-def refine_grids(model: nn.Module, grid_size: int, optimizer: Optimizer | None = None) -> dict[str, float]:
+def refine_grids(
+    model: nn.Module, grid_size: int, optimizer: Optimizer | None = None, *, keep_beyond: bool = True
+) -> dict[str, float]:
     """``refine_grid`` on every spline layer of a model.
 
     Args:
@@ -79,6 +81,7 @@ def refine_grids(model: nn.Module, grid_size: int, optimizer: Optimizer | None =
         optimizer: Its groups are given the new parameters. Their state starts anew, since its shapes no longer fit; the
             logger of this module says for which. That of all other parameters stays (but for LBFGS, whose history is of
             all at once).
+        keep_beyond: See ``refine_grid``.
 
     Returns:
         For each layer, the relative change of its functions.
@@ -91,7 +94,7 @@ def refine_grids(model: nn.Module, grid_size: int, optimizer: Optimizer | None =
     changes = {}
     for name, layer in spline_layers(model).items():
         before = layer.basis_weight
-        changes[name] = refine_grid(layer, grid_size)
+        changes[name] = refine_grid(layer, grid_size, keep_beyond=keep_beyond)
         if optimizer is not None and layer.basis_weight is not before:
             _swap(optimizer, before, layer.basis_weight, name)
     return changes

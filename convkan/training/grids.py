@@ -55,21 +55,22 @@ class AdaptGrids(Callback):
 
 
 class RefineGrids(Callback):
-    """Makes all grids finer at the start of given epochs, keeping the functions.
+    """Makes all grids finer at the start of given epochs, keeping the functions on the grid.
 
     Coefficients become new parameters; the optimiser is given them in the old ones' places and their state starts anew.
 
     Args:
         schedule: For epochs, counted from 0, the number of intervals from then on.
+        keep_beyond: See ``convkan.grid.refine_grid``. Training goes on, so by default speed is preferred.
 
     Raises:
         ValueError: An epoch is negative or a size below 1.
     """
 
-    def __init__(self, schedule: Mapping[int, int]) -> None:
+    def __init__(self, schedule: Mapping[int, int], keep_beyond: bool = False) -> None:
         if any(epoch < 0 or size < 1 for epoch, size in schedule.items()):
             raise ValueError(f"schedule must map epochs from 0 to sizes from 1, got {dict(schedule)}")
-        self.schedule = dict(schedule)
+        self.schedule, self.keep_beyond = dict(schedule), keep_beyond
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refine if it is time.
@@ -83,7 +84,7 @@ class RefineGrids(Callback):
             return  # a resumed run may be there already
         if type(trainer.strategy.model).__name__ in WRAPPERS:
             raise RuntimeError(f"grids cannot be refined within {' or '.join(WRAPPERS)}: train each size on its own")
-        refine_grids(_model_of(pl_module), size, trainer.optimizers[0])
+        refine_grids(_model_of(pl_module), size, trainer.optimizers[0], keep_beyond=self.keep_beyond)
 
 
 class WatchCoverage(Callback):
