@@ -19,7 +19,7 @@ import lightning as L
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
@@ -36,6 +36,7 @@ from convkan.training import (
     RefineGrids,
     WatchCoverage,
     checkpoints,
+    early_stopping,
     save_classifier,
     write_atomically,
 )
@@ -150,7 +151,9 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     fit(trainer, classifier, data, checkpoint)
 
     if config.test:
-        [test] = trainer.test(classifier, datamodule=data, ckpt_path="best", weights_only=True, verbose=False)
+        [test] = trainer.test(
+            classifier, datamodule=data, ckpt_path=best_checkpoint(trainer), weights_only=True, verbose=False
+        )
         record |= {**test, "confusion": classifier.test_confusion.compute().tolist()}  # on every device: it gathers
         if trainer.world_size == 1:  # several share the images out in another order
             record["test_correct"] = packed(classifier.test_correct.compute() > 0)
@@ -194,9 +197,10 @@ def as_grown(description: Description, model: nn.Module) -> Description:
 def build_trainer(config: TrainConfig, folder: Path, more: list[Callback]) -> tuple[L.Trainer, History]:
     """Lightning's trainer with our callbacks and logs."""
     history = History(folder / "history.csv")
-    callbacks: list[Callback] = [*more, history, checkpoints(folder / "checkpoints")]
+    first = first_to_choose(config)
+    callbacks: list[Callback] = [*more, history, *checkpoints(folder / "checkpoints", first)]
     if config.early_stopping is not None:
-        callbacks.append(EarlyStopping("val_accuracy", mode="max", patience=config.early_stopping))
+        callbacks.append(early_stopping(config.early_stopping, first))
     try:
         trainer = L.Trainer(
             accelerator=config.accelerator,
@@ -216,6 +220,13 @@ def build_trainer(config: TrainConfig, folder: Path, more: list[Callback]) -> tu
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
     return trainer, history
+
+
+def first_to_choose(config: TrainConfig) -> int:
+    """The first epoch, counted from 0, that may be the best: the one in which grids have come to their last size."""
+    if "grid_size" not in model_options(config.model):
+        return 0
+    return max((epoch for epoch in config.refine if epoch < config.epochs), default=0)
 
 
 def grid_callbacks(config: TrainConfig, steps: int) -> list[Callback]:

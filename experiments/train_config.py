@@ -30,6 +30,7 @@ class TrainConfig:
         weight_decay: Decay of all weights but biases and normalisation.
         coefficient_decay: Decay of spline coefficients, if it differs.
         base_decay: Decay of base weights, if it differs.
+        coefficient_rate: Learning rate of spline coefficients, as a multiple of that of the other weights.
         coefficient_penalty: Weight of the mean absolute coefficient in the loss.
         adapt_every: Steps between adaptations of the grids to the data; 0 for none.
         adapt_until: The last step at which grids are adapted; by default half of all.
@@ -75,6 +76,7 @@ class TrainConfig:
     weight_decay: float = 0.02
     coefficient_decay: float | None = None
     base_decay: float | None = None
+    coefficient_rate: float = 1.0
     coefficient_penalty: float = 0.0
     adapt_every: int = 0
     adapt_until: int | None = None

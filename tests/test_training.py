@@ -22,6 +22,8 @@ from convkan.training import (
     Classifier,
     Recipe,
     TrainingDivergedError,
+    checkpoints,
+    early_stopping,
     parameter_groups,
     save_classifier,
     write_atomically,
@@ -116,6 +118,73 @@ def test_decays_of_kan_layers_are_the_ordinary_one_unless_given():
         "weights": 0.1,
         "no_decay": 0.0,
     }
+
+
+def test_coefficients_may_have_a_learning_rate_of_their_own():
+    optimizer = create_optimizer("adamw", parameter_groups(mixed_model(), 0.1, coefficient_lr=0.3), 0.1, 0.9)
+    assert {group["name"]: group["lr"] for group in optimizer.param_groups} == {
+        "coefficients": 0.3,
+        "base": 0.1,
+        "weights": 0.1,
+        "no_decay": 0.1,
+    }
+    schedule = create_schedule("cosine", optimizer, 10, 0)
+    for _ in range(5):
+        optimizer.step()
+        schedule.step()
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.15, 0.05, 0.05, 0.05])
+    with pytest.raises(ValueError, match="coefficient_lr must be positive, got 0"):
+        parameter_groups(mixed_model(), 0.1, coefficient_lr=0)
+
+
+class Scripted(L.LightningModule):
+    """Has the validation accuracies it is told to have."""
+
+    def __init__(self, accuracies):
+        super().__init__()
+        self.accuracies, self.weight = accuracies, nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, _):
+        return self.weight * 0
+
+    def validation_step(self, batch, _):
+        self.log("val_accuracy", torch.tensor(self.accuracies[self.current_epoch]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*treespec.*is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("accuracies", "first_epoch", "patience", "best", "last"),
+    [
+        ([0.9, 0.5, 0.8, 0.6], 0, None, 0, 3),
+        ([0.9, 0.5, 0.8, 0.6], 1, None, 2, 3),
+        ([0.5, 0.6, 0.7, 0.8], 3, None, 3, 3),
+        ([0.9, 0.5, 0.4, 0.6], 0, 1, 0, 1),
+        ([0.9, 0.5, 0.8, 0.6], 1, 1, 2, 3),
+        ([0.9, 0.8, 0.7, 0.6], 2, 1, 2, 3),
+    ],
+)
+def test_the_best_and_the_last_epoch_are_kept(accuracies, first_epoch, patience, best, last, tmp_path):
+    callbacks = checkpoints(tmp_path, first_epoch)
+    if patience is not None:
+        callbacks.append(early_stopping(patience, first_epoch))
+    loader = DataLoader(TensorDataset(torch.zeros(2, 1)))
+    trainer = L.Trainer(
+        max_epochs=len(accuracies),
+        accelerator="cpu",
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(Scripted(accuracies), loader, loader)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"best-epoch={best}.ckpt", "last.ckpt"]
+    assert trainer.checkpoint_callback.best_model_path == str(tmp_path / f"best-epoch={best}.ckpt")
+    epochs = {path.name: torch.load(path, weights_only=True)["epoch"] for path in tmp_path.iterdir()}
+    assert epochs == {f"best-epoch={best}.ckpt": best, "last.ckpt": last}
 
 
 def test_constants_of_named_functions_do_not_decay():

@@ -1,6 +1,6 @@
 """Training image classifiers with Lightning; needs the ``train`` extra."""
 
-from convkan.training.callbacks import History, checkpoints
+from convkan.training.callbacks import History, checkpoints, early_stopping
 from convkan.training.classifier import Classifier, Recipe, TrainingDivergedError
 from convkan.training.data import ImageData
 from convkan.training.datasets import DATASETS, DataError
@@ -22,6 +22,7 @@ __all__ = [
     "TrainingDivergedError",
     "WatchCoverage",
     "checkpoints",
+    "early_stopping",
     "parameter_groups",
     "save_classifier",
     "write_atomically",

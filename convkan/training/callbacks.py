@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from convkan.training.classifier import Classifier
 from convkan.training.files import write_atomically
@@ -64,7 +65,7 @@ class History(Callback):
         row = {
             "epoch": trainer.current_epoch + 1,
             **{name: metrics[name] for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")},
-            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "learning_rate": trainer.optimizers[0].param_groups[-1]["lr"],  # coefficients, which may differ, come first
             "epoch_seconds": self._step_end - self._epoch_start,
             "input_seconds": self._input_seconds,
             "total_seconds": time.perf_counter() - self._epoch_start,
@@ -95,17 +96,58 @@ class History(Callback):
             bar.print(line)
 
 
-def checkpoints(folder: Path) -> ModelCheckpoint:
-    """Keeps ``best-*.ckpt`` by validation accuracy and ``last.ckpt`` of the last finished epoch."""
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename="best-{epoch}",
-        monitor="val_accuracy",
-        mode="max",
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+def checkpoints(folder: Path, first_epoch: int = 0) -> list[Callback]:
+    """Callbacks that keep ``best-*.ckpt`` by validation accuracy, and ``last.ckpt`` of the last finished epoch.
+
+    Args:
+        folder: Where they are kept.
+        first_epoch: The first epoch, counted from 0, that may be the best: where grids grow, the one from which the
+            model is as it is meant to be.
+    """
+    return [_Best(folder, first_epoch), _Last(folder)]
+
+
+def early_stopping(patience: int, first_epoch: int = 0) -> Callback:
+    """A callback that stops training after ``patience`` epochs without a better validation accuracy.
+
+    Args:
+        patience: That many.
+        first_epoch: The first epoch, counted from 0, that counts.
+    """
+    return _EarlyStopping(patience, first_epoch)
+
+
+class _Best(ModelCheckpoint):
+    def __init__(self, folder: Path, first_epoch: int) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="best-{epoch}",
+            monitor="val_accuracy",
+            mode="max",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self.first_epoch = first_epoch
+
+    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
+        return trainer.current_epoch >= self.first_epoch and super().check_monitor_top_k(trainer, current)
+
+
+class _Last(ModelCheckpoint):
+    """Every epoch: ``save_last`` of the callback above would leave out those that are not the best."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+
+
+class _EarlyStopping(EarlyStopping):
+    def __init__(self, patience: int, first_epoch: int) -> None:
+        super().__init__("val_accuracy", mode="max", patience=patience, check_on_train_epoch_end=True)
+        self.first_epoch = first_epoch
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch >= self.first_epoch:
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 def _clock(seconds: float) -> str:

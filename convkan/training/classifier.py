@@ -41,6 +41,7 @@ class Recipe:
         weight_decay: Decay of ordinary weights, and of the others unless they are given their own.
         coefficient_decay: Decay of basis weights.
         base_decay: Decay of base weights.
+        coefficient_rate: Learning rate of basis weights, as a multiple of ``learning_rate``.
         label_smoothing: Probability spread evenly over all classes.
         coefficient_penalty: Weight of the mean absolute coefficient in the loss.
     """
@@ -53,14 +54,16 @@ class Recipe:
     weight_decay: float = 1e-4
     coefficient_decay: float | None = None
     base_decay: float | None = None
+    coefficient_rate: float = 1.0
     label_smoothing: float = 0.0
     coefficient_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("learning_rate", "coefficient_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("momentum", "warmup_epochs", "coefficient_penalty", *DECAYS):
             value = getattr(self, name)
             if value is not None and not value >= 0:
@@ -164,6 +167,7 @@ class Classifier(L.LightningModule):
             recipe.weight_decay,
             coefficient_decay=recipe.coefficient_decay,
             base_decay=recipe.base_decay,
+            coefficient_lr=recipe.coefficient_rate * recipe.learning_rate,
         )
         optimizer = create_optimizer(recipe.optimizer, groups, recipe.learning_rate, recipe.momentum)
         total = int(self.trainer.estimated_stepping_batches)

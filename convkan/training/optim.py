@@ -20,6 +20,7 @@ def parameter_groups(
     *,
     coefficient_decay: float | None = None,
     base_decay: float | None = None,
+    coefficient_lr: float | None = None,
 ) -> list[dict[str, Any]]:
     """A model's parameters in groups with their own weight decay, for any torch optimiser.
 
@@ -28,13 +29,14 @@ def parameter_groups(
         weight_decay: Decay of ordinary weights.
         coefficient_decay: Decay of basis weights of KAN layers; by default ``weight_decay``.
         base_decay: Decay of base weights of KAN layers; by default ``weight_decay``.
+        coefficient_lr: Learning rate of basis weights of KAN layers; by default the optimiser's.
 
     Returns:
         The groups that have parameters, each with a ``name``: "coefficients", "base", "weights", and "no_decay" for
         biases, normalisation and the constants of named functions, which do not decay.
 
     Raises:
-        ValueError: A decay is negative.
+        ValueError: A decay is negative, or the learning rate not positive.
 
     Example:
         >>> from convkan import KANLinear
@@ -50,6 +52,9 @@ def parameter_groups(
     for name, decay in decays.items():
         if decay < 0:
             raise ValueError(f"weight decay must not be negative, got {decay} for {name}")
+    if coefficient_lr is not None and not coefficient_lr > 0:
+        raise ValueError(f"coefficient_lr must be positive, got {coefficient_lr}")
+    rates = {} if coefficient_lr is None else {"coefficients": {"lr": coefficient_lr}}
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in decays}
     seen: set[nn.Parameter] = set()
     for module in model.modules():
@@ -65,7 +70,7 @@ def parameter_groups(
                 decays_to_zero = parameter.ndim > 1 and not isinstance(module, SymbolicEdges)
                 groups["weights" if decays_to_zero else "no_decay"].append(parameter)
     return [
-        {"name": name, "params": parameters, "weight_decay": decays[name]}
+        {"name": name, "params": parameters, "weight_decay": decays[name], **rates.get(name, {})}
         for name, parameters in groups.items()
         if parameters
     ]
