@@ -134,6 +134,12 @@ class TestRefine:
             assert max(reported, real) < 1e-9
             assert all(functions.uniform_knots for functions in kan_layers(part))
 
+    def test_weights_keep_their_layout_in_memory(self):
+        layer = KANConv2d(4, 3, 3).to(memory_format=torch.channels_last)
+        refine_grid(layer, 10)
+        assert layer.basis_weight.is_contiguous(memory_format=torch.channels_last)
+        assert not layer.basis_weight.is_contiguous()
+
     def test_a_network_is_refined_again_and_again(self):
         for seed in range(4):
             torch.manual_seed(seed)

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from convkan.basis import Basis, BSpline
-from convkan.nn.conv import PaddedConvolution, PaddingMode, in_memory_format, keeps_channels_last
+from convkan.nn.conv import PaddedConvolution, PaddingMode
 from convkan.nn.layer import KANLayer, check_channels, merged_mask
+from convkan.nn.memory import in_memory_format, keeps_channels_last
 from convkan.ops import Channelwise
 
 

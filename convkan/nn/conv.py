@@ -10,6 +10,7 @@ from torch import Tensor
 
 from convkan.basis import Basis, BSpline
 from convkan.nn.layer import KANLayer, check_channels
+from convkan.nn.memory import in_memory_format, keeps_channels_last
 from convkan.ops import Convolution
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -49,19 +50,6 @@ def padding_amounts(
     else:
         pairs = [(p, p) for p in per_dimension("padding", padding, dims, 0)]
     return tuple(amount for pair in reversed(pairs) for amount in pair)
-
-
-def keeps_channels_last(x: Tensor) -> bool:
-    """Whether channels lie next to each other in memory, rather than the pixels of a channel."""
-    return x.ndim > 2 and x.shape[1] > 1 and x.stride(1) == 1 and x.stride(-1) != 1
-
-
-def in_memory_format(y: Tensor, channels_last: bool) -> Tensor:
-    """``y`` laid out like the input: channels together where the format exists, else pixels together."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return y.contiguous(
-        memory_format=formats.get(y.ndim, torch.contiguous_format) if channels_last else torch.contiguous_format
-    )
 
 
 class PaddedConvolution:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from convkan.basis import Basis, BSpline, create_basis, get_activation
 from convkan.basis.bspline import uniform_knots
 from convkan.nn.initialization import initialize_edges
+from convkan.nn.memory import in_memory_format, keeps_channels_last
 from convkan.nn.symbolic import SymbolicEdges
 from convkan.ops import Expansion, Geometry, Plan, check_backend, evaluate, is_concrete
 
@@ -150,7 +151,8 @@ class KANLayer(nn.Module):
         else:
             old = self.basis_weight
             self._buffers["grid"] = knots.to(self.grid)
-            self.basis_weight = nn.Parameter(basis_weight.to(old), requires_grad=old.requires_grad)
+            new = in_memory_format(basis_weight.to(old), keeps_channels_last(old))
+            self.basis_weight = nn.Parameter(new, requires_grad=old.requires_grad)
         self._describe_grid()
 
     def edge_weights(self) -> tuple[Tensor | None, Tensor]:
