@@ -113,6 +113,25 @@ class TestSearch:
         space = {"learning_rate": {"low": 1e-3, "high": 1e-1}, "rank": [1, 2, 4], "weight_decay": [0.0, 0.1]}
         return load_suite(written(tmp_path, search={"trials": 6, "epochs": 1, "space": space}))
 
+    def test_entries_that_do_not_differ_within_a_trial_share_its_run(self, tmp_path):
+        entries = [
+            {"name": f"grid {size}", "model": "kanc_mlp_small", "recipe": {"refine": {1: size, 3: 2 * size}}}
+            for size in (10, 20)
+        ]
+        jobs = {}
+        for epochs in (1, 2):
+            search = {"trials": 3, "epochs": epochs, "space": {"learning_rate": {"low": 1e-3, "high": 1e-1}}}
+            suite = load_suite(written(tmp_path, entries=entries, search=search, recipe={"epochs": 4}, match=None))
+            plan = compare.Plan(suite, tmp_path, None)
+            jobs[epochs] = [plan.trial_jobs("digits", entry) for entry in suite.entries]
+        one, other = jobs[1]
+        assert [job.folder for job in one] == [job.folder for job in other]
+        assert len({job.folder for job in one}) == 3
+        assert [job.options["refine"] for job in one] == [{}] * 3
+        folders = {job.folder for side in (*jobs[1], *jobs[2]) for job in side}
+        assert len(folders) == 3 + 6
+        assert [side[0].options["refine"] for side in jobs[2]] == [{1: 10}, {1: 20}]
+
     def test_every_side_gets_as_many_trials_and_its_own_setting_first(self, tmp_path):
         suite = self.suite(tmp_path)
         cnn, kan = (trials_of(suite, entry) for entry in suite.entries)

@@ -4,6 +4,7 @@ A suite names models, data sets and seeds, and how sizes are made equal and hype
 ``experiments.train``; those that are done are not done again. It ends with a report: Markdown, one HTML page, figures.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -85,15 +86,21 @@ class Plan:
     data_root: str | None
 
     def trial_jobs(self, dataset: str, entry: Entry) -> list[Job]:
-        """The trials of an entry's hyper-parameters."""
+        """The trials of an entry's hyper-parameters. Entries that do not differ within a trial share its run."""
         search = self.suite.search
         if search is None:
             return []
-        budget = {"epochs": search.epochs, "train_fraction": search.train_fraction, "test": False}
-        return [
-            self._job(dataset, entry, settings, budget, f"trial {number}", f"trials/{dataset}-{entry.slug}-{number}")
-            for number, settings in enumerate(trials_of(self.suite, entry))
-        ]
+        budget: dict[str, Any] = {"epochs": search.epochs, "train_fraction": search.train_fraction, "test": False}
+        refine = {**self.suite.recipe, **entry.recipe}.get("refine", {})
+        if refine:
+            budget["refine"] = {epoch: size for epoch, size in refine.items() if epoch < search.epochs}
+        jobs = []
+        for number, settings in enumerate(trials_of(self.suite, entry)):
+            options = self._options(dataset, entry, settings, budget)
+            digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
+            folder = self.folder / "trials" / f"{dataset}-{entry.model}-{digest}"
+            jobs.append(Job(f"{entry.name} on {dataset}, trial {number}", folder, options))
+        return jobs
 
     def best_settings(self, dataset: str, entry: Entry) -> dict[str, Any]:
         """What the trials found best on the validation part; nothing without a search."""
@@ -107,23 +114,19 @@ class Plan:
         """One run a seed, with the settings found best."""
         settings = self.best_settings(dataset, entry)
         return [
-            self._job(
-                dataset,
-                entry,
-                settings,
-                {"seed": seed, "test": self.suite.test},
-                f"seed {seed}",
-                f"{dataset}-{entry.slug}-seed{seed}",
+            Job(
+                f"{entry.name} on {dataset}, seed {seed}",
+                self.folder / f"{dataset}-{entry.slug}-seed{seed}",
+                self._options(dataset, entry, settings, {"seed": seed, "test": self.suite.test}),
             )
             for seed in self.suite.seeds
         ]
 
-    def _job(
-        self, dataset: str, entry: Entry, settings: dict[str, Any], budget: dict[str, Any], label: str, name: str
-    ) -> Job:
+    def _options(self, dataset: str, entry: Entry, settings: dict[str, Any], budget: dict[str, Any]) -> dict[str, Any]:
+        """Those of the training script."""
         of_training, of_model = split(settings, entry)
         shape, classes = _images(dataset, self.data_root)
-        options = {
+        return {
             "dataset": dataset,
             "model": entry.model,
             "model_options": self._matched(entry.model, {**entry.options, **of_model}, shape, classes),
@@ -132,7 +135,6 @@ class Plan:
             **of_training,
             **budget,
         }
-        return Job(f"{entry.name} on {dataset}, {label}", self.folder / name, options)
 
     def _matched(
         self, model: str, options: dict[str, Any], shape: tuple[int, int, int], num_classes: int
@@ -172,6 +174,7 @@ def main() -> None:
 
 
 def _run(what: str, jobs: list[Job], config: CompareConfig, progress: Progress) -> None:
+    jobs = list({job.folder: job for job in jobs}.values())  # trials may be shared
     task: TaskID = progress.add_task(what, total=sum(job.epochs for job in jobs))
 
     def report(epochs: int, now: str) -> None:
