@@ -150,15 +150,13 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         model.compile()
     fit(trainer, classifier, data, checkpoint)
 
-    if config.test:
-        [test] = trainer.test(
-            classifier, datamodule=data, ckpt_path=best_checkpoint(trainer), weights_only=True, verbose=False
-        )
+    best = torch.load(best_checkpoint(trainer), weights_only=True, map_location="cpu")
+    classifier.load_state_dict(best["state_dict"])
+    if config.test:  # of the weights alone: with a path, Lightning would take up the callbacks of that epoch, too
+        [test] = trainer.test(classifier, datamodule=data, verbose=False)
         record |= {**test, "confusion": classifier.test_confusion.compute().tolist()}  # on every device: it gathers
         if trainer.world_size == 1:  # several share the images out in another order
             record["test_correct"] = packed(classifier.test_correct.compute() > 0)
-    best = torch.load(best_checkpoint(trainer), weights_only=True, map_location="cpu")
-    classifier.load_state_dict(best["state_dict"])
     if config.refine and "grid_size" in model_options(config.model):
         description = as_grown(description, model)
     trained = description.create()  # in single precision, whatever training made of it

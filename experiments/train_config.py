@@ -30,12 +30,14 @@ class TrainConfig:
         weight_decay: Decay of all weights but biases and normalisation.
         coefficient_decay: Decay of spline coefficients, if it differs.
         base_decay: Decay of base weights, if it differs.
-        coefficient_rate: Learning rate of spline coefficients, as a multiple of that of the other weights.
+        coefficient_rate: Learning rate of spline coefficients, as a multiple of that of the other weights. Decay
+            follows the learning rate, so theirs is multiplied as well.
         coefficient_penalty: Weight of the mean absolute coefficient in the loss.
         adapt_every: Steps between adaptations of the grids to the data; 0 for none.
         adapt_until: The last step at which grids are adapted; by default half of all.
         adapt_eps: Share of equally spaced knots in adapted grids.
-        refine: For epochs, counted from 0, the grid size from then on: {3: 10, 6: 20}.
+        refine: For epochs, counted from 0, the grid size from then on: {3: 10, 6: 20}. The best epoch is then one
+            with the last size.
         off_grid_warning: Warn if a larger share than this of a layer's inputs lies off its grid.
         label_smoothing: Probability spread over all classes.
         gradient_clip: Largest norm of the gradient; 0 does not clip.

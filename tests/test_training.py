@@ -31,6 +31,8 @@ from convkan.training import (
 from convkan.training.optim import create_optimizer, create_schedule
 
 CLASSES = 4
+# Lightning's advice, and what torch says of Lightning.
+quiet = pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*treespec.*is deprecated:FutureWarning")
 
 
 def mixed_model():
@@ -154,7 +156,7 @@ class Scripted(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*treespec.*is deprecated:FutureWarning")
+@quiet
 @pytest.mark.parametrize(
     ("accuracies", "first_epoch", "patience", "best", "last"),
     [
@@ -167,24 +169,44 @@ class Scripted(L.LightningModule):
     ],
 )
 def test_the_best_and_the_last_epoch_are_kept(accuracies, first_epoch, patience, best, last, tmp_path):
-    callbacks = checkpoints(tmp_path, first_epoch)
-    if patience is not None:
-        callbacks.append(early_stopping(patience, first_epoch))
+    trainer = scripted_run(accuracies, tmp_path, patience, first_epoch=first_epoch)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"best-epoch={best}.ckpt", "last.ckpt"]
+    assert trainer.checkpoint_callback.best_model_path == str(tmp_path / f"best-epoch={best}.ckpt")
+    epochs = {path.name: torch.load(path, weights_only=True)["epoch"] for path in tmp_path.iterdir()}
+    assert epochs == {f"best-epoch={best}.ckpt": best, "last.ckpt": last}
+
+
+def scripted_run(accuracies, folder, patience=None, checkpoint=None, first_epoch=0):
+    stopping = [] if patience is None else [early_stopping(patience, first_epoch)]
     loader = DataLoader(TensorDataset(torch.zeros(2, 1)))
     trainer = L.Trainer(
         max_epochs=len(accuracies),
         accelerator="cpu",
-        callbacks=callbacks,
+        callbacks=[*checkpoints(folder, first_epoch), *stopping],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(Scripted(accuracies), loader, loader)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"best-epoch={best}.ckpt", "last.ckpt"]
-    assert trainer.checkpoint_callback.best_model_path == str(tmp_path / f"best-epoch={best}.ckpt")
-    epochs = {path.name: torch.load(path, weights_only=True)["epoch"] for path in tmp_path.iterdir()}
-    assert epochs == {f"best-epoch={best}.ckpt": best, "last.ckpt": last}
+    trainer.fit(Scripted(accuracies), loader, loader, ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+@quiet
+def test_a_run_that_stopped_early_is_over_when_it_is_taken_up(tmp_path):
+    accuracies = [0.9, 0.5, 0.4, 0.95, 0.96]
+    for checkpoint in (None, tmp_path / "last.ckpt"):
+        trainer = scripted_run(accuracies, tmp_path, patience=2, checkpoint=checkpoint)
+        assert trainer.current_epoch == 3
+        assert trainer.checkpoint_callback.best_model_path == str(tmp_path / "best-epoch=0.ckpt")
+
+
+@quiet
+def test_a_best_epoch_that_is_gone_is_replaced(tmp_path):
+    scripted_run([0.9, 0.5], tmp_path)
+    (tmp_path / "best-epoch=0.ckpt").unlink()
+    trainer = scripted_run([0.9, 0.5, 0.6, 0.4], tmp_path, checkpoint=tmp_path / "last.ckpt")
+    assert trainer.checkpoint_callback.best_model_path == str(tmp_path / "best-epoch=2.ckpt")
 
 
 def test_constants_of_named_functions_do_not_decay():

@@ -76,14 +76,14 @@ def refine_grid(layer: nn.Module, grid_size: int, *, keep_beyond: bool = True) -
     Args:
         layer: A KAN layer on splines.
         grid_size: Intervals of the new grid.
-        keep_beyond: With extrapolation "zero", leave the knots beyond the ends where they are, so that the function is
+        keep_beyond: With extrapolation "zero", leave the knots beyond the ends where they are, so that functions are
             kept there too; knots are then no longer equally spaced, and the layer is slower for want of the closed
-            form. False lays them out anew, in the steps of the new grid, as other extrapolations do in any case: the
-            function then falls to zero over a shorter way.
+            form. False lays them out anew, in the steps of the new grid: on the grid nothing changes by it, beyond its
+            ends functions fall to zero within fewer units of the input. Other extrapolations need no knots there.
 
     Returns:
         The relative change of the layer's functions, over all edges: ‖after − before‖/‖before‖ at points of the grid,
-        and of what is kept beyond.
+        and beyond it if that is kept.
 
     Raises:
         TypeError: The layer's basis has no grid, or ``grid_size`` is not an integer.

@@ -319,7 +319,8 @@ class KANLayer(nn.Module):
                 return f"the grid of the state must {problem}"
         if basis != self.basis:
             self.basis = basis
-            self.basis_weight.data = self.basis_weight.data.new_empty(weight.shape)
+            old = self.basis_weight.data
+            self.basis_weight.data = in_memory_format(old.new_empty(weight.shape), keeps_channels_last(old))
             self.basis_weight.grad = None
             if self.grid is not None and grid is not None:
                 self._buffers["grid"] = self.grid.new_empty(grid.shape)

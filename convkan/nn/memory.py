@@ -10,8 +10,8 @@ def keeps_channels_last(x: Tensor) -> bool:
 
 
 def in_memory_format(y: Tensor, channels_last: bool) -> Tensor:
-    """``y`` laid out like the input: channels together where the format exists, else pixels together."""
+    """``y`` with channels together, if that is wanted and the format exists, else with pixels together."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return y.contiguous(
+    return y.to(
         memory_format=formats.get(y.ndim, torch.contiguous_format) if channels_last else torch.contiguous_format
     )

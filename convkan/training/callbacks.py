@@ -132,6 +132,12 @@ class _Best(ModelCheckpoint):
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         return trainer.current_epoch >= self.first_epoch and super().check_monitor_top_k(trainer, current)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if not Path(self.best_model_path).is_file():  # a better epoch replaced it, and was lost before it was the last
+            self.best_model_path = self.kth_best_model_path = ""
+            self.best_model_score, self.best_k_models = None, {}
+
 
 class _Last(ModelCheckpoint):
     """Every epoch: ``save_last`` of the callback above would leave out those that are not the best."""
@@ -144,6 +150,10 @@ class _EarlyStopping(EarlyStopping):
     def __init__(self, patience: int, first_epoch: int) -> None:
         super().__init__("val_accuracy", mode="max", patience=patience, check_on_train_epoch_end=True)
         self.first_epoch = first_epoch
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.wait_count >= self.patience:  # it had stopped, and was taken up again
+            trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.current_epoch >= self.first_epoch:

@@ -41,7 +41,8 @@ class Recipe:
         weight_decay: Decay of ordinary weights, and of the others unless they are given their own.
         coefficient_decay: Decay of basis weights.
         base_decay: Decay of base weights.
-        coefficient_rate: Learning rate of basis weights, as a multiple of ``learning_rate``.
+        coefficient_rate: Learning rate of basis weights, as a multiple of ``learning_rate``. With "adamw" and "sgd"
+            decay is proportional to the learning rate, so theirs is multiplied as well.
         label_smoothing: Probability spread evenly over all classes.
         coefficient_penalty: Weight of the mean absolute coefficient in the loss.
     """

@@ -29,7 +29,8 @@ def parameter_groups(
         weight_decay: Decay of ordinary weights.
         coefficient_decay: Decay of basis weights of KAN layers; by default ``weight_decay``.
         base_decay: Decay of base weights of KAN layers; by default ``weight_decay``.
-        coefficient_lr: Learning rate of basis weights of KAN layers; by default the optimiser's.
+        coefficient_lr: Learning rate of basis weights of KAN layers; by default the optimiser's. To torch's AdamW and
+            SGD decay is proportional to it.
 
     Returns:
         The groups that have parameters, each with a ``name``: "coefficients", "base", "weights", and "no_decay" for

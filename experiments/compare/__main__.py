@@ -90,13 +90,12 @@ class Plan:
         search = self.suite.search
         if search is None:
             return []
-        budget: dict[str, Any] = {"epochs": search.epochs, "train_fraction": search.train_fraction, "test": False}
-        refine = {**self.suite.recipe, **entry.recipe}.get("refine", {})
-        if refine:
-            budget["refine"] = {epoch: size for epoch, size in refine.items() if epoch < search.epochs}
+        budget = {"epochs": search.epochs, "train_fraction": search.train_fraction, "test": False}
         jobs = []
         for number, settings in enumerate(trials_of(self.suite, entry)):
             options = self._options(dataset, entry, settings, budget)
+            if options.get("refine"):
+                options["refine"] = {epoch: size for epoch, size in options["refine"].items() if epoch < search.epochs}
             digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
             folder = self.folder / "trials" / f"{dataset}-{entry.model}-{digest}"
             jobs.append(Job(f"{entry.name} on {dataset}, trial {number}", folder, options))

@@ -253,7 +253,7 @@ class Table:
 
 
 def _of_seeds(counts: pd.Series) -> str:
-    """A count, or its range if seeds disagree: where grids grow, the best epoch may come before the last growth."""
+    """A count, or its range if seeds disagree, as they may where a run chooses sizes."""
     low, high = counts.min(), counts.max()
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 

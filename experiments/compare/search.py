@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -12,7 +12,7 @@ from experiments.cli import UserError
 from experiments.compare.suite import Entry, Search, Suite
 from experiments.train_config import TrainConfig
 
-TRAIN_OPTIONS = {f.name: f.default for f in fields(TrainConfig)}
+TRAIN_OPTIONS = asdict(TrainConfig())
 
 
 def trials_of(suite: Suite, entry: Entry) -> list[dict[str, Any]]:
