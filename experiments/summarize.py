@@ -16,7 +16,7 @@ from convkan.models import list_weights
 from experiments import chebyshev, continual, deletion, fit, pde, prune, symbolic
 from experiments.benchmark.report import ratio_table
 from experiments.cli import UserError, parse, run
-from experiments.compare.report import verdict
+from experiments.compare.report import published_table, verdict
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -68,6 +68,9 @@ def comparisons(folder: Path) -> str:
         record = json.loads(path.read_text())
         report = path.with_name("report.md").relative_to(ROOT)
         lines += [f"[{record['suite']['title']}]({report}):", "", *(f"- {line}" for line in verdict(record)), ""]
+        table = published_table(record)
+        if table is not None:
+            lines += [*table.markdown(), ""]
     return "\n".join(lines).rstrip() or "No record yet."
 
 

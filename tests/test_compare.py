@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -11,6 +12,7 @@ import yaml
 from convkan.models import create_model, model_options
 from experiments.cli import UserError
 from experiments.compare import __main__ as compare
+from experiments.compare import report
 from experiments.compare.matching import match_width, matched_options
 from experiments.compare.search import best_of, split, trials_of
 from experiments.compare.statistics import paired_bootstrap, pareto_front
@@ -189,6 +191,31 @@ class TestStatistics:
 
     def test_the_front_holds_what_nothing_cheaper_beats(self):
         assert pareto_front([3, 1, 2, 4], [0.9, 0.5, 0.4, 0.9]) == [1, 0]
+
+    def test_a_verdict_on_unequal_sizes_says_so(self):
+        sizes = {"KAN small": (300, 0.8), "KAN big": (900, 0.9), "CNN": (100, 0.7), "CNN big": (800, 0.95)}
+        runs = pd.DataFrame(
+            [{"dataset": "digits", "entry": name, "parameters": n, "accuracy": a} for name, (n, a) in sizes.items()]
+        )
+        pairs = [report.Pair("digits", name, "CNN", 1, None) for name in ("KAN small", "KAN big")]
+        [line] = report.sizes_of(runs, pairs, {"CNN", "CNN big"})
+        assert "3.0 to 9.0 times" in line
+        assert "1 of 2 KANs" in line
+        assert line.endswith("(CNN big, 800 parameters, 95.00 %).")
+        equal = runs.assign(parameters=[300, 300, 290, 800])
+        assert report.sizes_of(equal, pairs, {"CNN", "CNN big"}) == []
+
+    @pytest.mark.parametrize(
+        ("refine", "expected"), [({}, "2.0"), ({"2": 10}, "1.0 → 3.5"), ({"1": 10, "3": 20, "8": 40}, "1.0 → 5.0")]
+    )
+    def test_seconds_are_told_for_the_first_and_the_last_grid(self, refine, expected):
+        history = {"epoch": [1, 2, 3, 4], "epoch_seconds": [1.0, 1.0, 2.0, 5.0] if refine else [2.0] * 4}
+        runs = pd.DataFrame([{"options": {"refine": refine}, "history": history}] * 2)
+        assert report._seconds(runs) == expected
+
+    def test_a_table_becomes_markdown(self):
+        table = report.Table.of(pd.DataFrame({"a": ["x", "y"], "b": ["", ""], "c": [1, 2]}))
+        assert table.markdown() == ["| a | c |", "| --- | ---: |", "| x | 1 |", "| y | 2 |"]
 
     def test_flags_survive_packing(self):
         flags = torch.rand(37) < 0.5

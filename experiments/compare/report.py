@@ -17,6 +17,9 @@ from experiments.compare.statistics import Difference, paired_bootstrap
 from experiments.compare.templates import HTML, MARKDOWN
 from experiments.records import unpacked
 
+SAME_SIZE = 0.1  # sizes that differ by less are called equal
+LONGEST_LIST = 4  # of what KANs win
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -43,6 +46,25 @@ class Pair:
             f"On {self.dataset}, {self.first} and {self.second} cannot be told apart: {ahead} is {points} ahead, "
             f"within chance ({interval})."
         )
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text, with the names of columns."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> "Table":
+        """A frame as text, without columns that are empty throughout."""
+        kept = [column for column in frame.columns if (frame[column].astype(str) != "").any()]
+        return cls(kept, [[str(value) for value in row] for row in frame[kept].itertuples(index=False)])
+
+    def markdown(self) -> list[str]:
+        """Lines of a Markdown table, numbers to the right."""
+        rule = ["---", *["---:"] * (len(self.columns) - 1)]
+        return [f"| {' | '.join(row)} |" for row in (self.columns, rule, *self.rows)]
 
 
 def write_report(record: dict[str, Any], folder: Path) -> list[str]:
@@ -110,7 +132,7 @@ def summarize(record: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
             "test %": judged if tested else "",
             "validation %": f"{100 * group['val_accuracy'].mean():.2f}" if tested else judged,
             "seeds": len(group),
-            "s/epoch": f"{group['seconds_per_epoch'].median():.1f}",
+            "s/epoch": _seconds(group),
             "peak MB": f"{group['peak_memory_bytes'].max() / 1e6:.0f}",
         }
         rows.append(row | {f"published {key}": value for key, value in published[entry].items()})
@@ -150,11 +172,15 @@ def verdict_of(record: dict[str, Any], runs: pd.DataFrame, rows: pd.DataFrame, p
     ):
         found = [pair for pair in pairs if pair.difference.verdict == winner]
         if found:
-            names = "; ".join(
+            names = [
                 f"{pair.first} against {pair.second} on {pair.dataset} ({100 * pair.difference.mean:+.2f} points)"
                 for pair in found
-            )
-            lines.append(text.format(count=len(found), total=len(pairs), names=names))
+            ]
+            if winner == "first" and len(names) > LONGEST_LIST:  # what KANs do not win is told in full
+                names[LONGEST_LIST - 1 :] = [f"and {len(names) - LONGEST_LIST + 1} others"]
+            lines.append(text.format(count=len(found), total=len(pairs), names="; ".join(names)))
+        if winner == "second":
+            lines += sizes_of(runs, pairs, plain)
     lines += published_of(record, runs)
     where = "test" if part_of(record) == "test" else "validation"
     for dataset, group in runs.groupby("dataset", sort=False):
@@ -168,6 +194,45 @@ def verdict_of(record: dict[str, Any], runs: pd.DataFrame, rows: pd.DataFrame, p
     if fewest < 3:
         lines.append(f"Only {fewest} seed{'s' if fewest > 1 else ''} for some entries: take differences with care.")
     return lines
+
+
+def sizes_of(runs: pd.DataFrame, pairs: list[Pair], plain: set[str]) -> list[str]:
+    """Where pairs do not have equally many parameters: how many, and which KANs a CNN of no more equals."""
+    lines = []
+    for dataset, group in runs.groupby("dataset", sort=False):
+        means = group.groupby("entry", sort=False)[["parameters", "accuracy"]].mean()
+        ratios = [
+            means.loc[pair.first, "parameters"] / means.loc[pair.second, "parameters"]
+            for pair in pairs
+            if pair.dataset == dataset
+        ]
+        if not ratios or max(*ratios, *(1 / ratio for ratio in ratios)) < 1 + SAME_SIZE:
+            continue
+        cnns, kans = means[means.index.isin(plain)], means[~means.index.isin(plain)]
+        rivals = [
+            cnns[(cnns["parameters"] <= size) & (cnns["accuracy"] >= accuracy)] for size, accuracy in kans.to_numpy()
+        ]
+        better = [found["accuracy"].idxmax() for found in rivals if len(found)]
+        named = "; ".join(
+            f"{name}, {cnns.loc[name, 'parameters']:,.0f} parameters, {100 * cnns.loc[name, 'accuracy']:.2f} %"
+            for name in dict.fromkeys(better)
+        )
+        lines.append(
+            f"On {dataset}, pairs do not have equally many parameters: KANs have {min(ratios):.1f} to "
+            f"{max(ratios):.1f} times those of their CNNs. {len(better)} of {len(kans)} KANs are equalled or beaten "
+            f"by a CNN of no more parameters{f' ({named})' if named else ''}."
+        )
+    return lines
+
+
+def published_table(record: dict[str, Any]) -> Table | None:
+    """Test accuracies and costs beside the figures published for them; None if there are none."""
+    rows = summarize(record, runs_of(record))
+    published = [column for column in rows.columns if column.startswith("published ")]
+    if not published or part_of(record) != "test":
+        return None
+    found = rows[(rows[published].astype(str) != "").any(axis=1)]
+    return Table.of(found[["entry", "parameters", "test %", published[0], "s/epoch", *published[1:]]])
 
 
 def published_of(record: dict[str, Any], runs: pd.DataFrame) -> list[str]:
@@ -208,7 +273,8 @@ def protocol_of(record: dict[str, Any]) -> list[str]:
         )
     lines.append(
         "± is the standard deviation over seeds. Intervals are of a paired bootstrap over images and seeds. Seconds "
-        "are medians over epochs, of all grid sizes where grids grow; peak memory is that of the whole process."
+        "are medians over epochs, with the first and the last grid where grids grow; peak memory is that of the whole "
+        "process."
     )
     device = ", ".join(sorted({run["device"] for run in record["runs"]}))
     threads = ", ".join(sorted({str(run["threads"]) for run in record["runs"]}))
@@ -238,24 +304,19 @@ def search_rows(record: dict[str, Any]) -> "Table | None":
     return Table.of(pd.DataFrame(rows))
 
 
-@dataclass(frozen=True)
-class Table:
-    """Cells as text, with the names of columns."""
-
-    columns: list[str]
-    rows: list[list[str]]
-
-    @classmethod
-    def of(cls, frame: pd.DataFrame) -> "Table":
-        """A frame as text, without columns that are empty throughout."""
-        kept = [column for column in frame.columns if (frame[column].astype(str) != "").any()]
-        return cls(kept, [[str(value) for value in row] for row in frame[kept].itertuples(index=False)])
-
-
 def _of_seeds(counts: pd.Series) -> str:
     """A count, or its range if seeds disagree, as they may where a run chooses sizes."""
     low, high = counts.min(), counts.max()
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _seconds(group: pd.DataFrame) -> str:
+    """The median of an epoch; where grids grow, those with the first and with the last grid."""
+    epochs = pd.concat([pd.DataFrame(history) for history in group["history"]])
+    growth = [epoch for epoch in group["options"].iloc[0].get("refine", {}) if int(epoch) < epochs["epoch"].max()]
+    stage = sum((epochs["epoch"] > int(epoch)).astype(int) for epoch in growth)
+    medians = epochs["epoch_seconds"].groupby(stage if growth else epochs["epoch"] > 0).median()
+    return " → ".join(f"{seconds:.1f}" for seconds in dict.fromkeys([medians.iloc[0], medians.iloc[-1]]))
 
 
 def _correct(group: pd.DataFrame) -> np.ndarray:
