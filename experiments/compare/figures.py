@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
 from convkan.models import twin
 from convkan.training import write_atomically
@@ -35,7 +35,12 @@ def draw_all(record: dict[str, Any], runs: pd.DataFrame, folder: Path) -> list[t
     """Draw every figure of every data set; returns the files with their captions."""
     folder.mkdir(parents=True, exist_ok=True)
     styles = {
-        entry["name"]: (COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)], _is_plain(entry))
+        # With more entries than colours, the next round gives each colour another marker.
+        entry["name"]: (
+            COLORS[index % len(COLORS)],
+            MARKERS[(index + index // len(COLORS)) % len(MARKERS)],
+            _is_plain(entry),
+        )
         for index, entry in enumerate(record["suite"]["entries"])
     }
     tested = "confusion" in runs
@@ -86,6 +91,7 @@ def _pareto(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> F
         axis.plot(costs.iloc[front], accuracy.iloc[front], color="#999999", linewidth=1, zorder=0)
         if costs.max() > DECADE * costs.min():
             axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(NullFormatter())
         else:
             axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.xaxis.set_major_formatter(EngFormatter())
@@ -153,6 +159,6 @@ def _legend(figure: Figure, axis: Axes) -> None:
     handles, labels = axis.get_legend_handles_labels()
     columns = min(4, len(labels))
     lines = -(-len(labels) // columns)
-    height = 0.3 * lines / figure.get_figheight()
+    height = 0.22 * lines / figure.get_figheight()
     figure.tight_layout(rect=(0, 0, 1, 1 - height - 0.02))
     figure.legend(handles, labels, loc="upper center", ncols=columns, fontsize=9, frameon=False)
