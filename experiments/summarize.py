@@ -16,7 +16,8 @@ from convkan.models import list_weights
 from experiments import chebyshev, continual, deletion, fit, pde, prune, symbolic
 from experiments.benchmark.report import ratio_table
 from experiments.cli import UserError, parse, run
-from experiments.compare.report import published_table, verdict
+from experiments.compare.tables import published_table
+from experiments.compare.verdict import verdict
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"

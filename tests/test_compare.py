@@ -12,10 +12,10 @@ import yaml
 from convkan.models import create_model, model_options
 from experiments.cli import UserError
 from experiments.compare import __main__ as compare
-from experiments.compare import report
+from experiments.compare import tables, verdict
 from experiments.compare.matching import match_width, matched_options
 from experiments.compare.search import best_of, split, trials_of
-from experiments.compare.statistics import paired_bootstrap, pareto_front
+from experiments.compare.statistics import Difference, paired_bootstrap, pareto_front
 from experiments.compare.suite import Match, load_suite
 from experiments.records import count_multiply_adds, count_parameters, packed, unpacked
 
@@ -197,13 +197,29 @@ class TestStatistics:
         runs = pd.DataFrame(
             [{"dataset": "digits", "entry": name, "parameters": n, "accuracy": a} for name, (n, a) in sizes.items()]
         )
-        pairs = [report.Pair("digits", name, "CNN", 1, None) for name in ("KAN small", "KAN big")]
-        [line] = report.sizes_of(runs, pairs, {"CNN", "CNN big"})
+        pairs = [verdict.Pair("digits", name, "CNN", 1, None) for name in ("KAN small", "KAN big")]
+        [line] = verdict.sizes_of(runs, pairs, {"CNN", "CNN big"})
         assert "3.0 to 9.0 times" in line
         assert "1 of 2 KANs" in line
         assert line.endswith("(CNN big, 800 parameters, 95.00 %).")
         equal = runs.assign(parameters=[300, 300, 290, 800])
-        assert report.sizes_of(equal, pairs, {"CNN", "CNN big"}) == []
+        assert verdict.sizes_of(equal, pairs, {"CNN", "CNN big"}) == []
+
+    def test_wins_over_a_cnn_short_of_its_published_accuracy_are_qualified(self):
+        accuracies = {"KAN": 0.9, "CNN": 0.85}
+        runs = pd.DataFrame([{"dataset": "digits", "entry": name, "accuracy": a} for name, a in accuracies.items()])
+        difference = Difference(0.05, 0.04, 0.06)
+        pairs = [verdict.Pair("digits", "KAN", "CNN", 3, difference)]
+        for published, count in ((86.0, 2), (84.0, 1)):
+            entries = [{"name": "KAN", "published": {}}, {"name": "CNN", "published": {"accuracy": published}}]
+            lines = verdict.published_of({"suite": {"entries": entries}}, runs, pairs)
+            assert len(lines) == count
+        assert (
+            "CNN (-1.00 points)"
+            in verdict.published_of(
+                {"suite": {"entries": [entries[0], {"name": "CNN", "published": {"accuracy": 86.0}}]}}, runs, pairs
+            )[0]
+        )
 
     @pytest.mark.parametrize(
         ("refine", "expected"), [({}, "2.0"), ({"2": 10}, "1.0 → 3.5"), ({"1": 10, "3": 20, "8": 40}, "1.0 → 5.0")]
@@ -211,11 +227,11 @@ class TestStatistics:
     def test_seconds_are_told_for_the_first_and_the_last_grid(self, refine, expected):
         history = {"epoch": [1, 2, 3, 4], "epoch_seconds": [1.0, 1.0, 2.0, 5.0] if refine else [2.0] * 4}
         runs = pd.DataFrame([{"options": {"refine": refine}, "history": history}] * 2)
-        assert report._seconds(runs) == expected
+        assert tables._seconds(runs) == expected
 
     def test_a_table_becomes_markdown(self):
-        table = report.Table.of(pd.DataFrame({"a": ["x", "y"], "b": ["", ""], "c": [1, 2]}))
-        assert table.markdown() == ["| a | c |", "| --- | ---: |", "| x | 1 |", "| y | 2 |"]
+        table = tables.Table.of(pd.DataFrame({"a": [1, 2], "b": ["", ""], "c": ["x", "3"], "d": ["", "4"]}))
+        assert table.markdown() == ["| a | c | d |", "| ---: | --- | ---: |", "| 1 | x |  |", "| 2 | 3 | 4 |"]
 
     def test_flags_survive_packing(self):
         flags = torch.rand(37) < 0.5

@@ -27,7 +27,7 @@ COSTS = {
 # Distinguishable without colour vision (Okabe and Ito).
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 MARKERS = "osD^vP*X"
-MOST_CURVES = 8
+MOST_CURVES = len(COLORS)
 DECADE = 10  # costs further apart than this lie on a logarithmic axis
 
 
@@ -105,10 +105,10 @@ def _pareto(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> F
 
 def _curves(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.8))
-    for entry in _most_accurate(runs):
+    for color, entry in zip(COLORS, _most_accurate(runs), strict=False):
         histories = [pd.DataFrame(history) for history in runs[runs["entry"] == entry]["history"]]
         mean = pd.concat(histories).groupby("epoch").mean()
-        color, _, plain = styles[entry]
+        *_, plain = styles[entry]
         style = {"color": color, "linestyle": "--" if plain else "-", "label": entry}
         axes[0].plot(mean.index, 100 * mean["val_accuracy"], **style)
         axes[1].plot(mean.index, mean["train_loss"], **style)
@@ -131,7 +131,7 @@ def _classes(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> 
         matrices = np.stack([np.array(matrix) for matrix in runs[runs["entry"] == entry]["confusion"]])
         shares = 100 * np.diagonal(matrices, axis1=1, axis2=2) / matrices.sum(axis=2)
         lowest = min(lowest, shares.mean(axis=0).min())
-        color, _, plain = styles[entry]
+        color, (*_, plain) = COLORS[index], styles[entry]
         positions = np.arange(shares.shape[1]) + (index - (len(entries) - 1) / 2) * width
         axis.bar(
             positions,

@@ -9,18 +9,11 @@ MARKDOWN = """\
 - {{ line }}
 {% endfor %}
 
-{% macro table(content) %}
-| {{ content.columns | join(" | ") }} |
-|{% for _ in content.columns %} --- |{% endfor %}
-
-{% for row in content.rows %}
-| {{ row | join(" | ") }} |
-{% endfor %}
-{% endmacro %}
 {% for name, content in tables.items() %}
 ## {{ name }}
 
-{{ table(content) }}
+{{ content.markdown() | join("\n") }}
+
 {% endfor %}
 {% if pairs %}
 ## Pair by pair
@@ -37,7 +30,8 @@ MARKDOWN = """\
 {% endfor %}
 
 {% if searches %}
-{{ table(searches) }}
+{{ searches.markdown() | join("\n") }}
+
 {% endif %}
 {% for figure in figures %}
 ![{{ figure.caption }}]({{ figure.source }})

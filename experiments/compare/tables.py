@@ -1,0 +1,111 @@
+"""The tables of a comparison, made of its record."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from convkan.models import twin
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text, with the names of columns."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> "Table":
+        """A frame as text, without columns that are empty throughout."""
+        kept = [column for column in frame.columns if (frame[column].astype(str) != "").any()]
+        return cls(kept, [[str(value) for value in row] for row in frame[kept].itertuples(index=False)])
+
+    def markdown(self) -> list[str]:
+        """Lines of a Markdown table, numbers to the right."""
+        cells = zip(*self.rows, strict=True)
+        rule = ["---:" if all(cell[:1].isdigit() for cell in column if cell) else "---" for column in cells]
+        return [f"| {' | '.join(row)} |" for row in (self.columns, rule, *self.rows)]
+
+
+def runs_of(record: dict[str, Any]) -> pd.DataFrame:
+    """The runs, each with the ``accuracy`` that it is judged by: on the test set if it was touched, else validation."""
+    runs = pd.DataFrame(record["runs"])
+    return runs.assign(accuracy=runs[f"{part_of(record)}_accuracy"])
+
+
+def part_of(record: dict[str, Any]) -> str:
+    """The part of the data that a comparison is judged on: "test" or "val"."""
+    return "test" if record["suite"].get("test", True) else "val"
+
+
+def summarize(record: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each data set and entry: mean and standard deviation over seeds, sizes, costs, published figures."""
+    published = {entry["name"]: entry["published"] for entry in record["suite"]["entries"]}
+    models = {entry["name"]: entry["model"] for entry in record["suite"]["entries"]}
+    rows = []
+    tested = part_of(record) == "test"
+    for (dataset, entry), group in runs.groupby(["dataset", "entry"], sort=False):
+        accuracy = 100 * group["accuracy"]
+        judged = f"{accuracy.mean():.2f}" + (f" ± {accuracy.std():.2f}" if len(group) > 1 else "")
+        row = {
+            "data": dataset,
+            "entry": entry,
+            "kind": "CNN" if twin(models[entry]) == models[entry] else "KAN",
+            "width": group["options"].iloc[0]["model_options"].get("width", ""),
+            "parameters": _of_seeds(group["parameters"]),
+            "multiply-adds": _of_seeds(group["multiply_adds"]),
+            "test %": judged if tested else "",
+            "validation %": f"{100 * group['val_accuracy'].mean():.2f}" if tested else judged,
+            "seeds": len(group),
+            "s/epoch": _seconds(group),
+            "peak MB": f"{group['peak_memory_bytes'].max() / 1e6:.0f}",
+        }
+        rows.append(row | {f"published {key}": value for key, value in published[entry].items()})
+    return pd.DataFrame(rows).astype(object).fillna("")
+
+
+def published_table(record: dict[str, Any]) -> Table | None:
+    """Test accuracies and costs beside the figures published for them; None if there are none."""
+    rows = summarize(record, runs_of(record))
+    published = [column for column in rows.columns if column.startswith("published ")]
+    if not published or part_of(record) != "test":
+        return None
+    found = rows[(rows[published].astype(str) != "").any(axis=1)]
+    return Table.of(found[["entry", "parameters", "test %", published[0], "s/epoch", *published[1:]]])
+
+
+def search_rows(record: dict[str, Any]) -> Table | None:
+    """The best trial of each entry."""
+    if not record["searches"]:
+        return None
+    frame = pd.DataFrame(record["searches"])
+    rows = []
+    for (dataset, entry), group in frame.groupby(["dataset", "entry"], sort=False):
+        best = group.loc[group["val_accuracy"].idxmax()]
+        rows.append(
+            {
+                "data": dataset,
+                "entry": entry,
+                "trials": len(group),
+                "worst %": f"{100 * group['val_accuracy'].min():.2f}",
+                "best %": f"{100 * best['val_accuracy']:.2f}",
+                "chosen": ", ".join(f"{key} {value}" for key, value in best["settings"].items()),
+            }
+        )
+    return Table.of(pd.DataFrame(rows))
+
+
+def _of_seeds(counts: pd.Series) -> str:
+    """A count, or its range if seeds disagree, as they may where a run chooses sizes."""
+    low, high = counts.min(), counts.max()
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _seconds(group: pd.DataFrame) -> str:
+    """The median of an epoch; where grids grow, those with the first and with the last grid."""
+    epochs = pd.concat([pd.DataFrame(history) for history in group["history"]])
+    growth = sorted(int(epoch) for epoch in group["options"].iloc[0].get("refine", {}))
+    medians = epochs["epoch_seconds"].groupby(np.searchsorted(growth, epochs["epoch"])).median()
+    return " → ".join(f"{seconds:.1f}" for seconds in medians.iloc[[0, -1] if len(medians) > 1 else [0]])
