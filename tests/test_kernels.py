@@ -181,6 +181,26 @@ class TestTiles:
             layer.float()(torch.randn(7, 3, 5, requires_grad=True)).sum().backward()
         assert max(sizes) < 7
 
+    @pytest.mark.parametrize("shape", [(4, 17, 4, 4), (1, 3, 5, 7), (2, 24, 2, 2), (6, 5, 8), (12, 10)])
+    @pytest.mark.parametrize(("functions", "padding"), [(1, 0), (2, 0), (1, 1)])
+    def test_channels_of_neighbouring_pixels_fill_vectors(self, shape, functions, padding, monkeypatch):
+        widths = []
+        original = kernels.activation
+        monkeypatch.setattr(
+            kernels, "activation", lambda x, *others: (widths.append(x.shape[-1]), original(x, *others))[1]
+        )
+        channels, ndim = shape[1], len(shape) - 2
+        if padding and ndim != 2:  # torch keeps the order in memory through padding for images only
+            return
+        for grid_size in (5, 40):
+            layer = LearnableActivation(
+                channels, functions, basis=BSpline(grid_size), padding=(padding,) * (2 * ndim), dtype=torch.float64
+            )
+            layer = make_uneven(randomize(layer))  # so that no two channels have the same functions
+            x = torch.randn(shape[0], *shape[2:], channels, dtype=torch.float64).movedim(-1, 1)
+            assert_equals_reference(layer, x)
+        assert min(widths) > channels
+
     def test_second_derivatives_are_taken_of_the_whole(self, small):
         layer = randomize(KANConv2d(2, 2, 3, dtype=torch.float64))
         x = (0.5 * torch.randn(3, 2, 6, 4, dtype=torch.float64)).requires_grad_()

@@ -94,23 +94,26 @@ def uniform_bsplines(
     step: Float[Tensor, "*groups channels"],
     order: int,
     num_functions: int,
+    derivative: bool = False,
 ) -> Float[Tensor, "*batch functions channels"]:
     """``num_functions`` neighbouring B-splines on knots ``step`` apart, placed symmetrically about ``middle``.
 
     With u the distance to a bump's centre in steps and (·)₊ = max(·, 0), the bump is
     N_k(u) = 1/k! Σ_j (−1)^j C(k+1, j) ((k+1)/2 − j − |u|)₊^k; by symmetry only the terms with j < (k+1)/2 are needed.
-    Source: Schoenberg (1946), the central B-spline as a divided difference; de Boor, ch. IX, eq. 2.
+    Source: Schoenberg (1946), the central B-spline as a divided difference; de Boor, ch. IX, eq. 2. Its derivative,
+    from order 2 on, is −k·sign(u) times the same sum of powers k − 1.
     """
     offsets = torch.arange(num_functions, dtype=x.dtype, device=x.device) - (num_functions - 1) / 2
     distance = ((x - middle) / step).unsqueeze(-2) - offsets.unsqueeze(-1)
     # No gradient is taken through this, so it works in place: fresh memory costs more than the arithmetic.
-    inside = distance.abs_().neg_().add_((order + 1) / 2).relu_()
+    inside = (distance.abs() if derivative else distance.abs_()).neg_().add_((order + 1) / 2).relu_()
+    exponent = order - derivative
     first, *others = _CLOSED_FORM[order]
-    bumps = _power(inside, order).mul_(first)
+    bumps = _power(inside, exponent).mul_(first)
     for coefficient in others:
         inside = inside.sub_(1).relu_()  # (a − j)₊ = ((a − j + 1)₊ − 1)₊
-        bumps.add_(_power(inside, order), alpha=coefficient)
-    return bumps
+        bumps.add_(_power(inside, exponent), alpha=coefficient)
+    return bumps.mul_(distance.sign_()).mul_((-order / step).unsqueeze(-2)) if derivative else bumps
 
 
 def _power(x: Tensor, exponent: int) -> Tensor:
@@ -320,18 +323,18 @@ class BSpline(Basis):
     def _splines(self, x: Tensor, knots: Tensor, order: int, fast: bool) -> Tensor:
         """B-splines of ``order`` ≤ self.order on all the knots, without extrapolation."""
         if fast and 1 <= order <= HIGHEST_CLOSED_FORM_ORDER:
-            low, high = self.ends(knots)
-            count = self.num_knots - 1 - order
-            return uniform_bsplines(x, (low + high) / 2, (high - low) / self.grid_size, order, count)
+            return self._closed_form(x, knots, order, self.num_knots - 1 - order)
         return cox_de_boor(x, knots.mT, order, margin=self.order)
 
     def _slopes(self, x: Tensor, knots: Tensor, fast: bool = False) -> Tensor:
         """B_i' = k·(B_{i,k−1}/(t_{i+k} − t_i) − B_{i+1,k−1}/(t_{i+k+1} − t_{i+1})) (de Boor, ch. X, eq. 12)."""
         if self.order == 0:
             return torch.zeros_like(self._splines(x, knots, 0, fast))
-        lower = self._splines(x, knots, self.order - 1, fast)
-        if fast:
-            low, high = self.ends(knots)
-            return (lower[..., :-1, :] - lower[..., 1:, :]) * (self.grid_size / (high - low)).unsqueeze(-2)
-        lower = lower * (self.order * _reciprocal_spans(knots.mT, self.order))
+        if fast and 2 <= self.order <= HIGHEST_CLOSED_FORM_ORDER:
+            return self._closed_form(x, knots, self.order, self.num_functions, derivative=True)
+        lower = self._splines(x, knots, self.order - 1, fast) * (self.order * _reciprocal_spans(knots.mT, self.order))
         return lower[..., :-1, :] - lower[..., 1:, :]
+
+    def _closed_form(self, x: Tensor, knots: Tensor, order: int, count: int, derivative: bool = False) -> Tensor:
+        low, high = self.ends(knots)
+        return uniform_bsplines(x, (low + high) / 2, (high - low) / self.grid_size, order, count, derivative)
