@@ -1,6 +1,7 @@
 """What the scripts' command lines have in common."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -21,7 +22,8 @@ class UserError(Exception):
 def parse(config_class: type[Config], description: str, arguments: Sequence[str] | None = None) -> Config:
     """Fill a dataclass from flags and ``--config FILE.yaml``.
 
-    Flags may be spelled with hyphens or underscores, and a switch given without a value is turned on.
+    Flags may be spelled with hyphens or underscores, a switch given without a value is turned on, and mappings of
+    numbers may do without spaces.
     """
     parser = ArgumentParser(description=description, exit_on_error=True)
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
@@ -42,8 +44,13 @@ def _spelled(arguments: list[str], switches: set[str]) -> list[str]:
             following = arguments[position + 1] if position + 1 < len(arguments) else "--"
             bare = name in switches and not equals and following.lower() not in ("true", "false")
             argument = f"--{name}{'=true' if bare else equals + value}"
-        spelled.append(argument)
+        spelled.append(_spaced(argument))
     return spelled
+
+
+def _spaced(argument: str) -> str:
+    """{3:10} as {3: 10}: to YAML, 3:10 is a number of minutes."""
+    return re.sub(r"(?<=\d):(?=\d)", ": ", argument) if argument.endswith("}") else argument
 
 
 def check_positive(config: object, *names: str) -> None:

@@ -312,6 +312,12 @@ def test_switch_can_be_turned_off():
     assert not cli.parse(TrainConfig, "test", ["--compile", "false"]).compile
 
 
+@pytest.mark.parametrize("text", ["{4:10,6:20}", "{4: 10, 6: 20}"])
+def test_mappings_of_numbers_may_do_without_spaces(text):
+    for flags in (["--refine", text], [f"--refine={text}"]):
+        assert cli.parse(TrainConfig, "test", flags).refine == {4: 10, 6: 20}
+
+
 def test_value_with_hyphens_is_left_alone():
     assert cli.parse(TrainConfig, "test", ["--run-name", "a-b_c"]).run_name == "a-b_c"
     assert cli.parse(TrainConfig, "test", ["--run-name=a-b_c"]).run_name == "a-b_c"
