@@ -84,13 +84,14 @@ def backward(
 
 
 def _worth_merging(x: Float[Tensor, "*batch channels"]) -> int:
-    """How many pixels to see as one with as many times the channels.
+    """How many pixels to see as one with as many times the channels, on a CPU.
 
     A compiled loop goes over the channels a vector at a time: with 17 channels almost half of the work is on entries
     that are not there. The channels of neighbouring pixels lie next to each other, and together fill their vectors.
     """
     channels = x.shape[-1]
-    if channels == 1 or channels % VECTOR == 0 or not is_concrete(x) or not x.is_contiguous() or x.numel() == 0:
+    ragged = channels > 1 and channels % VECTOR != 0
+    if not ragged or not x.is_cpu or not is_concrete(x) or not x.is_contiguous() or x.numel() == 0:
         return 1
     pixels = x.numel() // channels
     counts = (count for count in range(1, VECTOR + 1) if pixels % count == 0)
