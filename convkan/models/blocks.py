@@ -14,7 +14,7 @@ Kind = Literal["plain", "full", "lowrank", "shared", "depthwise", "bottleneck"]
 Normalization = Literal["batch", "group", "none"]
 Head = Literal["linear", "kan"]
 
-GROUPED = ("plain", "lowrank", "full")  # kinds whose channels may be convolved in groups
+GROUPED = ("plain", "lowrank", "full", "shared")  # kinds whose channels may be convolved in groups
 GRID_RANGE = (-3.0, 3.0)  # three standard deviations of a normalised input
 GROUP_SIZE = 8  # channels normalised together, by "group"
 BOTTLENECK = 4  # how many times fewer channels a bottleneck has
@@ -71,10 +71,13 @@ class Units:
         """(batch, in, height, width) → (batch, out, height/stride, width/stride), both rounded up; odd kernels.
 
         Raises:
-            ValueError: There is more than one group, and ``kind`` is not "plain", "lowrank" or "full".
+            ValueError: There is more than one group, and ``kind`` is not "plain", "lowrank", "full", or "shared" of
+                rank 1.
         """
         if groups > 1 and self.kind not in GROUPED:
             raise ValueError(f"kind must be one of {', '.join(GROUPED)} where channels are grouped; got {self.kind!r}")
+        if groups > 1 and self.functions > 1:
+            raise ValueError(f"rank must be 1 where channels are grouped and share functions; got {self.rank}")
         sizes = {"kernel_size": kernel_size, "stride": stride, "padding": kernel_size // 2}
         grouped = sizes | {"groups": groups}
         kan = {"basis": self.basis, "base_activation": self.base_activation}
@@ -114,7 +117,7 @@ class Units:
         """(batch, in, height, width) → (batch, out, height, width): a depthwise unit, then a pointwise convolution.
 
         Raises:
-            ValueError: ``kind`` is not "plain", "lowrank" or "full".
+            ValueError: ``kind`` is not "plain", "lowrank", "full", or "shared" of rank 1.
         """
         return nn.Sequential(
             *self.unit(in_channels, in_channels, kernel_size, groups=in_channels),
@@ -147,7 +150,7 @@ class Units:
         )
 
     def _normalized(self, channels: int) -> nn.Module:
-        affine = self.kind == "plain"  # a learnable function has its own scale and offset
+        affine = self.kind in ("plain", "shared")  # a channel's own function has its own scale and offset
         match self.normalization:
             case "batch":
                 return nn.BatchNorm2d(channels, affine=affine)

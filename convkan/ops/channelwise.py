@@ -29,7 +29,8 @@ def forward(
 ) -> Float[Tensor, "batch channels_out *padded_space"]:
     """All functions of all channels."""
     x = F.pad(x, padding) if any(padding) else x
-    pixels = x.movedim(1, -1)
+    order = _channels_last(x)
+    pixels = x.permute(order)
     merged = _worth_merging(pixels)
     knots = _knots(grid, expansion, merged)
     weights = _by_function(base_weight, basis_weight, x, expansion, merged)
@@ -38,7 +39,7 @@ def forward(
         kernels.activation(part, expansion, knots, *weights, basis_weight.dtype)
         for part in rows.split(_images_at_a_time(rows, weights[1]))
     ]
-    return _cat(parts).mT.reshape(*pixels.shape[:-1], len(basis_weight)).movedim(-1, 1)
+    return _cat(parts).mT.reshape(*pixels.shape[:-1], len(basis_weight)).permute(_inverse(order))
 
 
 def backward(
@@ -53,8 +54,9 @@ def backward(
     need_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of ``forward`` with respect to its first three arguments, those that are needed."""
-    pixels, channels = x.movedim(1, -1), x.shape[1]
-    grad = grad.movedim(1, -1).unflatten(-1, (channels, -1)).mT
+    order = _channels_last(x, padded=any(padding))
+    pixels, channels = x.permute(order), x.shape[1]
+    grad = grad.permute(order).unflatten(-1, (channels, -1)).mT
     inner, rim = _without_rim(grad, padding)
     merged = _worth_merging(pixels)
     knots = _knots(grid, expansion, merged)
@@ -67,7 +69,7 @@ def backward(
             kernels.activation_gradient(part, expansion, knots, *weights, part_grad)
             for part, part_grad in zip(rows.split(size), inner.split(size), strict=True)
         ]
-        grad_x = _cat(parts).reshape(pixels.shape).movedim(-1, 1)
+        grad_x = _cat(parts).reshape(pixels.shape).permute(_inverse(order))
     if not need_weight:
         return grad_x, None, None
     sums = _sums_by_position if expansion.few_alive else kernels.activation_sums
@@ -83,6 +85,18 @@ def backward(
     return grad_x, grad_base, rearrange(basis, "k r c -> (c r) k").to(basis_weight.dtype)
 
 
+def _channels_last(x: Float[Tensor, "batch channels *space"], padded: bool = False) -> list[int]:
+    """The order of dimensions that puts channels last; if there is but one, the others as they lie in memory."""
+    order = [dimension for dimension in range(x.ndim) if dimension != 1]
+    if x.shape[1] == 1 and not padded and is_concrete(x):
+        order.sort(key=x.stride, reverse=True)
+    return [*order, 1]
+
+
+def _inverse(order: list[int]) -> list[int]:
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
 def _worth_merging(x: Float[Tensor, "*batch channels"]) -> int:
     """How many pixels to see as one with as many times the channels, on a CPU.
 
@@ -90,8 +104,7 @@ def _worth_merging(x: Float[Tensor, "*batch channels"]) -> int:
     that are not there. The channels of neighbouring pixels lie next to each other, and together fill their vectors.
     """
     channels = x.shape[-1]
-    ragged = channels > 1 and channels % VECTOR != 0
-    if not ragged or not x.is_cpu or not is_concrete(x) or not x.is_contiguous() or x.numel() == 0:
+    if channels % VECTOR == 0 or not x.is_cpu or not is_concrete(x) or not x.is_contiguous() or x.numel() == 0:
         return 1
     pixels = x.numel() // channels
     counts = (count for count in range(1, VECTOR + 1) if pixels % count == 0)
