@@ -201,6 +201,21 @@ class TestTiles:
             assert_equals_reference(layer, x)
         assert min(widths) > channels
 
+    @pytest.mark.parametrize("functions", [1, 2])
+    @pytest.mark.parametrize("grid_size", [5, 40])
+    def test_a_single_channel_is_evaluated_as_it_lies_in_memory(self, functions, grid_size, monkeypatch):
+        seen = []
+        original = kernels.activation
+        monkeypatch.setattr(kernels, "activation", lambda x, *others: (seen.append(x), original(x, *others))[1])
+        layer = randomize(LearnableActivation(1, functions, basis=BSpline(grid_size), dtype=torch.float64))
+        images = torch.randn(2, 3, 4, 5, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+        for x in (images.unsqueeze(1), images.mT.unsqueeze(1), images[..., ::2].unsqueeze(1)):
+            y, dense = layer(x), x.numel() == images.numel()
+            assert seen[-1].is_contiguous() == dense
+            if functions == 1 and dense:
+                assert y.squeeze(1).stride() == x.squeeze(1).stride()
+            assert_equals_reference(layer, x)
+
     def test_second_derivatives_are_taken_of_the_whole(self, small):
         layer = randomize(KANConv2d(2, 2, 3, dtype=torch.float64))
         x = (0.5 * torch.randn(3, 2, 6, 4, dtype=torch.float64)).requires_grad_()

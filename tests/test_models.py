@@ -114,13 +114,14 @@ def test_rank_gives_each_channel_that_many_functions_and_fewer_parameters():
     assert sizes == sorted(set(sizes))
 
 
-@pytest.mark.parametrize("kind", ["lowrank", "full"])
+@pytest.mark.parametrize("kind", ["lowrank", "full", "shared"])
 def test_separable_network_of_every_kind_has_the_size_counted_by_hand(kind):
     width, depth, functions = 4, 3, 1 + 8  # silu and 8 splines
     model = create_model("kan_mobilenet", width=width, depths=[depth], kind=kind)
-    spatial = {"lowrank": width * functions + width * 9, "full": width * 9 * functions}[kind]
-    unit = spatial + width * functions + width * width
-    assert count(model) == 9 * width + depth * unit + width * functions + (width + 1) * 10
+    activation = functions + 2 * width if kind == "shared" else width * functions
+    spatial = width * 9 * functions if kind == "full" else activation + width * 9
+    unit = spatial + activation + width * width
+    assert count(model) == 9 * width + depth * unit + activation + (width + 1) * 10
     assert model(torch.rand(2, 1, 7, 9)).shape == (2, 10)
 
 
@@ -131,8 +132,10 @@ def test_separable_network_is_residual_where_channels_stay():
 
 
 def test_separable_network_refuses_what_it_cannot_be():
-    with pytest.raises(ValueError, match="where channels are grouped; got 'shared'"):
-        create_model("kan_mobilenet", kind="shared")
+    with pytest.raises(ValueError, match="where channels are grouped; got 'depthwise'"):
+        create_model("kan_mobilenet", kind="depthwise")
+    with pytest.raises(ValueError, match="rank must be 1 where channels are grouped and share functions; got 2"):
+        create_model("kan_mobilenet", kind="shared", rank=2)
     with pytest.raises(ValueError, match="depths must be positive integers"):
         create_model("mobilenet", depths=[])
 
