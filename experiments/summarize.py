@@ -16,7 +16,7 @@ from convkan.models import list_weights
 from experiments import chebyshev, continual, deletion, fit, pde, prune, symbolic
 from experiments.benchmark.report import ratio_table
 from experiments.cli import UserError, parse, run
-from experiments.compare.tables import published_table
+from experiments.compare.tables import short_table
 from experiments.compare.verdict import verdict
 
 ROOT = Path(__file__).parents[1]
@@ -63,15 +63,13 @@ def table_of_record(
 
 
 def comparisons(folder: Path) -> str:
-    """The verdict of each committed comparison, with a link to its report."""
+    """The verdict of each committed comparison, its table, and a link to its report."""
     lines = []
     for path in sorted(folder.glob("compare/*/suite.json")):
         record = json.loads(path.read_text())
         report = path.with_name("report.md").relative_to(ROOT)
         lines += [f"[{record['suite']['title']}]({report}):", "", *(f"- {line}" for line in verdict(record)), ""]
-        table = published_table(record)
-        if table is not None:
-            lines += [*table.markdown(), ""]
+        lines += [*short_table(record).markdown(), ""]
     return "\n".join(lines).rstrip() or "No record yet."
 
 

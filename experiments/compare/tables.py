@@ -58,6 +58,7 @@ def summarize(record: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
             "multiply-adds": _of_seeds(group["multiply_adds"]),
             "test %": judged if tested else "",
             "validation %": f"{100 * group['val_accuracy'].mean():.2f}" if tested else judged,
+            "validation loss": "" if tested else f"{_losses(group).mean():.3f}",
             "seeds": len(group),
             "s/epoch": _seconds(group),
             "peak MB": f"{group['peak_memory_bytes'].max() / 1e6:.0f}",
@@ -66,14 +67,14 @@ def summarize(record: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).astype(object).fillna("")
 
 
-def published_table(record: dict[str, Any]) -> Table | None:
-    """Test accuracies and costs beside the figures published for them; None if there are none."""
+def short_table(record: dict[str, Any]) -> Table:
+    """What a comparison found, in few columns, beside the figures published for its entries if there are any."""
     rows = summarize(record, runs_of(record))
     published = [column for column in rows.columns if column.startswith("published ")]
-    if not published or part_of(record) != "test":
-        return None
-    found = rows[(rows[published].astype(str) != "").any(axis=1)]
-    return Table.of(found[["entry", "parameters", "test %", published[0], "s/epoch", *published[1:]]])
+    if part_of(record) != "test":
+        return Table.of(rows[["entry", "parameters", "validation %", "validation loss", "s/epoch"]])
+    first = published[:1]
+    return Table.of(rows[["entry", "parameters", "test %", *first, "s/epoch", *published[1:]]])
 
 
 def search_rows(record: dict[str, Any]) -> Table | None:
@@ -101,6 +102,11 @@ def _of_seeds(counts: pd.Series) -> str:
     """A count, or its range if seeds disagree, as they may where a run chooses sizes."""
     low, high = counts.min(), counts.max()
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _losses(group: pd.DataFrame) -> pd.Series:
+    """The validation loss of each run's best epoch."""
+    return group.apply(lambda run: run["history"]["val_loss"][run["history"]["epoch"].index(run["best_epoch"])], axis=1)
 
 
 def _seconds(group: pd.DataFrame) -> str:
