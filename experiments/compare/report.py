@@ -9,7 +9,7 @@ from jinja2 import Template
 
 from convkan.training import write_atomically
 from experiments.compare import figures
-from experiments.compare.tables import Table, part_of, runs_of, search_rows, summarize
+from experiments.compare.tables import Table, entry_rows, part_of, runs_of, search_rows, summarize
 from experiments.compare.templates import HTML, MARKDOWN
 from experiments.compare.verdict import compare_pairs, verdict_of
 
@@ -34,6 +34,7 @@ def write_report(record: dict[str, Any], folder: Path) -> list[str]:
         "verdict": verdict,
         "tables": {name: Table.of(part) for name, part in rows.groupby("data", sort=False)},
         "pairs": [pair.sentence() for pair in pairs],
+        "entries": entry_rows(record),
         "searches": search_rows(record),
         "protocol": protocol_of(record),
         "figures": drawn,

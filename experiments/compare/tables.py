@@ -77,6 +77,17 @@ def short_table(record: dict[str, Any]) -> Table:
     return Table.of(rows[["entry", "parameters", "test %", *first, "s/epoch", *published[1:]]])
 
 
+def entry_rows(record: dict[str, Any]) -> Table:
+    """What each entry is: its model, with the options that were given, and what of its recipe is its own."""
+    entries = record["suite"]["entries"]
+    rows = [
+        {"entry": entry["name"], "model": entry["model"], "options": _listed(entry["options"])}
+        | {"recipe of its own": _listed(entry["recipe"])}
+        for entry in entries
+    ]
+    return Table.of(pd.DataFrame(rows))
+
+
 def search_rows(record: dict[str, Any]) -> Table | None:
     """The best trial of each entry."""
     if not record["searches"]:
@@ -92,10 +103,14 @@ def search_rows(record: dict[str, Any]) -> Table | None:
                 "trials": len(group),
                 "worst %": f"{100 * group['val_accuracy'].min():.2f}",
                 "best %": f"{100 * best['val_accuracy']:.2f}",
-                "chosen": ", ".join(f"{key} {value}" for key, value in best["settings"].items()),
+                "chosen": _listed({key: value for key, value in best["settings"].items() if value is not None}),
             }
         )
     return Table.of(pd.DataFrame(rows))
+
+
+def _listed(options: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in options.items())
 
 
 def _of_seeds(counts: pd.Series) -> str:

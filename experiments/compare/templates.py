@@ -29,6 +29,8 @@ MARKDOWN = """\
 - {{ line }}
 {% endfor %}
 
+{{ entries.markdown() | join("\n") }}
+
 {% if searches %}
 {{ searches.markdown() | join("\n") }}
 
@@ -80,6 +82,7 @@ figcaption { color: #555; font-size: 14px; }
 <ul>{% for line in pairs %}<li>{{ strong(line) }}</li>{% endfor %}</ul>{% endif %}
 <h2>How it was done</h2>
 <ul>{% for line in protocol %}<li>{{ strong(line) }}</li>{% endfor %}</ul>
+{{ table(entries) }}
 {% if searches %}{{ table(searches) }}{% endif %}
 {% for figure in figures %}
 <figure><img src="{{ figure.source }}" alt="{{ figure.caption | e }}"><figcaption>{{ figure.caption | e }}</figcaption></figure>
