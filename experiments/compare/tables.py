@@ -124,9 +124,18 @@ def _losses(group: pd.DataFrame) -> pd.Series:
     return group.apply(lambda run: run["history"]["val_loss"][run["history"]["epoch"].index(run["best_epoch"])], axis=1)
 
 
+def median_seconds(group: pd.DataFrame) -> float:
+    """The median of an epoch over runs."""
+    return float(_epochs(group)["epoch_seconds"].median())
+
+
+def _epochs(group: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([pd.DataFrame(history) for history in group["history"]])
+
+
 def _seconds(group: pd.DataFrame) -> str:
     """The median of an epoch; where grids grow, those with the first and with the last grid."""
-    epochs = pd.concat([pd.DataFrame(history) for history in group["history"]])
+    epochs = _epochs(group)
     growth = sorted(int(epoch) for epoch in group["options"].iloc[0].get("refine", {}))
     medians = epochs["epoch_seconds"].groupby(np.searchsorted(growth, epochs["epoch"])).median()
     return " → ".join(f"{seconds:.1f}" for seconds in medians.iloc[[0, -1] if len(medians) > 1 else [0]])

@@ -8,7 +8,7 @@ import pandas as pd
 
 from convkan.models import twin
 from experiments.compare.statistics import Difference, paired_bootstrap
-from experiments.compare.tables import part_of, runs_of, summarize
+from experiments.compare.tables import median_seconds, part_of, runs_of, summarize
 from experiments.records import unpacked
 
 SAME_SIZE = 0.1  # sizes that differ by less are called equal
@@ -74,6 +74,7 @@ def verdict_of(record: dict[str, Any], runs: pd.DataFrame, rows: pd.DataFrame, p
     plain = {entry["name"] for entry in record["suite"]["entries"] if twin(entry["model"]) == entry["model"]}
     lines = [pair.sentence() for pair in pairs if pair.second not in plain]
     pairs = [pair for pair in pairs if pair.second in plain]
+    seconds = {name: median_seconds(group) for name, group in runs.groupby(["dataset", "entry"])}
     for winner, text in (
         ("second", "The CNN wins {count} of {total} comparisons: {names}."),
         ("neither", "{count} of {total} cannot be told apart: {names}."),
@@ -82,7 +83,8 @@ def verdict_of(record: dict[str, Any], runs: pd.DataFrame, rows: pd.DataFrame, p
         found = [pair for pair in pairs if pair.difference.verdict == winner]
         if found:
             names = [
-                f"{pair.first} against {pair.second} on {pair.dataset} ({100 * pair.difference.mean:+.2f} points)"
+                f"{pair.first} against {pair.second} on {pair.dataset} ({100 * pair.difference.mean:+.2f} points, "
+                f"{seconds[pair.dataset, pair.first] / seconds[pair.dataset, pair.second]:.1f} times the time an epoch)"
                 for pair in found
             ]
             if winner == "first" and len(names) > LONGEST_LIST:  # what KANs do not win is told in full
@@ -95,10 +97,10 @@ def verdict_of(record: dict[str, Any], runs: pd.DataFrame, rows: pd.DataFrame, p
     for dataset, group in runs.groupby("dataset", sort=False):
         means = group.groupby("entry", sort=False)[["val_accuracy", "accuracy"]].mean()
         best = means["val_accuracy"].idxmax()
-        [seconds] = rows.loc[(rows["data"] == dataset) & (rows["entry"] == best), "s/epoch"]
+        [cost] = rows.loc[(rows["data"] == dataset) & (rows["entry"] == best), "s/epoch"]
         lines.append(
             f"On {dataset}, validation favours {best}: {100 * means.loc[best, 'accuracy']:.2f} % on the {where} set, "
-            f"{seconds} s an epoch."
+            f"{cost} s an epoch."
         )
     fewest = int(rows["seeds"].min())
     if fewest < 3:
