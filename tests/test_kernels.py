@@ -147,6 +147,14 @@ class TestTiles:
         monkeypatch.setattr(tiles, "tile_bytes", lambda device, weight=None: 300)
         return monkeypatch
 
+    @pytest.fixture
+    def seen(self, monkeypatch):
+        """What the kernel of activations is given, call by call."""
+        inputs = []
+        original = kernels.activation
+        monkeypatch.setattr(kernels, "activation", lambda x, *others: (inputs.append(x), original(x, *others))[1])
+        return inputs
+
     @every_layer
     @pytest.mark.parametrize("uneven", [False, True])
     def test_give_what_the_whole_gives(self, case, uneven, small):
@@ -169,29 +177,23 @@ class TestTiles:
 
     @pytest.mark.parametrize("functions", [1, 2])
     @pytest.mark.parametrize("grid_size", [5, 40])
-    def test_activations_are_cut_into_few_images(self, functions, grid_size, monkeypatch):
-        sizes = []
+    def test_activations_are_cut_into_few_images(self, functions, grid_size, seen, monkeypatch):
         monkeypatch.setattr(channelwise, "LARGE_BYTES", 2 * 3 * 5 * grid_size * functions * 8)
-        original = kernels.activation
-        monkeypatch.setattr(kernels, "activation", lambda x, *others: (sizes.append(len(x)), original(x, *others))[1])
         layer = randomize(LearnableActivation(3, functions, basis=BSpline(grid_size), padding=(1, 0)))
         for dtype in (torch.float32, torch.float64):
             assert_equals_reference(layer.to(dtype), torch.randn(7, 3, 5, dtype=dtype))
         with torch.autocast("cpu", torch.bfloat16):
             layer.float()(torch.randn(7, 3, 5, requires_grad=True)).sum().backward()
-        assert max(sizes) < 7
+        assert max(len(x) for x in seen) < 7
 
-    @pytest.mark.parametrize("shape", [(4, 17, 4, 4), (1, 3, 5, 7), (2, 24, 2, 2), (6, 5, 8), (12, 10)])
-    @pytest.mark.parametrize(("functions", "padding"), [(1, 0), (2, 0), (1, 1)])
-    def test_channels_of_neighbouring_pixels_fill_vectors(self, shape, functions, padding, monkeypatch):
-        widths = []
-        original = kernels.activation
-        monkeypatch.setattr(
-            kernels, "activation", lambda x, *others: (widths.append(x.shape[-1]), original(x, *others))[1]
-        )
+    @pytest.mark.parametrize(
+        ("shape", "padding"),
+        [(shape, 0) for shape in ((4, 17, 4, 4), (1, 3, 5, 7), (2, 24, 2, 2), (6, 5, 8), (12, 10))]
+        + [((4, 17, 4, 4), 1), ((1, 3, 5, 7), 1)],  # torch keeps the order in memory through padding for images only
+    )
+    @pytest.mark.parametrize("functions", [1, 2])
+    def test_channels_of_neighbouring_pixels_fill_vectors(self, shape, functions, padding, seen):
         channels, ndim = shape[1], len(shape) - 2
-        if padding and ndim != 2:  # torch keeps the order in memory through padding for images only
-            return
         for grid_size in (5, 40):
             layer = LearnableActivation(
                 channels, functions, basis=BSpline(grid_size), padding=(padding,) * (2 * ndim), dtype=torch.float64
@@ -199,14 +201,11 @@ class TestTiles:
             layer = make_uneven(randomize(layer))  # so that no two channels have the same functions
             x = torch.randn(shape[0], *shape[2:], channels, dtype=torch.float64).movedim(-1, 1)
             assert_equals_reference(layer, x)
-        assert min(widths) > channels
+        assert min(x.shape[-1] for x in seen) > channels
 
     @pytest.mark.parametrize("functions", [1, 2])
     @pytest.mark.parametrize("grid_size", [5, 40])
-    def test_a_single_channel_is_evaluated_as_it_lies_in_memory(self, functions, grid_size, monkeypatch):
-        seen = []
-        original = kernels.activation
-        monkeypatch.setattr(kernels, "activation", lambda x, *others: (seen.append(x), original(x, *others))[1])
+    def test_a_single_channel_is_evaluated_as_it_lies_in_memory(self, functions, grid_size, seen):
         layer = randomize(LearnableActivation(1, functions, basis=BSpline(grid_size), dtype=torch.float64))
         images = torch.randn(2, 3, 4, 5, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
         for x in (images.unsqueeze(1), images.mT.unsqueeze(1), images[..., ::2].unsqueeze(1)):
