@@ -1,6 +1,7 @@
 """The record that a run leaves behind: what ran, where, and what came out."""
 
 import base64
+import copy
 import json
 import platform
 import resource
@@ -99,6 +100,28 @@ def count_multiply_adds(model: nn.Module, example: torch.Tensor) -> int:
         handle.remove()
     model.train(training)
     return counter.get_total_flops() // 2 + of_functions
+
+
+def count_step_memory_bytes(model: nn.Module, batch: torch.Tensor) -> int:
+    """Memory that a training step on ``batch`` keeps from its forward pass for its backward pass, weights aside.
+
+    It is what grows with the batch, and follows from the model alone: unlike the peak of a process, it is the same on
+    every machine, and does not contain the data set.
+    """
+    model = copy.deepcopy(model).train()  # statistics of the original stay as they are
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:  # parts of one tensor, or one kept twice, count once
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = model(batch)  # held, so that no kept tensor is freed and its place in memory given to another
+    del outputs
+    return sum(kept.values())
 
 
 def peak_memory_bytes(device: torch.device) -> int:

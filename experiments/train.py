@@ -44,6 +44,7 @@ from experiments.cli import UserError, parse, run
 from experiments.records import (
     count_multiply_adds,
     count_parameters,
+    count_step_memory_bytes,
     environment,
     packed,
     peak_memory_bytes,
@@ -169,6 +170,9 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         "epochs": len(history.rows),
         "seconds_per_epoch": statistics.median([row["epoch_seconds"] for row in history.rows]),
         "input_seconds_per_epoch": statistics.median([row["input_seconds"] for row in history.rows]),
+        "step_memory_bytes": count_step_memory_bytes(
+            trained, example_input(description).repeat(config.batch_size, 1, 1, 1)
+        ),
         "peak_memory_bytes": peak_memory_bytes(device),
         "off_grid": watch.off_grid,
     }

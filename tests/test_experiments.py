@@ -14,12 +14,12 @@ from PIL import Image
 from torch import nn
 
 import experiments
-from convkan import KANConv2d, KANLinear, LowRankKANConv2d
+from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import BSpline
 from convkan.models import Weights, list_models, load_classifier
 from convkan.training import DATASETS, ImageData
 from experiments import cli, predict, publish, train
-from experiments.records import count_multiply_adds, count_parameters
+from experiments.records import count_multiply_adds, count_parameters, count_step_memory_bytes
 from experiments.train_config import TrainConfig
 
 ROOT = Path(experiments.__file__).parents[1]
@@ -117,6 +117,7 @@ def test_run_leaves_its_configuration_and_record(run_folder):
     assert 0 <= result["test_accuracy"] <= 1
     assert 0 <= result["val_accuracy"] <= 1
     assert result["seconds_per_epoch"] > 0
+    assert result["step_memory_bytes"] > 0
     assert result["peak_memory_bytes"] > 0
     assert result["seed"] == 0
     assert result["config"] == yaml.safe_load((run_folder / "config.yaml").read_text())
@@ -433,9 +434,24 @@ def test_multiply_adds_of_a_low_rank_layer_are_those_of_its_functions_and_its_co
     assert count_multiply_adds(layer, torch.zeros(1, 4, 8, 8)) == 4 * 2 * 100 * 9 + 6 * 64 * 9 * 8
 
 
-def test_counting_multiply_adds_changes_no_statistics():
+def test_memory_of_a_step_is_what_is_kept_for_the_backward_pass():
+    images, hidden = 5 * 3 * 8 * 8 * 4, 5 * 7 * 6 * 6 * 4  # in bytes
+    model = nn.Sequential(nn.Conv2d(3, 7, 3), nn.ReLU(), nn.Conv2d(7, 2, 1))
+    # The images, and what ReLU returns, which it and the second convolution keep once; weights are kept anyway.
+    assert count_step_memory_bytes(model, torch.zeros(5, 3, 8, 8)) == images + hidden
+
+
+@pytest.mark.parametrize("layer", [LearnableActivation(3, 2), KANConv2d(3, 2, 3), LowRankKANConv2d(3, 2, 3)])
+def test_memory_of_a_kan_layer_grows_with_the_batch(layer):
+    few, many = (count_step_memory_bytes(layer, torch.zeros(count, 3, 16, 16)) for count in (2, 20))
+    assert few >= 2 * 3 * 16 * 16 * 4
+    assert 8 * few < many < 11 * few
+
+
+@pytest.mark.parametrize("count", [count_multiply_adds, count_step_memory_bytes])
+def test_counting_changes_no_statistics(count):
     layer = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 1, 3))
-    count_multiply_adds(layer, torch.ones(1, 1, 4, 4))
+    count(layer, torch.ones(1, 1, 4, 4))
     assert layer[0].num_batches_tracked == 0
     assert layer[0].running_mean.item() == 0
 

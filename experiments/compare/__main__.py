@@ -35,6 +35,7 @@ KEPT = (
     "epochs",
     "seconds_per_epoch",
     "input_seconds_per_epoch",
+    "step_memory_bytes",
     "peak_memory_bytes",
     "confusion",
     "test_correct",

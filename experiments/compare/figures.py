@@ -17,12 +17,13 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 from convkan.models import twin
 from convkan.training import write_atomically
 from experiments.compare.statistics import pareto_front
+from experiments.compare.tables import median_seconds
 
 COSTS = {
     "parameters": "parameters",
     "multiply_adds": "multiply-adds an image",
-    "seconds_per_epoch": "seconds an epoch",
-    "peak_memory_bytes": "peak memory of the process, bytes",
+    "seconds": "seconds an epoch",
+    "step_memory_bytes": "memory that a training step keeps, bytes",
 }
 # Distinguishable without colour vision (Okabe and Ito).
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -73,7 +74,7 @@ def _pareto(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> F
     accuracy = 100 * grouped["accuracy"].mean()
     spread = 100 * grouped["accuracy"].std().fillna(0)
     for axis, (cost, label) in zip(axes.flat, COSTS.items(), strict=True):
-        costs = grouped[cost].median()
+        costs = grouped.apply(median_seconds) if cost == "seconds" else grouped[cost].median()
         for entry in accuracy.index:
             color, marker, plain = styles[entry]
             axis.errorbar(

@@ -63,8 +63,8 @@ def protocol_of(record: dict[str, Any]) -> list[str]:
         )
     lines.append(
         "± is the standard deviation over seeds. Intervals are of a paired bootstrap over images and seeds. Seconds "
-        "are medians over epochs, with the first and the last grid where grids grow; peak memory is that of the whole "
-        "process."
+        "are medians over epochs, with the first and the last grid where grids grow. Memory is what a training step "
+        "keeps from its forward pass for its backward pass, weights aside."
     )
     device = ", ".join(sorted({run["device"] for run in record["runs"]}))
     threads = ", ".join(sorted({str(run["threads"]) for run in record["runs"]}))

@@ -61,7 +61,7 @@ def summarize(record: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
             "validation loss": "" if tested else f"{_losses(group).mean():.3f}",
             "seeds": len(group),
             "s/epoch": _seconds(group),
-            "peak MB": f"{group['peak_memory_bytes'].max() / 1e6:.0f}",
+            "step MB": f"{group['step_memory_bytes'].median() / 1e6:.1f}",
         }
         rows.append(row | {f"published {key}": value for key, value in published[entry].items()})
     return pd.DataFrame(rows).astype(object).fillna("")

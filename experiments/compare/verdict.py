@@ -36,10 +36,8 @@ class Pair:
             case "second":
                 return f"On {self.dataset}, **{self.second} beats {self.first}** by {points} ({interval})."
         ahead = self.first if d.mean > 0 else self.second
-        return (
-            f"On {self.dataset}, {self.first} and {self.second} cannot be told apart: {ahead} is {points} ahead, "
-            f"within chance ({interval})."
-        )
+        found = f"{ahead} is {points} ahead, within chance" if round(100 * d.mean, 2) else "both are as accurate"
+        return f"On {self.dataset}, {self.first} and {self.second} cannot be told apart: {found} ({interval})."
 
 
 def verdict(record: dict[str, Any]) -> list[str]:
