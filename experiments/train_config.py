@@ -41,8 +41,8 @@ class TrainConfig:
         off_grid_warning: Warn if a larger share than this of a layer's inputs lies off its grid.
         label_smoothing: Probability spread over all classes.
         gradient_clip: Largest norm of the gradient; 0 does not clip.
-        augment: standard (shifts, and flips where they keep the class), none, or auto: none for MNIST and
-            Fashion-MNIST, standard for the others.
+        augment: standard (shifts, and flips where they keep the class), flip (such flips alone), none, or auto: none
+            for MNIST and Fashion-MNIST, standard for the others.
         scaling: Of images: standard (mean 0 and standard deviation 1 in each channel) or symmetric (to [-1, 1]).
         val_fraction: Share of the training images held out for validation.
         train_fraction: Share of the rest to train on.

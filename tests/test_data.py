@@ -188,6 +188,24 @@ def test_flip_mirrors_about_half_of_the_images_from_left_to_right():
     assert 70 < sum(mirrored) < 130
 
 
+@pytest.mark.parametrize(
+    ("dataset", "augment", "shift", "flip"),
+    [
+        ("cifar10", "standard", 4, True),
+        ("cifar10", "auto", 4, True),
+        ("cifar10", "flip", 0, True),
+        ("cifar10", "none", 0, False),
+        ("fashion_mnist", "auto", 0, False),
+        ("fashion_mnist", "flip", 0, True),
+        ("mnist", "standard", 2, False),
+        ("mnist", "flip", 0, False),  # a mirrored digit is another, or none
+    ],
+)
+def test_augmentation_keeps_the_class_of_every_image(dataset, augment, shift, flip):
+    data = ImageData(dataset, augment=augment)
+    assert (data.shift, data.flip) == (shift, flip)
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 def test_batches_do_not_depend_on_the_number_of_workers():
     batches = [list(ready(num_workers=workers, batch_size=256).train_dataloader()) for workers in (0, 2)]

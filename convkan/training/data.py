@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from convkan.training.datasets import DATA_ROOT_VARIABLE, DATASETS, Images
 
-Augmentation = Literal["auto", "standard", "none"]
+Augmentation = Literal["auto", "standard", "flip", "none"]
 Scaling = Literal["standard", "symmetric"]
 
 
@@ -100,8 +100,8 @@ class ImageData(L.LightningDataModule):
         batch_size: Images a step.
         val_fraction: Share of the training images held out for validation.
         train_fraction: Share of the rest to train on, for quick trials; the validation part stays whole.
-        augment: "standard" (shifts, and flips where they keep the class), "none", or "auto": none for MNIST and
-            Fashion-MNIST, as the field trains on them, standard for the others.
+        augment: "standard" (shifts, and flips where they keep the class), "flip" (such flips alone), "none", or "auto":
+            none for MNIST and Fashion-MNIST, as the field trains on them, standard for the others.
         scaling: "standard" for mean 0 and standard deviation 1 in each channel, "symmetric" for [-1, 1].
         image_size: Side to which ``folder`` scales images; other data sets come as they are.
         num_workers: Loader processes; 0 loads in the training process, which is fastest for small images.
@@ -151,7 +151,10 @@ class ImageData(L.LightningDataModule):
         self.source = DATASETS[dataset]
         self.root = Path(data_root or os.environ.get(DATA_ROOT_VARIABLE) or "data").expanduser()
         self.batch_size, self.val_fraction, self.train_fraction = batch_size, val_fraction, train_fraction
-        self.augmented = self.source.augmented if augment == "auto" else augment == "standard"
+        if augment == "auto":
+            augment = "standard" if self.source.augmented else "none"
+        self.shift = self.source.shift if augment == "standard" else 0
+        self.flip = self.source.flip and augment in ("standard", "flip")
         self.scaling, self.image_size, self.num_workers = scaling, image_size, num_workers
         self.seed, self.split_seed = seed, split_seed
         self.class_names: list[str] = []
@@ -183,8 +186,7 @@ class ImageData(L.LightningDataModule):
         """This epoch's batches: order and augmentation follow from the seed and the epoch."""
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         seed = self.seed * 10_007 + epoch
-        shift, flip = (self.source.shift, self.source.flip) if self.augmented else (0, False)
-        images = BatchedImages(self.train, seed, shift, flip)
+        images = BatchedImages(self.train, seed, self.shift, self.flip)
         order = RandomSampler(images, generator=torch.Generator().manual_seed(seed))
         return self._loader(images, order)
 
