@@ -113,7 +113,7 @@ def uniform_bsplines(
     for coefficient in others:
         inside = inside.sub_(1).relu_()  # (a − j)₊ = ((a − j + 1)₊ − 1)₊
         bumps.add_(_power(inside, exponent), alpha=coefficient)
-    return bumps.mul_(distance.sign_()).mul_((-order / step).unsqueeze(-2)) if derivative else bumps
+    return torch.where(distance < 0, bumps, -bumps) * (order / step).unsqueeze(-2) if derivative else bumps
 
 
 def _power(x: Tensor, exponent: int) -> Tensor:

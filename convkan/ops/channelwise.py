@@ -17,6 +17,8 @@ from convkan.ops.tiles import even_size, tile_bytes
 LARGE_BYTES = 256 * 2**20
 # Floats that a processor works on at a time: AVX-512's; fewer elsewhere, of which this is a multiple.
 VECTOR = 16
+# Channels, or entries of merged pixels, in a row of which the compiled loops are as fast as in longer ones.
+ROW = 8 * VECTOR
 
 
 def forward(
@@ -101,14 +103,16 @@ def _worth_merging(x: Float[Tensor, "*batch channels"]) -> int:
     """How many pixels to see as one with as many times the channels, on a CPU.
 
     A compiled loop goes over the channels a vector at a time: with 17 channels almost half of the work is on entries
-    that are not there. The channels of neighbouring pixels lie next to each other, and together fill their vectors.
+    that are not there, and with 16 each pixel is a loop of its own. The channels of neighbouring pixels lie next to
+    each other, and together fill their vectors, and rows of some length.
     """
     channels = x.shape[-1]
-    if channels % VECTOR == 0 or not x.is_cpu or not is_concrete(x) or not x.is_contiguous() or x.numel() == 0:
+    if not x.is_cpu or not is_concrete(x) or not x.is_contiguous() or x.numel() == 0:
         return 1
     pixels = x.numel() // channels
-    counts = (count for count in range(1, VECTOR + 1) if pixels % count == 0)
-    return min(counts, key=lambda count: math.ceil(count * channels / VECTOR) / count)
+    most = max(VECTOR, math.ceil(ROW / channels))
+    counts = (count for count in range(1, most + 1) if pixels % count == 0)
+    return min(counts, key=lambda count: (math.ceil(count * channels / VECTOR) / count, count * channels < ROW, count))
 
 
 def _merge(x: Tensor, count: int, dimension: int = -1) -> Tensor:

@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import cache, reduce, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
@@ -25,6 +25,8 @@ from torch import Tensor
 from convkan.ops.plan import Expansion, at_least_float32, is_concrete
 
 MIN_ENTRIES = 2**18
+# A compiled loop takes so many functions one by one, and shares what they have in common; more take long to compile.
+MOST_UNROLLED = 16
 DISABLING_VARIABLE = "CONVKAN_COMPILE"
 
 # Without these torch would store intermediate results that are cheaper to compute again.
@@ -33,6 +35,7 @@ OPTIONS: dict[str, Any] = {
     "realize_opcount_threshold": 10_000,
     "realize_reads_threshold": 1_000,
     "assert_indirect_indexing": False,
+    "cpp.enable_floating_point_contract_flag": "fast",
 }
 
 _enabled = os.environ.get(DISABLING_VARIABLE, "1") != "0"
@@ -185,11 +188,22 @@ def _activation(
         y = torch.stack([_look_up(table, first, values) for table in basis_weight.unbind(1)], dim=-2)
     else:
         planes = expansion.planes(x, knots, derivative=derivative, differentiable=False)
-        y = (planes.unsqueeze(-2) * basis_weight).sum(-3)
+        y = _weighted_sum(planes.unsqueeze(-2), basis_weight)
     if expansion.base is not None and base_weight is not None:
         fixed = expansion.base.derivative(x) if derivative else expansion.base.value(x)
         y = y + fixed.unsqueeze(-2) * base_weight
     return y
+
+
+def _weighted_sum(planes: Tensor, weight: Tensor) -> Tensor:
+    """Σ_k planes[…, k, :, :]·weight[k]."""
+    if _is_unrolled(len(weight)):
+        return reduce(torch.add, (plane * row for plane, row in zip(planes.unbind(-3), weight.unbind(0), strict=True)))
+    return (planes * weight).sum(-3)
+
+
+def _is_unrolled(num_functions: int) -> bool:
+    return torch.compiler.is_compiling() and num_functions <= MOST_UNROLLED
 
 
 def _look_up(table: Float[Tensor, "rows channels"], first: Tensor, values: list[Tensor]) -> Tensor:
@@ -210,8 +224,11 @@ def activation_sums(
     grad = grad.to(x.dtype)
     planes = expansion.planes(x, knots, derivative=False, differentiable=False)
     pixels = tuple(range(x.ndim - 1))
-    by_function = [(planes * part.unsqueeze(-2)).sum(pixels) for part in grad.unbind(-2)]
-    return _base_sums(x, expansion, grad), torch.stack(by_function, dim=1)
+    if _is_unrolled(planes.shape[-2]):
+        sums = torch.stack([(plane.unsqueeze(-2) * grad).sum(pixels) for plane in planes.unbind(-2)])
+    else:
+        sums = torch.stack([(planes * part.unsqueeze(-2)).sum(pixels) for part in grad.unbind(-2)], dim=1)
+    return _base_sums(x, expansion, grad), sums
 
 
 def _base_sums(x: Tensor, expansion: Expansion, grad: Tensor) -> Float[Tensor, "functions channels"]:
