@@ -205,6 +205,28 @@ class TestStatistics:
         equal = runs.assign(parameters=[300, 300, 290, 800])
         assert verdict.sizes_of(equal, pairs, {"CNN", "CNN big"}) == []
 
+    def test_only_a_kan_against_a_cnn_counts_as_a_win_of_either(self):
+        names, models = ("KAN", "CNN", "CNN big"), ("kan_vgg", "vgg", "vgg")
+        entries = [{"name": n, "model": m, "published": {}} for n, m in zip(names, models, strict=True)]
+        history = {"epoch": [1], "epoch_seconds": [1.0]}
+        runs = pd.DataFrame(
+            [
+                {"dataset": "digits", "entry": name, "accuracy": 0.9, "val_accuracy": 0.9, "parameters": 9}
+                | {"history": history}
+                for name in names
+            ]
+        )
+        rows = pd.DataFrame([{"data": "digits", "entry": name, "s/epoch": "1.0", "seeds": 3} for name in names])
+        win = Difference(0.05, 0.04, 0.06)
+        pairs = [verdict.Pair("digits", "KAN", "CNN", 3, win), verdict.Pair("digits", "CNN big", "CNN", 3, win)]
+        lines = verdict.verdict_of({"suite": {"entries": entries}}, runs, rows, pairs)
+        assert lines[0].startswith("On digits, **CNN big beats CNN** by 5.00 points")
+        assert lines[1].startswith("The KAN wins 1 of 1: KAN against CNN on digits (+5.00 points")
+
+    def test_models_that_are_as_accurate_are_not_said_to_lead(self):
+        pair = verdict.Pair("digits", "KAN", "CNN", 3, Difference(0.0, -0.01, 0.01))
+        assert "cannot be told apart: both are as accurate (95 %" in pair.sentence()
+
     def test_wins_over_a_cnn_short_of_its_published_accuracy_are_qualified(self):
         accuracies = {"KAN": 0.9, "CNN": 0.85}
         runs = pd.DataFrame([{"dataset": "digits", "entry": name, "accuracy": a} for name, a in accuracies.items()])
@@ -219,6 +241,7 @@ class TestStatistics:
         assert "CNN (-1.00 points)" in short
         assert "wins" in qualified
         assert len(lines(84.0)) == 1
+        assert len(lines(85.0)) == 1  # though the mean of floats may be a little less
 
     @pytest.mark.parametrize(
         ("refine", "expected"), [({}, "2.0"), ({"2": 10}, "1.0 → 3.5"), ({"1": 10, "3": 20, "8": 40}, "1.0 → 5.0")]
@@ -227,6 +250,12 @@ class TestStatistics:
         history = {"epoch": [1, 2, 3, 4], "epoch_seconds": [1.0, 1.0, 2.0, 5.0] if refine else [2.0] * 4}
         runs = pd.DataFrame([{"options": {"refine": refine}, "history": history}] * 2)
         assert tables._seconds(runs) == expected
+
+    def test_a_chosen_option_of_none_is_told(self):
+        settings = {"base_activation": None, "coefficient_decay": None, "dropout": 0.1}
+        search = {"dataset": "digits", "entry": "KAN", "settings": settings, "val_accuracy": 0.9}
+        record = {"searches": [search], "suite": {"entries": [{"name": "KAN", "model": "kan_vgg"}]}}
+        assert tables.search_rows(record).rows[0][-1] == "base_activation None, dropout 0.1"
 
     def test_a_table_becomes_markdown(self):
         table = tables.Table.of(pd.DataFrame({"a": [1, 2], "b": ["", ""], "c": ["x", "3"], "d": ["", "4"]}))

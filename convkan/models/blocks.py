@@ -28,15 +28,15 @@ class Units:
     Attributes:
         kind: "plain": a fixed activation and ``nn.Conv2d``. "full": ``KANConv2d``, a function on every edge. "lowrank":
             ``LowRankKANConv2d``, ``rank`` functions a channel. "shared": ``rank`` functions that all channels share,
-            each after a scale and offset of its own, and ``nn.Conv2d``. "depthwise": ``KANConv2d`` with a group a
-            channel, and a pointwise ``nn.Conv2d``. "bottleneck": ``KANConv2d`` on a quarter of the channels between
-            two pointwise ``nn.Conv2d``.
+            normalised channels each with a scale and offset of its own, and ``nn.Conv2d``. "depthwise": ``KANConv2d``
+            with a group a channel, and a pointwise ``nn.Conv2d``. "bottleneck": ``KANConv2d`` on a quarter of the
+            channels between two pointwise ``nn.Conv2d``.
         rank: Functions a channel, or shared.
         basis: The univariate basis of KAN parts.
         base_activation: Name of the fixed part of each function, or None.
         normalization: "batch", "group" (of 8 channels) or "none".
         activation: The fixed activation of plain parts: "relu", "silu" or "gelu".
-        dropout: Probability of dropping a channel, which then is at its mean, before it is activated.
+        dropout: Probability of making a channel zero after it is normalised, before it is activated.
         head: "linear", or "kan" for ``KANLinear`` on normalised features.
 
     Raises:

@@ -45,7 +45,7 @@ class Source:
         load: Returns training images, test images and class names, given where data lives and the image size asked
             for (None: as stored).
         shift: Largest random shift of the standard augmentation, in pixels.
-        flip: Whether the standard augmentation mirrors images.
+        flip: Whether augmentation may mirror images.
         augmented: Whether the field augments this data set unless it says otherwise.
     """
 

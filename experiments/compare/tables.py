@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from convkan.models import twin
+from convkan.models import model_options, twin
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,11 @@ def short_table(record: dict[str, Any]) -> Table:
     """What a comparison found, in few columns, beside the figures published for its entries if there are any."""
     rows = summarize(record, runs_of(record))
     published = [column for column in rows.columns if column.startswith("published ")]
+    names = ["data", "entry"] if rows["data"].nunique() > 1 else ["entry"]
     if part_of(record) != "test":
-        return Table.of(rows[["entry", "parameters", "validation %", "validation loss", "s/epoch"]])
+        return Table.of(rows[[*names, "parameters", "validation %", "validation loss", "s/epoch"]])
     first = published[:1]
-    return Table.of(rows[["entry", "parameters", "test %", *first, "s/epoch", *published[1:]]])
+    return Table.of(rows[[*names, "parameters", "test %", *first, "s/epoch", *published[1:]]])
 
 
 def entry_rows(record: dict[str, Any]) -> Table:
@@ -93,9 +94,12 @@ def search_rows(record: dict[str, Any]) -> Table | None:
     if not record["searches"]:
         return None
     frame = pd.DataFrame(record["searches"])
+    models = {entry["name"]: entry["model"] for entry in record["suite"]["entries"]}
     rows = []
     for (dataset, entry), group in frame.groupby(["dataset", "entry"], sort=False):
         best = group.loc[group["val_accuracy"].idxmax()]
+        defaults = model_options(models[entry])  # that of a training option which may be None is None
+        chosen = {key: value for key, value in best["settings"].items() if value is not None or defaults.get(key)}
         rows.append(
             {
                 "data": dataset,
@@ -103,7 +107,7 @@ def search_rows(record: dict[str, Any]) -> Table | None:
                 "trials": len(group),
                 "worst %": f"{100 * group['val_accuracy'].min():.2f}",
                 "best %": f"{100 * best['val_accuracy']:.2f}",
-                "chosen": _listed({key: value for key, value in best["settings"].items() if value is not None}),
+                "chosen": _listed(chosen),
             }
         )
     return Table.of(pd.DataFrame(rows))

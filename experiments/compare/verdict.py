@@ -70,8 +70,9 @@ def compare_pairs(record: dict[str, Any], runs: pd.DataFrame) -> list[Pair]:
 def verdict_of(record: dict[str, Any], runs: pd.DataFrame, rows: pd.DataFrame, pairs: list[Pair]) -> list[str]:
     """What a reader should take away, losses of KANs first."""
     plain = {entry["name"] for entry in record["suite"]["entries"] if twin(entry["model"]) == entry["model"]}
-    lines = [pair.sentence() for pair in pairs if pair.second not in plain]
-    pairs = [pair for pair in pairs if pair.second in plain]
+    others = [pair for pair in pairs if pair.first in plain or pair.second not in plain]  # no KAN against a CNN
+    lines = [pair.sentence() for pair in others]
+    pairs = [pair for pair in pairs if pair not in others]
     seconds = {name: median_seconds(group) for name, group in runs.groupby(["dataset", "entry"])}
     for winner, text in (
         ("second", "The CNN wins {count} of {total} comparisons: {names}."),
@@ -143,7 +144,7 @@ def published_of(record: dict[str, Any], runs: pd.DataFrame, pairs: list[Pair]) 
     lines = []
     for dataset, group in runs.groupby("dataset", sort=False):
         means = 100 * group.groupby("entry", sort=False)["accuracy"].mean()
-        gains = {name: mean - published[name] for name, mean in means.items() if published[name] is not None}
+        gains = {name: round(mean - published[name], 2) for name, mean in means.items() if published[name] is not None}
         if gains:
             short = {name: gain for name, gain in gains.items() if gain < 0}
             line = f"On {dataset}, {len(gains) - len(short)} of {len(gains)} reach the accuracy published for them"
