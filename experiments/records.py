@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -110,18 +111,37 @@ def count_step_memory_bytes(model: nn.Module, batch: torch.Tensor) -> int:
     """
     model = copy.deepcopy(model).train()  # statistics of the original stay as they are
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
+    with torch.random.fork_rng(devices=[]):
+        kept = kept_storages(lambda: model(batch))
+    return sum(size for address, size in kept.items() if address not in weights)
+
+
+def kept_storages(compute: Callable[[], Tensor]) -> dict[int, int]:
+    """What the graph of one output keeps alive: saved tensors, and tensors that nodes hold as attributes.
+
+    Returns:
+        The bytes of each storage by its address, so that parts of one tensor, or one kept twice, count once.
+    """
+    storages: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:  # parts of one tensor, or one kept twice, count once
-            kept[storage.data_ptr()] = storage.nbytes()
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = model(batch)  # held, so that no kept tensor is freed and its place in memory given to another
-    del outputs
-    return sum(kept.values())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = compute()
+    nodes, seen = [y.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        for value in getattr(node, "__dict__", {}).values():
+            for tensor in value if isinstance(value, tuple | list) else [value]:
+                if isinstance(tensor, Tensor):
+                    keep(tensor)
+        nodes.extend(following for following, _ in node.next_functions)
+    return storages
 
 
 def peak_memory_bytes(device: torch.device) -> int:

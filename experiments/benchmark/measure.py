@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from experiments.records import kept_storages
+
 # Largest error of an output or gradient, relative to its norm, beside the reference in float64.
 GATE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 
@@ -108,32 +110,8 @@ def summary(seconds: Sequence[float]) -> dict[str, float] | None:
 
 
 def saved_bytes(contender: Contender) -> int | None:
-    """Bytes that the graph of one output keeps alive: saved tensors, and tensors that nodes hold as attributes.
-
-    Parameters and the input are counted, each storage once.
-    """
-    if contender.step is not None:
-        return None
-    storages: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        y = contender()
-    nodes, seen = [y.grad_fn], set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        for value in getattr(node, "__dict__", {}).values():
-            for tensor in value if isinstance(value, tuple | list) else [value]:
-                if isinstance(tensor, Tensor):
-                    keep(tensor)
-        nodes.extend(following for following, _ in node.next_functions)
-    return sum(storages.values())
+    """Bytes that the graph of one output keeps alive; parameters and the input are counted."""
+    return None if contender.step is not None else sum(kept_storages(contender).values())
 
 
 def peak_bytes(contender: Contender) -> int | None:
