@@ -319,6 +319,16 @@ def test_writer_fills_a_neighbour_of_the_same_suffix_while_the_old_file_stays(tm
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_written_file_has_the_permissions_of_any_new_one(tmp_path):
+    def write(partial):
+        partial.unlink()
+        partial.touch(0o600)
+
+    (tmp_path / "other").touch()
+    path = write_atomically(tmp_path / "model.safetensors", write)
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_write_into_a_file_in_place_of_a_folder_is_an_os_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):

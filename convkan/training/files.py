@@ -29,7 +29,10 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         write(partial)
+        partial.chmod(mode)  # some writers make files that only their owner may read
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
