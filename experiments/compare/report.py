@@ -47,9 +47,10 @@ def write_report(record: dict[str, Any], folder: Path) -> list[str]:
 def protocol_of(record: dict[str, Any]) -> list[str]:
     """How the figures came about."""
     suite = record["suite"]
+    seeds = sorted({run["seed"] for run in record["runs"]})
     touched = "was touched once for each final run" if part_of(record) == "test" else "was not touched"
     lines = [
-        f"Seeds {', '.join(map(str, suite['seeds']))}; the validation split chose the epoch, the test set {touched}.",
+        f"Seeds {', '.join(map(str, seeds))}; the validation split chose the epoch, the test set {touched}.",
         "Common to all: " + ", ".join(f"{key} {value}" for key, value in suite["recipe"].items()) + ".",
     ]
     if suite["match"]:
