@@ -106,8 +106,8 @@ def count_multiply_adds(model: nn.Module, example: torch.Tensor) -> int:
 def count_step_memory_bytes(model: nn.Module, batch: torch.Tensor) -> int:
     """Memory that a training step on ``batch`` keeps from its forward pass for its backward pass, weights aside.
 
-    It is what grows with the batch, and follows from the model alone: unlike the peak of a process, it is the same on
-    every machine, and does not contain the data set.
+    In the precision of the weights. It is what grows with the batch, and follows from the model alone: unlike the peak
+    of a process, it is the same on every machine, and does not contain the data set.
     """
     model = copy.deepcopy(model).train()  # statistics of the original stay as they are
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -109,7 +110,12 @@ def _worth_merging(x: Float[Tensor, "*batch channels"]) -> int:
     channels = x.shape[-1]
     if not x.is_cpu or not is_concrete(x) or not x.is_contiguous() or x.numel() == 0:
         return 1
-    pixels = x.numel() // channels
+    return _pixels_in_a_row(x.numel() // channels, channels)
+
+
+@cache
+def _pixels_in_a_row(pixels: int, channels: int) -> int:
+    """The count that leaves least of the vectors empty; of several, the smallest whose rows are long enough."""
     most = max(VECTOR, math.ceil(ROW / channels))
     counts = (count for count in range(1, most + 1) if pixels % count == 0)
     return min(counts, key=lambda count: (math.ceil(count * channels / VECTOR) / count, count * channels < ROW, count))

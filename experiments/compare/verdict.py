@@ -70,9 +70,9 @@ def compare_pairs(record: dict[str, Any], runs: pd.DataFrame) -> list[Pair]:
 def verdict_of(record: dict[str, Any], runs: pd.DataFrame, rows: pd.DataFrame, pairs: list[Pair]) -> list[str]:
     """What a reader should take away, losses of KANs first."""
     plain = {entry["name"] for entry in record["suite"]["entries"] if twin(entry["model"]) == entry["model"]}
-    others = [pair for pair in pairs if pair.first in plain or pair.second not in plain]  # no KAN against a CNN
-    lines = [pair.sentence() for pair in others]
-    pairs = [pair for pair in pairs if pair not in others]
+    against_cnns = [pair.first not in plain and pair.second in plain for pair in pairs]
+    lines = [pair.sentence() for pair, counts in zip(pairs, against_cnns, strict=True) if not counts]
+    pairs = [pair for pair, counts in zip(pairs, against_cnns, strict=True) if counts]
     seconds = {name: median_seconds(group) for name, group in runs.groupby(["dataset", "entry"])}
     for winner, text in (
         ("second", "The CNN wins {count} of {total} comparisons: {names}."),
