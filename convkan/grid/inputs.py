@@ -9,16 +9,17 @@ from torch import Tensor
 
 from convkan.nn import KANLayer, LearnableActivation
 from convkan.nn.conv import PaddedConvolution
+from convkan.ops.plan import at_least_float32
 
 SUMMARY_SIZE = 1024  # points that stand for the inputs of a channel
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The inputs of a layer, channel by channel, in bounded memory.
+    """The inputs of a layer, channel by channel, in bounded memory; float64, on the CPU.
 
     Attributes:
-        points: Sorted, each standing for as many inputs as any other; float64.
+        points: Sorted, each standing for as many inputs as any other.
         low: Least input of each channel.
         high: Greatest input of each channel.
         count: Inputs of a channel.
@@ -40,8 +41,8 @@ class Summary:
             raise ValueError("inputs must not be empty: a grid cannot follow no data")
         if not bool(samples.isfinite().all()):
             raise ValueError("inputs must be finite, got NaN or infinity")
-        ordered = samples.double().sort(dim=1).values
-        return cls(_thinned(ordered), ordered[:, 0], ordered[:, -1], samples.shape[1])
+        ordered = at_least_float32(samples.detach()).sort(dim=1).values
+        return cls(on_host(_thinned(ordered)), on_host(ordered[:, 0]), on_host(ordered[:, -1]), samples.shape[1])
 
     @classmethod
     def joined(cls, parts: list["Summary"]) -> "Summary":
@@ -84,6 +85,11 @@ def _thinned(ordered: Float[Tensor, "channels samples"]) -> Float[Tensor, "chann
     return ordered[:, middles.long()]
 
 
+def on_host(x: Tensor) -> Tensor:
+    """In float64 on the CPU, where knots are worked on whatever the device: not every device has float64."""
+    return x.detach().cpu().double()
+
+
 def inputs_of(layer: KANLayer, x: Tensor) -> Float[Tensor, "channels samples"]:
     """All values that each channel's functions are given when the layer is called with ``x``, padding included."""
     if isinstance(layer, PaddedConvolution):
@@ -102,11 +108,4 @@ def gathered(summary: Summary) -> Summary:
         return summary
     parts: list[Summary | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, summary)
-    device = summary.points.device
-    return Summary.joined(
-        [
-            Summary(part.points.to(device), part.low.to(device), part.high.to(device), part.count)
-            for part in parts
-            if part is not None
-        ]
-    )
+    return Summary.joined([part for part in parts if part is not None])

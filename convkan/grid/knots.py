@@ -4,13 +4,14 @@ The new coefficients of the same function are a linear map of the old ones: exac
 (``insertion``), otherwise the closest there is (``fitting``).
 """
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from convkan.basis import BSpline
+from convkan.ops.plan import spread
 
-POINTS_AN_INTERVAL = 16  # at which functions are compared where there is no data
 RIDGE = 1e-12
 
 
@@ -69,8 +70,8 @@ def fitting(
     step of refinement that takes its bias out.
     """
     scale = weights.sqrt().unsqueeze(-1)
-    new = new_basis.evaluate(points.mT, new_knots).movedim(-1, 0) * scale
-    old = basis.evaluate(points.mT, knots).movedim(-1, 0) * scale
+    new = functions_at(new_basis, new_knots, points) * scale
+    old = functions_at(basis, knots, points) * scale
     size = new.square().sum((1, 2), keepdim=True).sqrt() / new.shape[-1] ** 0.5
     ridge = RIDGE**0.5 * size * torch.eye(new.shape[-1], dtype=new.dtype, device=new.device)
     orthogonal, triangular = torch.linalg.qr(torch.cat([new, ridge], dim=1))
@@ -81,6 +82,14 @@ def fitting(
 
     change = solve(old)
     return change + solve(old - new @ change)
+
+
+def functions_at(
+    basis: BSpline, knots: Float[Tensor, "channels knots"], points: Float[Tensor, "channels points"]
+) -> Float[Tensor, "channels points functions"]:
+    """Every function of a basis at points, worked out only where it is alive."""
+    first, values = basis.alive(points.mT, knots)
+    return spread(first, values, basis.num_functions).movedim(-1, 0)
 
 
 def distinct(knots: Float[Tensor, "channels knots"]) -> Bool[Tensor, " channels"]:
@@ -110,7 +119,19 @@ def split(inner: Float[Tensor, "channels inner"], grid_size: int) -> Float[Tenso
     return torch.cat([starts, inner[:, -1:]], dim=1)
 
 
-def between(ordered: Float[Tensor, "channels places"], an_interval: int = POINTS_AN_INTERVAL) -> Tensor:
+def quadrature(
+    ordered: Float[Tensor, "channels places"], order: int
+) -> tuple[Float[Tensor, "channels points"], Float[Tensor, "channels points"]]:
+    """Gauss–Legendre points within each interval of sorted places, and their weights, which sum to 1 in each interval.
+
+    As many as it takes to measure, without error, the mean square of a polynomial piece of this order.
+    """
+    nodes, shares = (torch.from_numpy(values) / 2 for values in np.polynomial.legendre.leggauss(order + 1))
+    points = ordered[:, :-1, None] + ordered.diff(dim=1)[..., None] * (nodes + 0.5)
+    return points.flatten(1), shares.expand_as(points).flatten(1)
+
+
+def between(ordered: Float[Tensor, "channels places"], an_interval: int) -> Tensor:
     """Points within each interval of sorted places."""
     shares = (torch.arange(an_interval, dtype=ordered.dtype, device=ordered.device) + 0.5) / an_interval
     return (ordered[:, :-1, None] + ordered.diff(dim=1)[..., None] * shares).flatten(1)

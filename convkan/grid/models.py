@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from convkan.basis import BSpline
-from convkan.grid.inputs import Summary, gathered, inputs_of
-from convkan.grid.layers import adapt, check_mix, effective_knots, refine_grid, spline_of
+from convkan.grid.inputs import Summary, gathered, inputs_of, on_host
+from convkan.grid.layers import adapted_knots, check_mix, divide_grid, move_grid, outside, refined_knots
 from convkan.nn import KANLayer
 
 WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
@@ -25,7 +25,7 @@ class LayerCoverage:
     """How a layer's inputs lie on its grid.
 
     Attributes:
-        off_grid: Share of the inputs of each channel off the grid.
+        off_grid: Share of the inputs of each channel off the grid; on the CPU, in float64.
         dead: Channels whose inputs are all the same, so that nothing depends on them.
     """
 
@@ -44,7 +44,12 @@ def spline_layers(model: nn.Module) -> dict[str, KANLayer]:
 
 @torch.no_grad()
 def adapt_grids(
-    model: nn.Module, batches: Iterable[Tensor], *, grid_eps: float = 0.05, margin: float = 0.01
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    *,
+    grid_eps: float = 0.05,
+    margin: float = 0.01,
+    averages: Iterable[nn.Module] = (),
 ) -> dict[str, float]:
     """``adapt_grid`` on every spline layer of a model, from what its layers are given for these batches.
 
@@ -56,22 +61,37 @@ def adapt_grids(
         batches: Inputs of the model; of a tuple or list, as loaders yield, the first is taken.
         grid_eps: See ``adapt_grid``.
         margin: See ``adapt_grid``.
+        averages: Models that average this one's weights, such as ``torch.optim.swa_utils.AveragedModel``. They are
+            given the same knots, each keeping its own functions: coefficients can be averaged only on one grid.
 
     Returns:
         For each layer, the relative change of its functions at its inputs.
 
     Raises:
-        ValueError: There are no batches, or the inputs of a layer are empty or not finite.
+        ValueError: There are no batches, the inputs of a layer are empty or not finite, or an average lacks a layer.
+        RuntimeError: Coefficients are not a layer's own parameter but computed from others.
     """
     check_mix(grid_eps, margin)
+    layers, followers = spline_layers(model), _matched(model, averages)
+    _check_own(layers, followers)
     summaries = {name: gathered(summary) for name, summary in _summaries(model, batches).items()}
-    layers = spline_layers(model)
-    return {name: adapt(layers[name], summary, grid_eps, margin) for name, summary in summaries.items()}
+    changes = {}
+    for name, summary in summaries.items():
+        knots = adapted_knots(layers[name], summary, grid_eps, margin)
+        for follower in followers[name]:
+            move_grid(follower, knots, summary)
+        changes[name] = move_grid(layers[name], knots, summary)
+    return changes
 
 
 @torch.no_grad()
 def refine_grids(
-    model: nn.Module, grid_size: int, optimizer: Optimizer | None = None, *, keep_beyond: bool = True
+    model: nn.Module,
+    grid_size: int,
+    optimizer: Optimizer | None = None,
+    *,
+    keep_beyond: bool = True,
+    averages: Iterable[nn.Module] = (),
 ) -> dict[str, float]:
     """``refine_grid`` on every spline layer of a model.
 
@@ -82,22 +102,54 @@ def refine_grids(
             logger of this module says for which. That of all other parameters stays (but for LBFGS, whose history is of
             all at once).
         keep_beyond: See ``refine_grid``.
+        averages: Models that average this one's weights; see ``adapt_grids``.
 
     Returns:
         For each layer, the relative change of its functions.
 
     Raises:
-        RuntimeError: The model is wrapped for several devices, which hold on to the old parameters.
+        ValueError: See ``refine_grid``; or an average lacks a layer.
+        RuntimeError: The model is wrapped for several devices, which hold on to the old parameters; or coefficients are
+            not a layer's own parameter but computed from others.
     """
     if any(type(module).__name__ in WRAPPERS for module in model.modules()):
         raise RuntimeError(f"grids cannot be refined within {' or '.join(WRAPPERS)}: refine, then wrap the model")
+    layers, followers = spline_layers(model), _matched(model, averages)
+    _check_own(layers, followers)
+    finer = {name: refined_knots(layer, grid_size, keep_beyond) for name, layer in layers.items()}
     changes = {}
-    for name, layer in spline_layers(model).items():
+    for name, layer in layers.items():
+        for follower in followers[name]:
+            divide_grid(follower, finer[name])
         before = layer.basis_weight
-        changes[name] = refine_grid(layer, grid_size, keep_beyond=keep_beyond)
+        changes[name] = divide_grid(layer, finer[name])
         if optimizer is not None and layer.basis_weight is not before:
             _swap(optimizer, before, layer.basis_weight, name)
     return changes
+
+
+def _matched(model: nn.Module, averages: Iterable[nn.Module]) -> dict[str, list[KANLayer]]:
+    """For each spline layer of a model, those that average it."""
+    found: dict[str, list[KANLayer]] = {name: [] for name in spline_layers(model)}
+    for average in averages:
+        theirs = {_bare(name): layer for name, layer in spline_layers(average).items()}
+        for name, followers in found.items():
+            layer = theirs.get(_bare(name))
+            if layer is None:
+                raise ValueError(f"averages must have the layers of the model, got one without {name or 'it'!r}")
+            followers.append(layer)
+    return found
+
+
+def _bare(name: str) -> str:
+    """A layer's name without those of what averages, compiles or distributes the model."""
+    return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
+
+
+def _check_own(layers: dict[str, KANLayer], followers: dict[str, list[KANLayer]]) -> None:
+    for name, layer in layers.items():
+        for each in (layer, *followers[name]):
+            each.check_own_weights()
 
 
 @torch.no_grad()
@@ -106,9 +158,7 @@ def coverages(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, LayerCov
     off: dict[str, list[tuple[Tensor, int]]] = {}
     ends: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for name, layer, samples in _recorded(model, batches):
-        low, high = spline_of(layer).ends(effective_knots(layer))
-        outside = (samples < low.unsqueeze(1)) | (samples > high.unsqueeze(1))
-        off.setdefault(name, []).append((outside.double().sum(1), samples.shape[1]))
+        off.setdefault(name, []).append((on_host(outside(layer, samples).sum(1)), samples.shape[1]))
         if samples.shape[1]:
             ends.setdefault(name, []).append((samples.amin(1), samples.amax(1)))
     found = {}

@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from math import sqrt
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from convkan.basis import Basis, BSpline
 from convkan.nn.conv import PaddedConvolution, PaddingMode
-from convkan.nn.layer import KANLayer, check_channels, merged_mask
+from convkan.nn.layer import KANLayer, check_channels
+from convkan.nn.masking import MaskedEdges
 from convkan.nn.memory import in_memory_format, keeps_channels_last
+from convkan.nn.reparametrized import check_own
 from convkan.ops import Channelwise
 
 
@@ -92,7 +93,7 @@ class LearnableActivation(KANLayer):
         return f"{self.num_channels}, num_functions={self.num_functions}, {padding}{super().extra_repr()}"
 
 
-class LowRankKANConv2d(PaddedConvolution, nn.Module):
+class LowRankKANConv2d(PaddedConvolution, MaskedEdges):
     """A KAN convolution whose edges share ``rank`` functions a channel: φ[o,c,tap] = Σ_r w[o,c,r,tap]·ψ[c,r].
 
     A ``LearnableActivation`` and then a plain convolution. Rank 1 takes about the multiply-adds of a plain convolution;
@@ -120,7 +121,7 @@ class LowRankKANConv2d(PaddedConvolution, nn.Module):
         weight: w, (out_channels, in_channels/groups·rank, height, width).
         bias: (out_channels,), or None.
         edge_mask: Which edges are alive, (out_channels, in_channels/groups, height, width) of booleans, or None for
-            all. A buffer, as in ``KANConv2d``.
+            all; as in ``KANConv2d``.
 
     Raises:
         TypeError: A size is not an integer, or a tuple has the wrong length.
@@ -137,7 +138,6 @@ class LowRankKANConv2d(PaddedConvolution, nn.Module):
 
     dims = 2
     bias: nn.Parameter | None
-    edge_mask: Tensor | None
 
     def __init__(
         self,
@@ -177,15 +177,20 @@ class LowRankKANConv2d(PaddedConvolution, nn.Module):
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         )
-        self.register_buffer("edge_mask", None)
+        self.edge_mask = None
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw new weights that keep the variance of activations."""
+        """Draw new weights that keep the variance of activations.
+
+        Raises:
+            RuntimeError: A weight is not the layer's own parameter but computed from others.
+        """
+        check_own(self, "weight")
         self.activation.reset_parameters()
         nn.init.normal_(self.weight, 0, 1 / sqrt(self.weight[0].numel()))
-        self.weight.copy_(self.edge_weight())
+        self.clear_masked()
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -205,27 +210,14 @@ class LowRankKANConv2d(PaddedConvolution, nn.Module):
             return self.weight
         return self.weight * self.edge_mask.repeat_interleave(self.rank, dim=1)
 
-    @torch.no_grad()
-    def mask_edges(self, alive: Bool[Tensor, "out_channels in_per_group height width"]) -> None:
-        """As ``KANLayer.mask_edges``: keep only these edges; the others are zero from now on."""
-        self.edge_mask = merged_mask(self.edge_mask, alive, self._edge_shape(), self.weight.device)
-        self.weight.copy_(self.edge_weight())
+    def masked_weights(self) -> dict[str, Tensor]:
+        """``edge_weight`` by name."""
+        return {"weight": self.edge_weight()}
 
-    def _edge_shape(self) -> tuple[int, ...]:
+    @property
+    def edge_shape(self) -> tuple[int, ...]:
+        """(out_channels, in_channels/groups, height, width)."""
         return self.out_channels, self.in_channels // self.groups, *self.kernel_size
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Masked edges are saved as zero, whatever an optimiser's momentum made of them."""
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.edge_mask is not None and not keep_vars:
-            destination[f"{prefix}weight"] = self.edge_weight().detach()
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Adopt the mask of a state before loading it."""
-        mask = state_dict.get(f"{prefix}edge_mask")
-        if isinstance(mask, Tensor) and self.edge_mask is None and mask.shape == self._edge_shape():
-            self.edge_mask = torch.ones_like(mask, device=self.weight.device)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """Sizes and options."""

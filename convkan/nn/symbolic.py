@@ -2,24 +2,25 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from convkan.basis.functions import get_function
+from convkan.nn.constants import HoldsConstants
 from convkan.ops import Convolution, Linear, Plan
 from convkan.ops.dense import pixels_of
 from convkan.ops.plan import at_least_float32
 
 
-class SymbolicEdges(nn.Module):
+class SymbolicEdges(HoldsConstants):
     """Σ c·f(a·x + b) + d over some edges of a layer, with a trainable a, b, c and d for each edge.
 
     A layer adds it to its splines; see ``convkan.interpret.fix``. Everything is in the ``state_dict``, the names of
-    functions as bytes, so that a layer it is loaded into computes the same. Beyond its domain a function keeps the
-    value at the domain's end. Half precision is evaluated in float32.
+    functions as bytes, so that a layer it is loaded into computes the same; edges and names are no buffers. Beyond its
+    domain a function keeps the value at the domain's end. Half precision is evaluated in float32.
 
     Args:
         shape: Of the layer's edges, (out, in/groups, *kernel).
@@ -32,6 +33,7 @@ class SymbolicEdges(nn.Module):
         functions: The name of each edge's function.
     """
 
+    constants: ClassVar[tuple[str, ...]] = ("edges", "names")
     edges: Int[Tensor, "edges indices"]
     names: Int[Tensor, " bytes"]
 
@@ -40,8 +42,8 @@ class SymbolicEdges(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = tuple(shape)
-        self.register_buffer("edges", torch.zeros(0, len(shape), dtype=torch.long, device=device))
-        self.register_buffer("names", torch.zeros(0, dtype=torch.uint8, device=device))
+        self.edges = torch.zeros(0, len(shape), dtype=torch.long, device=device)
+        self.names = torch.zeros(0, dtype=torch.uint8, device=device)
         self.affine = nn.Parameter(torch.zeros(0, 4, device=device, dtype=dtype))
         self.functions: tuple[str, ...] = ()
         self._alike: list[tuple[str, list[int], list[list[int]]]] = []

@@ -2,6 +2,7 @@
 
 from convkan.ops.dispatch import BACKENDS, Backend, check_backend, evaluate
 from convkan.ops.kernels import compiled_kernels
+from convkan.ops.knots import KnotFacts, knot_facts
 from convkan.ops.plan import Channelwise, Convolution, Expansion, Geometry, Linear, Plan, is_concrete
 
 __all__ = [
@@ -11,10 +12,12 @@ __all__ = [
     "Convolution",
     "Expansion",
     "Geometry",
+    "KnotFacts",
     "Linear",
     "Plan",
     "check_backend",
     "compiled_kernels",
     "evaluate",
     "is_concrete",
+    "knot_facts",
 ]

@@ -9,8 +9,10 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from convkan.basis import BSpline
 from convkan.ops.dense import backward, forward
-from convkan.ops.plan import PLANS, Channelwise, Convolution, Geometry, Linear
+from convkan.ops.knots import knot_facts
+from convkan.ops.plan import PLANS, Channelwise, Convolution, Geometry, Linear, Plan
 
 
 # The schema is read off the annotations, in which torch 2.11 does not know ``Tensor | None``.
@@ -24,7 +26,7 @@ def dense(
 ) -> Tensor:
     """``forward``, its result with channels last in memory."""
     with torch.autocast(x.device.type, enabled=False):
-        y = forward(x, base_weight, basis_weight, grid, PLANS[plan])
+        y = forward(x, base_weight, basis_weight, grid, _plan(plan, grid))
     return _laid_out(y, PLANS[plan].geometry)
 
 
@@ -59,7 +61,7 @@ def dense_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``backward``, with an empty tensor for each gradient that is not needed."""
     with torch.autocast(x.device.type, enabled=False):
-        gradients = backward(grad, x, base_weight, basis_weight, grid, PLANS[plan], need_x, need_weight)
+        gradients = backward(grad, x, base_weight, basis_weight, grid, _plan(plan, grid), need_x, need_weight)
     grad_x, grad_base, grad_basis = (x.new_empty(0) if gradient is None else gradient for gradient in gradients)
     if need_x:
         grad_x = _laid_out(grad_x, PLANS[plan].geometry)
@@ -100,6 +102,14 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 dense.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _plan(key: str, grid: Tensor | None) -> Plan:
+    """The plan of a key, for the knots as they are now: what was compiled may have been for others."""
+    plan = PLANS[key]
+    if grid is None or not plan.expansion.uniform or not isinstance(plan.expansion.basis, BSpline):
+        return plan
+    return plan.with_spacing(knot_facts(plan.expansion.basis, grid).uniform)
 
 
 def _laid_out(y: Tensor, geometry: Geometry) -> Tensor:

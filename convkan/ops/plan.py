@@ -1,6 +1,7 @@
 """What a KAN layer computes, apart from its tensors: the expansion of inputs and the geometry of the sum."""
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int
@@ -171,6 +172,10 @@ class Plan:
         """Copies and unpickled plans are registered too."""
         return Plan, (self.expansion, self.geometry)
 
+    def with_spacing(self, uniform: bool) -> "Plan":
+        """The same for knots that are equally spaced, or that need not be."""
+        return self if uniform == self.expansion.uniform else _with_spacing(self, uniform)
+
     def features(
         self,
         x: Float[Tensor, "*batch channels"],
@@ -187,6 +192,11 @@ class Plan:
             derivative=derivative,
             differentiable=differentiable,
         )
+
+
+@lru_cache
+def _with_spacing(plan: Plan, uniform: bool) -> Plan:
+    return Plan(replace(plan.expansion, uniform=uniform), plan.geometry)
 
 
 # All plans of this process by their key.

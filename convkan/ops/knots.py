@@ -1,0 +1,89 @@
+"""What is known about knots, by what they are: nothing is remembered of a tensor that its numbers do not confirm.
+
+Whether knots are equally spaced decides which formula is right, so a wrong answer is a wrong function. Knots change in
+ways that leave no trace: an average written over them, a state loaded into them, a write through ``.data``, another
+process that shares their memory; and a copy looks like the original while its counters start anew. So an answer is kept
+together with a copy of the numbers it was found for, and given again only for the same numbers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from convkan.basis import BSpline
+from convkan.basis.bspline import uniform_knots
+from convkan.ops.plan import is_concrete
+
+
+@dataclass(frozen=True)
+class KnotFacts:
+    """What a layer must know about its knots.
+
+    Attributes:
+        uniform: Whether each channel's knots are equally spaced, to the rounding of their dtype.
+        ends: The ends of the grid if all channels share them, else None.
+    """
+
+    uniform: bool
+    ends: tuple[float, float] | None
+
+
+UNKNOWN = KnotFacts(uniform=False, ends=None)  # true of any knots: the general formulas hold for all
+
+
+@dataclass(frozen=True)
+class _Answer:
+    knots: Float[Tensor, "channels knots"]
+    version: int | None
+    sizes: tuple[int, int]
+    facts: KnotFacts
+
+    def holds_for(self, grid: Tensor, basis: BSpline) -> bool:
+        if self.sizes != _sizes(basis):
+            return False
+        same_version = self.version is not None and self.version == _version(grid)
+        if not is_concrete(grid):
+            return same_version
+        # Reading numbers on another device would make the host wait for it, so there an equal version has to do.
+        return (same_version and not grid.is_cpu) or torch.equal(self.knots, grid)
+
+
+_ANSWERS = WeakIdKeyDictionary()
+
+
+def knot_facts(basis: BSpline, grid: Float[Tensor, "channels knots"]) -> KnotFacts:
+    """What is to be known about the knots of ``basis`` as they are now.
+
+    On a CPU every change is noticed. On other devices, one that torch counts as a write: not one through ``.data``, or
+    by another process. Where numbers cannot be read (traced, transformed or described tensors) nothing is assumed,
+    unless it was found before and the tensor has not been written to since.
+    """
+    answer = _ANSWERS.get(grid)
+    if answer is not None and answer.holds_for(grid, basis):
+        return answer.facts
+    if not is_concrete(grid):
+        return UNKNOWN
+    facts = _read_off(basis, grid.detach().cpu().double(), torch.finfo(grid.dtype).eps)
+    _ANSWERS[grid] = _Answer(grid.detach().clone(), _version(grid), _sizes(basis), facts)
+    return facts
+
+
+def _read_off(basis: BSpline, grid: Float[Tensor, "channels knots"], eps: float) -> KnotFacts:
+    low, high = basis.ends(grid)
+    deviation = (grid - uniform_knots(low, high, basis.grid_size, basis.order)).abs()
+    uniform = bool((deviation <= 2 * eps * grid.abs().amax(1, keepdim=True)).all())
+    # A grid that waits to be filled holds anything.
+    shared = bool(((low == low[0]) & (high == high[0]) & (low < high) & grid.isfinite().all()).all())
+    return KnotFacts(uniform, (low[0].item(), high[0].item()) if shared else None)
+
+
+def _sizes(basis: BSpline) -> tuple[int, int]:
+    return basis.grid_size, basis.order
+
+
+def _version(tensor: Tensor) -> int | None:
+    """Changes when the tensor is written to; None where torch does not count."""
+    return None if tensor.is_inference() else tensor._version
