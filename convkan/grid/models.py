@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from convkan.basis import BSpline
+from convkan.grid.changes import adapted_knots, divide_grid, move_grid, refined_knots
 from convkan.grid.inputs import Summary, gathered, inputs_of, on_host
-from convkan.grid.layers import adapted_knots, check_mix, divide_grid, move_grid, outside, refined_knots
+from convkan.grid.layers import check_mix, outside
 from convkan.nn import KANLayer
 
 WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
