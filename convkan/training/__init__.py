@@ -1,7 +1,7 @@
 """Training image classifiers with Lightning; needs the ``train`` extra."""
 
 from convkan.training.callbacks import History, checkpoints, early_stopping
-from convkan.training.classifier import Classifier, Recipe, TrainingDivergedError
+from convkan.training.classifier import Classifier, Recipe, TrainingDivergedError, balanced_weights, recalls
 from convkan.training.data import ImageData
 from convkan.training.datasets import DATASETS, DataError
 from convkan.training.files import AtomicCheckpointIO, write_atomically
@@ -21,9 +21,11 @@ __all__ = [
     "RefineGrids",
     "TrainingDivergedError",
     "WatchCoverage",
+    "balanced_weights",
     "checkpoints",
     "early_stopping",
     "parameter_groups",
+    "recalls",
     "save_classifier",
     "write_atomically",
 ]

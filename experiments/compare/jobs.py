@@ -14,6 +14,7 @@ import yaml
 from convkan.training import write_atomically
 from convkan.training.datasets import DATA_ROOT_VARIABLE
 from experiments.cli import UserError
+from experiments.parent import start_child
 from experiments.train_config import TrainConfig
 
 POLL_SECONDS = 0.5
@@ -134,7 +135,7 @@ def _start(job: Job, slot: int, processes: int, gpus: int, data_root: str | None
     log = _log(job)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        return start_child(command, environment, output)
 
 
 def _log(job: Job) -> Path:
