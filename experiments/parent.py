@@ -27,6 +27,12 @@ def start_child(
     )
 
 
+def release(child: subprocess.Popen[bytes]) -> None:
+    """Close our end of the pipe of a child that has ended."""
+    assert child.stdin is not None
+    child.stdin.close()
+
+
 def end_with_parent() -> None:
     """End this process as soon as its parent ends, if that started it by ``start_child``.
 

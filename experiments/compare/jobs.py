@@ -14,7 +14,7 @@ import yaml
 from convkan.training import write_atomically
 from convkan.training.datasets import DATA_ROOT_VARIABLE
 from experiments.cli import UserError
-from experiments.parent import start_child
+from experiments.parent import release, start_child
 from experiments.train_config import TrainConfig
 
 POLL_SECONDS = 0.5
@@ -101,6 +101,7 @@ def run_jobs(
             for slot, (job, process) in list(running.items()):
                 if process.poll() is not None:
                     del running[slot]
+                    release(process)
                     if process.returncode or not job.is_done:
                         failed.append(job)
             now = ", ".join(job.label for job, _ in running.values())
@@ -110,6 +111,7 @@ def run_jobs(
             process.terminate()
         for _, process in running.values():
             process.wait()
+            release(process)
     if failed:
         log = _log(failed[0])
         last = " | ".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])

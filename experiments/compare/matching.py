@@ -110,7 +110,7 @@ def step_milliseconds(model: nn.Module, example: torch.Tensor, step: Step) -> fl
 
 def _step_milliseconds(model: nn.Module, example: torch.Tensor, step: Step) -> float:
     if step.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     images = torch.randn(step.batch_size, *example.shape[1:])
     labels = torch.randint(2, (step.batch_size,))
     optimizer = torch.optim.AdamW(model.parameters())
