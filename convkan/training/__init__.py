@@ -1,7 +1,8 @@
 """Training image classifiers with Lightning; needs the ``train`` extra."""
 
+from convkan.training.balance import balanced_weights, recalls
 from convkan.training.callbacks import History, checkpoints, early_stopping
-from convkan.training.classifier import Classifier, Recipe, TrainingDivergedError, balanced_weights, recalls
+from convkan.training.classifier import Classifier, Recipe, TrainingDivergedError
 from convkan.training.data import ImageData
 from convkan.training.datasets import DATASETS, DataError
 from convkan.training.files import AtomicCheckpointIO, write_atomically
