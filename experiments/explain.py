@@ -150,9 +150,14 @@ def _facts(model: nn.Module, description: Description, record: dict[str, Any]) -
         ("multiply-adds an image", f"{count_multiply_adds(model, example):,}"),
         ("input", f"{description.in_channels} × {description.image_size[0]} × {description.image_size[1]}"),
     ]
-    for key, title in (("test_accuracy", "test accuracy"), ("val_accuracy", "validation accuracy")):
-        if key in record:
-            facts.append((title, f"{record[key]:.2%}"))
+    for part, title in (("test", "test"), ("val", "validation")):
+        for key, figure in ((f"{part}_accuracy", "accuracy"), (f"{part}_balanced_accuracy", "balanced accuracy")):
+            if key in record:
+                facts.append((f"{title} {figure}", f"{record[key]:.2%}"))
+    recall = {name: share for name, share in record.get("test_recall", {}).items() if share is not None}
+    if recall:
+        worst = min(recall, key=lambda name: recall[name])
+        facts.append(("lowest recall", f"{worst}, {recall[worst]:.2%}"))
     for key, title in (("epochs", "epochs"), ("seconds_per_epoch", "seconds an epoch"), ("seed", "seed")):
         if key in record:
             value = record[key]

@@ -159,7 +159,8 @@ def steps_of(model: nn.Module, data: ImageData, images: int) -> dict[str, Any]:
 def retrained(model: nn.Module, data: ImageData, config: TrainConfig, folder: Path) -> nn.Module:
     """A copy of the model, trained by a configuration; of its epochs the one that is best in validation."""
     L.seed_everything(config.seed, verbose=False)
-    classifier = Classifier(deepcopy(model).train(), len(data.class_names), config.recipe(), config.seed)
+    classes, recipe = len(data.class_names), config.recipe()
+    classifier = Classifier(deepcopy(model).train(), classes, recipe, config.seed, data.train.labels)
     trainer, _ = build_trainer(config, folder, [])
     fit(trainer, classifier, data, None)
     best = torch.load(best_checkpoint(trainer), weights_only=True, map_location="cpu")

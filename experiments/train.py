@@ -5,6 +5,7 @@ Bare, it trains a small KAN on the digits that come with scikit-learn, in under 
 """
 
 import logging
+import math
 import os
 import pickle
 import statistics
@@ -21,7 +22,7 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import nn
+from torch import Tensor, nn
 
 from convkan.grid import spline_layers
 from convkan.interpret.plot import plot_confusion, plot_edges, plot_learning_curves
@@ -37,10 +38,12 @@ from convkan.training import (
     WatchCoverage,
     checkpoints,
     early_stopping,
+    recalls,
     save_classifier,
     write_atomically,
 )
 from experiments.cli import UserError, parse, run
+from experiments.parent import end_with_parent
 from experiments.records import (
     count_multiply_adds,
     count_parameters,
@@ -53,6 +56,7 @@ from experiments.records import (
 from experiments.train_config import TrainConfig, data_of, stored_config
 
 RUN_NAME_VARIABLE = "CONVKAN_RUN_NAME"
+JUDGED = ("val_accuracy", "val_balanced_accuracy")  # what the record keeps of the best epoch
 
 # Lightning's advice that does not apply, and torch's own notices: each is a line of noise in front of the results.
 QUIET = (
@@ -66,6 +70,7 @@ QUIET = (
 
 def main() -> None:
     """Train, test and record one run."""
+    end_with_parent()
     config = parse(TrainConfig, (__doc__ or "").splitlines()[0])
     if config.resume is None:
         config, folder = start(config)
@@ -137,7 +142,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     trainer, history = build_trainer(config, folder, [*grid_callbacks(config, steps), watch])
     device = trainer.strategy.root_device
     record: dict[str, Any] = {"config": asdict(config), "seed": config.seed, **environment(device)}
-    classifier = Classifier(model, len(data.class_names), config.recipe(), config.seed)
+    classifier = Classifier(model, len(data.class_names), config.recipe(), config.seed, data.train.labels)
     if trainer.is_global_zero:
         stored = yaml.safe_dump(asdict(config), sort_keys=False)
         write_atomically(folder / "config.yaml", lambda partial: partial.write_text(stored))
@@ -155,17 +160,19 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     classifier.load_state_dict(best["state_dict"])
     if config.test:  # of the weights alone: with a path, Lightning would take up the callbacks of that epoch, too
         [test] = trainer.test(classifier, datamodule=data, verbose=False)
-        record |= {**test, "confusion": classifier.test_confusion.compute().tolist()}  # on every device: it gathers
-        if trainer.world_size == 1:  # several share the images out in another order
-            record["test_correct"] = packed(classifier.test_correct.compute() > 0)
+        confusion = classifier.test_confusion.compute()  # on every device: it gathers
+        record |= {**test, "confusion": confusion.tolist(), "test_recall": recall_of(confusion, data.class_names)}
+        record["test_correct"] = packed(classifier.test_correct.compute() > 0)  # in the order of the test part
     if config.refine and "grid_size" in model_options(config.model):
         description = as_grown(description, model)
     trained = description.create()  # in single precision, whatever training made of it
     trained.load_state_dict(model.state_dict())
+    if classifier.class_weights is not None:
+        record["class_weights"] = dict(zip(data.class_names, classifier.class_weights.tolist(), strict=True))
     record |= {
         "parameters": count_parameters(trained),
         "multiply_adds": count_multiply_adds(trained, example_input(description)),
-        "val_accuracy": history.rows[best["epoch"]]["val_accuracy"],
+        **{name: figure for name, figure in history.rows[best["epoch"]].items() if name in JUDGED},
         "best_epoch": best["epoch"] + 1,
         "epochs": len(history.rows),
         "seconds_per_epoch": statistics.median([row["epoch_seconds"] for row in history.rows]),
@@ -180,7 +187,9 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         save_classifier(folder / "model.safetensors", model, description)
         draw(folder, model, history, record.get("confusion"), data.class_names)
         write_record(folder / "result.json", record)  # last: its presence says that the run is finished
-        tested = f"test accuracy {record['test_accuracy']:.2%}, " if config.test else ""
+        tested = ""
+        if config.test:
+            tested = f"test accuracy {record['test_accuracy']:.2%} (balanced {record['test_balanced_accuracy']:.2%}), "
         print(
             f"{tested}validation {record['val_accuracy']:.2%} "
             f"(epoch {record['best_epoch']}), {record['parameters']:,} parameters, "
@@ -188,6 +197,12 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
             f"results are in {folder}"
         )
     return record
+
+
+def recall_of(confusion: Tensor, class_names: list[str]) -> dict[str, float | None]:
+    """The share of each class's images that is classified right; None for a class without any."""
+    shares = recalls(confusion).tolist()
+    return {name: None if math.isnan(share) else share for name, share in zip(class_names, shares, strict=True)}
 
 
 def as_grown(description: Description, model: nn.Module) -> Description:
@@ -200,9 +215,9 @@ def build_trainer(config: TrainConfig, folder: Path, more: list[Callback]) -> tu
     """Lightning's trainer with our callbacks and logs."""
     history = History(folder / "history.csv")
     first = first_to_choose(config)
-    callbacks: list[Callback] = [*more, history, *checkpoints(folder / "checkpoints", first)]
+    callbacks: list[Callback] = [*more, history, *checkpoints(folder / "checkpoints", first, config.chosen_by)]
     if config.early_stopping is not None:
-        callbacks.append(early_stopping(config.early_stopping, first))
+        callbacks.append(early_stopping(config.early_stopping, first, config.chosen_by))
     try:
         trainer = L.Trainer(
             accelerator=config.accelerator,

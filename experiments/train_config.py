@@ -8,6 +8,7 @@ import yaml
 
 from convkan.models import suggested_learning_rate
 from convkan.training import ImageData, Recipe
+from convkan.training.classifier import ClassWeights
 from convkan.training.data import Augmentation, Scaling
 from experiments.cli import UserError
 
@@ -40,6 +41,9 @@ class TrainConfig:
             with the last size.
         off_grid_warning: Warn if a larger share than this of a layer's inputs lies off its grid.
         label_smoothing: Probability spread over all classes.
+        class_weights: none, or balanced: in the loss each class weighs alike, however many training images it has, and
+            the best epoch is that with the highest balanced accuracy (the mean of the classes' recalls) in validation
+            rather than the highest accuracy.
         gradient_clip: Largest norm of the gradient; 0 does not clip.
         augment: standard (shifts, and flips where they keep the class), flip (such flips alone), none, or auto: none
             for MNIST and Fashion-MNIST, standard for the others.
@@ -48,7 +52,7 @@ class TrainConfig:
         train_fraction: Share of the rest to train on.
         test: Test the best epoch at the end. Searches leave it out, since a test set is to be touched once.
         image_size: Side to which images of dataset folder are scaled.
-        early_stopping: Stop after this many epochs without a better validation accuracy.
+        early_stopping: Stop after this many epochs without a better one in validation.
         precision: Lightning's name for it: 32-true, bf16-mixed, 16-mixed, 64-true, …
         compile: Compile the model; the first steps then take minutes.
         channels_last: Keep weights, and so activations, with channels innermost: faster on CPUs, the same
@@ -86,6 +90,7 @@ class TrainConfig:
     refine: dict[int, int] = field(default_factory=dict)
     off_grid_warning: float = 0.3
     label_smoothing: float = 0.0
+    class_weights: ClassWeights = "none"
     gradient_clip: float = 0.0
     augment: Augmentation = "auto"
     scaling: Scaling = "standard"
@@ -122,6 +127,11 @@ class TrainConfig:
             )
         if not self.gradient_clip >= 0:
             raise ValueError(f"gradient_clip must not be negative, got {self.gradient_clip}")
+
+    @property
+    def chosen_by(self) -> str:
+        """The figure of validation that is highest in the best epoch."""
+        return "val_balanced_accuracy" if self.class_weights == "balanced" else "val_accuracy"
 
     def recipe(self) -> Recipe:
         """The part that says how to optimise."""

@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from convkan.models import create_model, model_options
 from experiments.cli import UserError
 from experiments.compare import __main__ as compare
-from experiments.compare import tables, verdict
-from experiments.compare.matching import match_width, matched_options
+from experiments.compare import matching, tables, verdict
+from experiments.compare.matching import Step, match_width, matched_options
 from experiments.compare.search import best_of, split, trials_of
 from experiments.compare.statistics import Difference, paired_bootstrap, pareto_front
 from experiments.compare.suite import Match, load_suite
@@ -98,6 +99,19 @@ class TestMatching:
         options = matched_options("vgg", {}, Match("step_time", 5.0), (1, 8, 8), 10)
         assert options["width"] >= 1
 
+    def test_step_time_is_that_of_the_runs_own_steps(self, monkeypatch):
+        seen = []
+        measure = lambda model, example, step: seen.append((tuple(example.shape), step)) or 5.0  # noqa: E731
+        monkeypatch.setitem(matching.MEASURES, "step_time", measure)
+        step = Step.of({"batch_size": 7, "channels_last": False, "epochs": 3})
+        matched_options("vgg", {}, Match("step_time", 5.0), (3, 20, 30), 10, step)
+        assert set(seen) == {((1, 3, 20, 30), Step(7, False, None))}
+        batches = []
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+        model.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+        assert matching.step_milliseconds(model, torch.zeros(1, 3, 2, 2), step) > 0
+        assert set(batches) == {7}
+
     def test_a_width_that_is_given_stays(self):
         assert matched_options("vgg", {"width": 3}, Match("parameters", 1e6), (1, 8, 8), 10) == {"width": 3}
 
@@ -108,6 +122,41 @@ class TestMatching:
     def test_a_target_out_of_reach_is_refused(self):
         with pytest.raises(UserError, match="not reached"):
             match_width(lambda width: 1.0, 2.0)
+
+
+class TestPlan:
+    """What is worked out for a run is worked out for the images, and the steps, that its own recipe asks for."""
+
+    def jobs(self, tmp_path, **changes):
+        images = tmp_path / "images"
+        for name in ("cat", "dog"):
+            for index in range(6):
+                (images / name).mkdir(parents=True, exist_ok=True)
+                noise = np.random.default_rng(index).integers(256, size=(24, 30, 3), dtype=np.uint8)
+                Image.fromarray(noise).save(images / name / f"{index}.png")
+        entries = [SMALL["entries"][0], SMALL["entries"][1] | {"recipe": {"image_size": 12, "batch_size": 4}}]
+        changes = {"datasets": ["folder"], "entries": entries, "seeds": [0]} | changes
+        suite = load_suite(written(tmp_path, **changes))
+        plan = compare.Plan(suite, tmp_path / "runs", str(images))
+        return [plan.final_jobs("folder", entry)[0] for entry in suite.entries]
+
+    def test_multiply_adds_are_matched_at_the_size_of_the_images(self, tmp_path):
+        target = 1_000_000
+        recipe = SMALL["recipe"] | {"image_size": 20}
+        jobs = self.jobs(tmp_path, recipe=recipe, match={"by": "multiply_adds", "target": target})
+        assert [job.options["image_size"] for job in jobs] == [20, 12]
+        for job in jobs:
+            model = create_model(job.options["model"], 2, 3, **job.options["model_options"])
+            side = job.options["image_size"]
+            assert count_multiply_adds(model, torch.zeros(1, 3, side, side)) == pytest.approx(target, rel=0.05)
+
+    def test_steps_are_timed_as_the_runs_take_them(self, tmp_path, monkeypatch):
+        seen = []
+        measure = lambda model, example, step: seen.append((tuple(example.shape), step)) or 5.0  # noqa: E731
+        monkeypatch.setitem(matching.MEASURES, "step_time", measure)
+        recipe = SMALL["recipe"] | {"image_size": 20, "channels_last": False}
+        self.jobs(tmp_path, recipe=recipe, match={"by": "step_time", "target": 5})
+        assert set(seen) == {((1, 3, 20, 20), Step(128, False, 1)), ((1, 3, 12, 12), Step(4, False, 1))}
 
 
 class TestSearch:

@@ -1,10 +1,13 @@
-"""Classifiers by name, each KAN beside its plain-CNN twin, and trained weights of some."""
+"""Classifiers by name, each KAN beside its plain-CNN twin, and trained weights of some.
 
-from convkan.models import kan_cnn as _kan_cnn  # noqa: F401  (registers its models)
-from convkan.models import mobilenet as _mobilenet  # noqa: F401  (registers its models)
-from convkan.models import resnet as _resnet  # noqa: F401  (registers its models)
-from convkan.models import seed as _seed  # noqa: F401  (registers its models)
-from convkan.models import vgg as _vgg  # noqa: F401  (registers its models)
+Every file of this package is imported, and registers its models: a new one is one file with ``@register_model``. A
+model of your own may lie anywhere: import its module, or name it in the environment variable CONVKAN_MODELS, which
+reaches the scripts too (several modules are separated by commas).
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
 from convkan.models.pretrained import Weights, create_model, list_weights
 from convkan.models.registry import list_models, model_options, register_model, suggested_learning_rate, twin
 from convkan.models.saved import Description, example_input, load_classifier
@@ -22,3 +25,6 @@ __all__ = [
     "suggested_learning_rate",
     "twin",
 ]
+
+for _module in iter_modules(__path__):  # last, so that they can import from here
+    import_module(f"{__name__}.{_module.name}")

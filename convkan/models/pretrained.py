@@ -64,7 +64,8 @@ def create_model(
 
     Returns:
         A module from images (batch, in_channels, height, width) to logits (batch, num_classes). With ``weights`` it is
-        in eval mode, and expects images normalised as ``load_classifier`` of the weights' path tells.
+        in eval mode, ready to predict (call ``.train()`` to train it further), and expects images normalised as
+        ``load_classifier`` of the weights' path tells; with new ones it is in train mode.
 
     Raises:
         ValueError: No model or no weights have this name, a size is out of range, or something asked for differs from

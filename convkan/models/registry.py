@@ -1,12 +1,16 @@
 """Models by name."""
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any, TypeVar
 
 from torch import nn
+
+MODULES_VARIABLE = "CONVKAN_MODELS"  # names modules that register more models, separated by commas
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
@@ -32,6 +36,9 @@ MODELS: dict[str, ModelEntry] = {}
 def register_model(name: str, *, twin: str, learning_rate: float = 3e-3) -> Callable[[Builder], Builder]:
     """Make a class or function available to ``create_model`` under ``name``.
 
+    A file in ``convkan/models`` is imported by itself. A module elsewhere is to be imported, or named in the
+    environment variable CONVKAN_MODELS, for its models to be there.
+
     Args:
         name: The model's name.
         twin: Name of the plain CNN of the same topology.
@@ -39,6 +46,17 @@ def register_model(name: str, *, twin: str, learning_rate: float = 3e-3) -> Call
 
     Raises:
         ValueError: The name is taken.
+
+    Example:
+        >>> @register_model("pixels", twin="pixels")
+        ... class Pixels(nn.Sequential):
+        ...     def __init__(self, num_classes: int, in_channels: int, side: int = 8) -> None:
+        ...         super().__init__(nn.Flatten(), nn.Linear(in_channels * side**2, num_classes))
+        >>> model_options("pixels")
+        {'side': 8}
+        >>> build_model("pixels", num_classes=3, side=4)[1]
+        Linear(in_features=16, out_features=3, bias=True)
+        >>> del MODELS["pixels"]
     """
 
     def register(build: Builder) -> Builder:
@@ -51,7 +69,12 @@ def register_model(name: str, *, twin: str, learning_rate: float = 3e-3) -> Call
 
 
 def list_models() -> list[str]:
-    """The names of all models, sorted."""
+    """The names of all models, sorted.
+
+    Raises:
+        ValueError: CONVKAN_MODELS names a module that cannot be imported.
+    """
+    _import_named()
     return sorted(MODELS)
 
 
@@ -106,7 +129,19 @@ def suggested_learning_rate(name: str) -> float:
     return _entry(name).learning_rate
 
 
+def _import_named() -> None:
+    """Import the modules that CONVKAN_MODELS names."""
+    for module in filter(None, map(str.strip, os.environ.get(MODULES_VARIABLE, "").split(","))):
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise ValueError(
+                f"{MODULES_VARIABLE} must name modules that can be imported, got {module!r}: {error}"
+            ) from error
+
+
 def _entry(name: str) -> ModelEntry:
+    _import_named()
     if name not in MODELS:
         raise ValueError(f"model must be one of {', '.join(list_models())}; got {name!r}")
     return MODELS[name]

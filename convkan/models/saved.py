@@ -69,6 +69,10 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
 def load_classifier(path: str | os.PathLike[str]) -> tuple[nn.Module, Description]:
     """Rebuild a model from its file, in eval mode. No code in the file is run.
 
+    So its predictions are right at once. To train it further, call ``model.train()`` first: in eval mode batch
+    normalisation stays as it is and nothing is dropped, and neither an optimiser nor Lightning changes the mode
+    (``convkan.training.Classifier`` does).
+
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged, or was not written by ``convkan.training.save_classifier``.

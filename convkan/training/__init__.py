@@ -1,5 +1,6 @@
 """Training image classifiers with Lightning; needs the ``train`` extra."""
 
+from convkan.training.balance import balanced_weights, recalls
 from convkan.training.callbacks import History, checkpoints, early_stopping
 from convkan.training.classifier import Classifier, Recipe, TrainingDivergedError
 from convkan.training.data import ImageData
@@ -21,9 +22,11 @@ __all__ = [
     "RefineGrids",
     "TrainingDivergedError",
     "WatchCoverage",
+    "balanced_weights",
     "checkpoints",
     "early_stopping",
     "parameter_groups",
+    "recalls",
     "save_classifier",
     "write_atomically",
 ]

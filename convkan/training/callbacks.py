@@ -17,7 +17,8 @@ from convkan.training.files import write_atomically
 class History(Callback):
     """One row of figures an epoch, kept across resumption, written to ``history.csv`` and printed with the time left.
 
-    Each row has the epoch (from 1), ``{train,val}_{loss,accuracy}``, the learning rate, and three durations in
+    Each row has the epoch (from 1), ``{train,val}_{loss,accuracy}``, ``val_balanced_accuracy`` if the module logs it,
+    the learning rate, and three durations in
     seconds: ``epoch_seconds`` (training part of the epoch), of it ``input_seconds`` waiting for batches and in the
     loop between steps, and ``total_seconds`` with validation.
 
@@ -65,6 +66,7 @@ class History(Callback):
         row = {
             "epoch": trainer.current_epoch + 1,
             **{name: metrics[name] for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")},
+            **{name: metrics[name] for name in ("val_balanced_accuracy",) if name in metrics},
             "learning_rate": trainer.optimizers[0].param_groups[-1]["lr"],  # coefficients, which may differ, come first
             "epoch_seconds": self._step_end - self._epoch_start,
             "input_seconds": self._input_seconds,
@@ -96,33 +98,35 @@ class History(Callback):
             bar.print(line)
 
 
-def checkpoints(folder: Path, first_epoch: int = 0) -> list[Callback]:
-    """Callbacks that keep ``best-*.ckpt`` by validation accuracy, and ``last.ckpt`` of the last finished epoch.
+def checkpoints(folder: Path, first_epoch: int = 0, by: str = "val_accuracy") -> list[Callback]:
+    """Callbacks that keep ``best-*.ckpt``, of the best epoch, and ``last.ckpt``, of the last finished one.
 
     Args:
         folder: Where they are kept.
         first_epoch: The first epoch, counted from 0, that may be the best: where grids grow, the one from which the
             model is as it is meant to be.
+        by: The logged figure that is highest in the best epoch.
     """
-    return [_Best(folder, first_epoch), _Last(folder)]
+    return [_Best(folder, first_epoch, by), _Last(folder)]
 
 
-def early_stopping(patience: int, first_epoch: int = 0) -> Callback:
-    """A callback that stops training after ``patience`` epochs without a better validation accuracy.
+def early_stopping(patience: int, first_epoch: int = 0, by: str = "val_accuracy") -> Callback:
+    """A callback that stops training after ``patience`` epochs without a better one.
 
     Args:
         patience: That many.
         first_epoch: The first epoch, counted from 0, that counts.
+        by: The logged figure that is higher in a better epoch.
     """
-    return _EarlyStopping(patience, first_epoch)
+    return _EarlyStopping(patience, first_epoch, by)
 
 
 class _Best(ModelCheckpoint):
-    def __init__(self, folder: Path, first_epoch: int) -> None:
+    def __init__(self, folder: Path, first_epoch: int, by: str) -> None:
         super().__init__(
             dirpath=folder,
             filename="best-{epoch}",
-            monitor="val_accuracy",
+            monitor=by,
             mode="max",
             save_on_train_epoch_end=True,
             enable_version_counter=False,
@@ -147,8 +151,8 @@ class _Last(ModelCheckpoint):
 
 
 class _EarlyStopping(EarlyStopping):
-    def __init__(self, patience: int, first_epoch: int) -> None:
-        super().__init__("val_accuracy", mode="max", patience=patience, check_on_train_epoch_end=True)
+    def __init__(self, patience: int, first_epoch: int, by: str) -> None:
+        super().__init__(by, mode="max", patience=patience, check_on_train_epoch_end=True)
         self.first_epoch = first_epoch
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,18 +1,21 @@
 """A classifier and how it is trained, as a Lightning module."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import CatMetric, MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from convkan.regularization import total_coefficient_penalty
+from convkan.training.balance import BalancedAccuracy, balanced_weights
 from convkan.training.optim import (
     OptimizerName,
     ScheduleName,
@@ -20,6 +23,8 @@ from convkan.training.optim import (
     create_schedule,
     parameter_groups,
 )
+
+ClassWeights = Literal["none", "balanced"]
 
 DECAYS = ("weight_decay", "coefficient_decay", "base_decay")
 
@@ -45,6 +50,7 @@ class Recipe:
             decay is proportional to the learning rate, so theirs is multiplied as well.
         label_smoothing: Probability spread evenly over all classes.
         coefficient_penalty: Weight of the mean absolute coefficient in the loss.
+        class_weights: "none": each training image counts alike in the loss. "balanced": each class does.
     """
 
     optimizer: OptimizerName = "adamw"
@@ -58,8 +64,12 @@ class Recipe:
     coefficient_rate: float = 1.0
     label_smoothing: float = 0.0
     coefficient_penalty: float = 0.0
+    class_weights: ClassWeights = "none"
 
     def __post_init__(self) -> None:
+        if self.class_weights not in get_args(ClassWeights):
+            known = ", ".join(get_args(ClassWeights))
+            raise ValueError(f"class_weights must be one of {known}; got {self.class_weights!r}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
         for name in ("learning_rate", "coefficient_rate"):
@@ -74,16 +84,39 @@ class Recipe:
 class Classifier(L.LightningModule):
     """Trains ``model`` on images and labels by cross-entropy.
 
+    A model that comes in eval mode, as loaded ones do, is put into train mode when training starts, so that batch
+    normalisation learns; a part of it that is in eval mode while the whole is not stays frozen.
+
     Args:
         model: From images (batch, channels, height, width) to logits (batch, classes).
         num_classes: Number of classes.
         recipe: How to optimise.
         seed: Dropout and other randomness inside the model follow from it and the epoch.
+        labels: Labels of the training images, from which the weights of classes follow if the recipe asks for such.
+
+    Raises:
+        ValueError: The recipe balances classes, and ``labels`` are not given.
     """
 
-    def __init__(self, model: nn.Module, num_classes: int, recipe: Recipe, seed: int = 0) -> None:
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        recipe: Recipe,
+        seed: int = 0,
+        labels: Int[Tensor, " count"] | None = None,
+    ) -> None:
         super().__init__()
         self.model, self.recipe, self.seed = model, recipe, seed
+        weights: Sequence[float] | None = None
+        if recipe.class_weights == "balanced":
+            if labels is None:
+                raise ValueError("labels must be those of the training images if classes are to be balanced, got None")
+            weights = balanced_weights(labels, num_classes)
+        # They follow from the data, and are none of the state that a checkpoint keeps.
+        self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
         # Metrics are updated each step and read once an epoch: reading them, or checking their input, costs as much
         # as a step of a small model.
         accuracy = partial(MulticlassAccuracy, num_classes, average="micro", validate_args=False)
@@ -97,12 +130,23 @@ class Classifier(L.LightningModule):
             },
             compute_groups=False,
         )
+        self.metrics.add_metrics(
+            {
+                f"{part}_balanced_accuracy": BalancedAccuracy(num_classes, validate_args=False)
+                for part in ("val", "test")
+            }
+        )
         self.test_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
         self.test_correct = CatMetric(nan_strategy="ignore")
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
         return self.model(x)
+
+    def on_fit_start(self) -> None:
+        """Put a model in eval mode into train mode: Lightning leaves modes as it finds them."""
+        if not self.model.training:
+            self.model.train()
 
     def on_train_epoch_start(self) -> None:
         """Seed the model's own randomness, so that an epoch does not depend on those before it; devices differ."""
@@ -112,8 +156,10 @@ class Classifier(L.LightningModule):
         """Cross-entropy of a batch, with the penalty if the recipe has one."""
         images, labels = batch
         logits = self.model(images)
-        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.recipe.label_smoothing)
-        total = losses.mean()
+        losses = F.cross_entropy(
+            logits, labels, self.class_weights, reduction="none", label_smoothing=self.recipe.label_smoothing
+        )
+        total = losses.mean()  # over images: by the batch's sum of weights, a rare class would weigh less where it is
         if self.recipe.coefficient_penalty:
             total = total + self.recipe.coefficient_penalty * total_coefficient_penalty(self.model)
         if not torch.isfinite(total):
@@ -126,11 +172,11 @@ class Classifier(L.LightningModule):
         return total
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Loss and accuracy on the validation part."""
+        """Loss and accuracies on the validation part."""
         self._evaluate("val", batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Loss, accuracy, confusions, and which images are right, on the test part."""
+        """Loss, accuracies, confusions, and which images are right, on the test part."""
         logits = self._evaluate("test", batch)
         self.test_confusion.update(logits, batch[1])
         self.test_correct.update((logits.argmax(1) == batch[1]).float())
@@ -151,6 +197,7 @@ class Classifier(L.LightningModule):
         images, labels = batch
         logits = self.model(images)
         self._update(part, F.cross_entropy(logits, labels, reduction="none"), logits, labels)
+        self.metrics[f"{part}_balanced_accuracy"].update(logits, labels)
         return logits
 
     def _update(self, part: str, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -158,7 +205,8 @@ class Classifier(L.LightningModule):
         self.metrics[f"{part}_accuracy"].update(logits.detach(), labels)
 
     def _log(self, part: str) -> None:
-        self.log_dict({f"{part}_{name}": self.metrics[f"{part}_{name}"] for name in ("loss", "accuracy")})
+        names = (f"{part}_{name}" for name in ("loss", "accuracy", "balanced_accuracy"))
+        self.log_dict({name: self.metrics[name] for name in names if name in self.metrics})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The recipe's optimiser, and its schedule step by step."""

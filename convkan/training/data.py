@@ -12,12 +12,15 @@ import lightning as L
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler, Sampler
 
 from convkan.training.datasets import DATA_ROOT_VARIABLE, DATASETS, Images
+from convkan.training.sharing import Share
 
 Augmentation = Literal["auto", "standard", "flip", "none"]
 Scaling = Literal["standard", "symmetric"]
+
+EVALUATION_BATCH = 250  # at least: without gradients to keep, larger batches are free
 
 
 def shift_and_flip(
@@ -187,16 +190,18 @@ class ImageData(L.LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         seed = self.seed * 10_007 + epoch
         images = BatchedImages(self.train, seed, self.shift, self.flip)
-        order = RandomSampler(images, generator=torch.Generator().manual_seed(seed))
-        return self._loader(images, order)
+        order: Sampler[int] = RandomSampler(images, generator=torch.Generator().manual_seed(seed))
+        if self._processes:
+            order = DistributedSampler(images, **self._processes, seed=seed)
+        return self._loader(images, order, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        """The validation part in order."""
-        return self._loader(BatchedImages(self.val))
+        """The validation part in order; of several processes, each has a share of it."""
+        return self._evaluation_loader(BatchedImages(self.val))
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        """The test part in order."""
-        return self._loader(BatchedImages(self.test))
+        """The test part in order; of several processes, each has a share of it."""
+        return self._evaluation_loader(BatchedImages(self.test))
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor], dataloader_idx: int
@@ -208,11 +213,24 @@ class ImageData(L.LightningDataModule):
             images = self.trainer.precision_plugin.convert_input(images)
         return images, labels
 
-    def _loader(self, images: BatchedImages, sampler: RandomSampler | None = None) -> DataLoader[tuple[Tensor, Tensor]]:
+    @property
+    def _processes(self) -> dict[str, Any] | None:
+        """The number of processes and that of this one, where several train or judge together."""
+        return None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+
+    def _evaluation_loader(self, images: BatchedImages) -> DataLoader[tuple[Tensor, Tensor]]:
+        batch_size = max(self.batch_size, EVALUATION_BATCH)
+        if not self._processes:
+            return self._loader(images, None, batch_size)
+        share = Share(images, **self._processes)
+        return self._loader(images, share, share.batch_size(batch_size))
+
+    def _loader(
+        self, images: BatchedImages, sampler: Sampler[int] | None, batch_size: int
+    ) -> DataLoader[tuple[Tensor, Tensor]]:
         return DataLoader(
             images,
-            # In evaluation no gradient is kept, so larger batches are free.
-            batch_size=self.batch_size if sampler is not None else max(self.batch_size, 250),
+            batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             # The loader draws a number when it is iterated; from the global generator, that would shift the model's

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from convkan.training import ImageData
 from experiments.cli import UserError, parse, run
 from experiments.compare.jobs import Job, run_jobs
-from experiments.compare.matching import matched_options
+from experiments.compare.matching import Step, matched_options
 from experiments.compare.report import write_report
 from experiments.compare.search import best_of, check_search, split, trials_of
 from experiments.compare.suite import Entry, Suite, load_suite
@@ -31,6 +31,8 @@ KEPT = (
     "multiply_adds",
     "test_accuracy",
     "val_accuracy",
+    "test_balanced_accuracy",
+    "val_balanced_accuracy",
     "best_epoch",
     "epochs",
     "seconds_per_epoch",
@@ -125,26 +127,29 @@ class Plan:
     def _options(self, dataset: str, entry: Entry, settings: dict[str, Any], budget: dict[str, Any]) -> dict[str, Any]:
         """Those of the training script."""
         of_training, of_model = split(settings, entry)
-        shape, classes = _images(dataset, self.data_root)
+        of_training = {**self.suite.recipe, **entry.recipe, **of_training, **budget}
         return {
             "dataset": dataset,
             "model": entry.model,
-            "model_options": self._matched(entry.model, {**entry.options, **of_model}, shape, classes),
-            **self.suite.recipe,
-            **entry.recipe,
+            "model_options": self._matched(dataset, entry.model, {**entry.options, **of_model}, of_training),
             **of_training,
-            **budget,
         }
 
     def _matched(
-        self, model: str, options: dict[str, Any], shape: tuple[int, int, int], num_classes: int
+        self, dataset: str, model: str, options: dict[str, Any], of_training: dict[str, Any]
     ) -> dict[str, Any]:
         """``matched_options``, worked out once: measured times differ from one measurement to the next."""
+        match = self.suite.match
+        shape, classes = _images(dataset, self.data_root, of_training.get("image_size"))
         path = self.folder / "widths.json"
         known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
-        key = json.dumps([model, options, shape, num_classes, asdict(self.suite.match) if self.suite.match else None])
+        what: list[Any] = [model, options, shape, len(classes), asdict(match) if match else None]
+        step = Step.of(of_training)
+        if match and match.by == "step_time":
+            what.append(asdict(step))
+        key = json.dumps(what)
         if key not in known:
-            known[key] = matched_options(model, options, self.suite.match, shape, num_classes)
+            known[key] = matched_options(model, options, match, shape, len(classes), step)
             write_record(path, known)
         return known[key]
 
@@ -206,7 +211,9 @@ def _gather(plan: Plan, cells: list[tuple[str, Entry]]) -> dict[str, Any]:
                 )
     if not results:
         raise UserError(f"nothing to report: no run in {plan.folder} is finished")
-    classes = {dataset: _class_names(dataset, plan.data_root) for dataset in plan.suite.datasets}
+    classes = {
+        run["dataset"]: _images(run["dataset"], plan.data_root, run["options"].get("image_size"))[1] for run in results
+    }
     return {
         "suite": asdict(plan.suite),
         **environment(torch.device("cpu")),
@@ -217,19 +224,11 @@ def _gather(plan: Plan, cells: list[tuple[str, Entry]]) -> dict[str, Any]:
 
 
 @cache
-def _data(dataset: str, data_root: str | None) -> ImageData:
-    data = ImageData(dataset, data_root=data_root)
+def _images(dataset: str, data_root: str | None, image_size: int | None) -> tuple[tuple[int, int, int], list[str]]:
+    """The shape of the images that a run of this size sees, and the names of their classes."""
+    data = ImageData(dataset, data_root=data_root, image_size=image_size)
     data.setup()
-    return data
-
-
-def _images(dataset: str, data_root: str | None) -> tuple[tuple[int, int, int], int]:
-    data = _data(dataset, data_root)
-    return data.image_shape, len(data.class_names)
-
-
-def _class_names(dataset: str, data_root: str | None) -> list[str]:
-    return _data(dataset, data_root).class_names
+    return data.image_shape, data.class_names
 
 
 def _record(job: Job) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def draw_all(record: dict[str, Any], runs: pd.DataFrame, folder: Path) -> list[t
             ("pareto", _pareto, f"{part} accuracy against cost: mean and standard deviation over seeds. The line joins "
              "those that no cheaper one beats. Open markers are CNNs."),
             ("curves", _curves, "Validation accuracy and training loss by epoch, mean over seeds."),
-            ("classes", _classes, "Test accuracy of each class, mean over seeds."),
+            ("classes", _classes, "Recall of each class: the share of its test images that is right, mean over seeds."),
         ):  # fmt: skip
             if name == "classes" and not tested:
                 continue
@@ -130,7 +130,8 @@ def _classes(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> 
     lowest = 100.0
     for index, entry in enumerate(entries):
         matrices = np.stack([np.array(matrix) for matrix in runs[runs["entry"] == entry]["confusion"]])
-        shares = 100 * np.diagonal(matrices, axis1=1, axis2=2) / matrices.sum(axis=2)
+        # A class without test images has a bar of no height.
+        shares = 100 * np.diagonal(matrices, axis1=1, axis2=2) / np.maximum(matrices.sum(axis=2), 1)
         lowest = min(lowest, shares.mean(axis=0).min())
         color, (*_, plain) = COLORS[index], styles[entry]
         positions = np.arange(shares.shape[1]) + (index - (len(entries) - 1) / 2) * width

@@ -14,6 +14,7 @@ import yaml
 from convkan.training import write_atomically
 from convkan.training.datasets import DATA_ROOT_VARIABLE
 from experiments.cli import UserError
+from experiments.parent import release, start_child
 from experiments.train_config import TrainConfig
 
 POLL_SECONDS = 0.5
@@ -100,6 +101,7 @@ def run_jobs(
             for slot, (job, process) in list(running.items()):
                 if process.poll() is not None:
                     del running[slot]
+                    release(process)
                     if process.returncode or not job.is_done:
                         failed.append(job)
             now = ", ".join(job.label for job, _ in running.values())
@@ -109,6 +111,7 @@ def run_jobs(
             process.terminate()
         for _, process in running.values():
             process.wait()
+            release(process)
     if failed:
         log = _log(failed[0])
         last = " | ".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
@@ -134,7 +137,7 @@ def _start(job: Job, slot: int, processes: int, gpus: int, data_root: str | None
     log = _log(job)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        return start_child(command, environment, output)
 
 
 def _log(job: Job) -> Path:

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -13,9 +14,30 @@ from convkan.models import create_model, model_options
 from experiments.cli import UserError
 from experiments.compare.suite import Match
 from experiments.records import count_multiply_adds, count_parameters
+from experiments.train_config import TrainConfig
 
 WIDEST = 4096
 TIMED_STEPS = 7
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a training step is, as far as its time depends on it, besides the model.
+
+    Attributes:
+        batch_size: Images a step.
+        channels_last: See ``experiments.train``.
+        threads: CPU threads; None for torch's choice.
+    """
+
+    batch_size: int = TrainConfig.batch_size
+    channels_last: bool = TrainConfig.channels_last
+    threads: int | None = TrainConfig.threads
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> "Step":
+        """That of a run with these options of the training script."""
+        return cls(**{f.name: options[f.name] for f in fields(cls) if f.name in options})
 
 
 def match_width(measure: Callable[[int], float], target: float, widest: int = WIDEST) -> int:
@@ -46,26 +68,51 @@ def match_width(measure: Callable[[int], float], target: float, widest: int = WI
 
 
 def matched_options(
-    model: str, options: dict[str, Any], match: Match | None, image_shape: tuple[int, int, int], num_classes: int
+    model: str,
+    options: dict[str, Any],
+    match: Match | None,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    step: Step = Step(),
 ) -> dict[str, Any]:
-    """The options of a model with the width that ``match`` asks for, unless they have a width of their own."""
+    """The options of a model with the width that ``match`` asks for, unless they have a width of their own.
+
+    Args:
+        model: Its name.
+        options: Its options.
+        match: What is to be equal; None for nothing.
+        image_shape: Channels, height and width of the images it is trained on.
+        num_classes: Number of their classes.
+        step: How it is trained, for ``match`` by time.
+    """
     if match is None or "width" in options:
         return options
     # Where a model takes widths between integers, each stage is rounded for itself: sizes come close even if narrow.
-    step = 1 / 16 if isinstance(model_options(model)["width"], float) else 1
+    grain = 1 / 16 if isinstance(model_options(model)["width"], float) else 1
 
     @cache
-    def measure(steps: int) -> float:
-        built = create_model(model, num_classes, image_shape[0], **options, width=max(1, steps * step))
-        return MEASURES[match.by](built, torch.zeros(1, *image_shape))
+    def measure(grains: int) -> float:
+        built = create_model(model, num_classes, image_shape[0], **options, width=max(1, grains * grain))
+        return MEASURES[match.by](built, torch.zeros(1, *image_shape), step)
 
-    return {**options, "width": max(1, match_width(measure, match.target, round(WIDEST / step)) * step)}
+    return {**options, "width": max(1, match_width(measure, match.target, round(WIDEST / grain)) * grain)}
 
 
-def step_milliseconds(model: nn.Module, example: torch.Tensor, batch_size: int = 64) -> float:
+def step_milliseconds(model: nn.Module, example: torch.Tensor, step: Step) -> float:
     """Median time of a training step, optimiser included, on random images of the example's shape."""
-    images = torch.randn(batch_size, *example.shape[1:])
-    labels = torch.randint(2, (batch_size,))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(step.threads or threads)
+    try:
+        return _step_milliseconds(model, example, step)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _step_milliseconds(model: nn.Module, example: torch.Tensor, step: Step) -> float:
+    if step.channels_last:
+        model.to(memory_format=torch.channels_last)
+    images = torch.randn(step.batch_size, *example.shape[1:])
+    labels = torch.randint(2, (step.batch_size,))
     optimizer = torch.optim.AdamW(model.parameters())
     times = []
     for _ in range(TIMED_STEPS + 2):
@@ -77,8 +124,8 @@ def step_milliseconds(model: nn.Module, example: torch.Tensor, batch_size: int =
     return statistics.median(times[2:])
 
 
-MEASURES: dict[str, Callable[[nn.Module, torch.Tensor], float]] = {
-    "parameters": lambda model, _: count_parameters(model),
-    "multiply_adds": count_multiply_adds,
+MEASURES: dict[str, Callable[[nn.Module, torch.Tensor, Step], float]] = {
+    "parameters": lambda model, example, step: count_parameters(model),
+    "multiply_adds": lambda model, example, step: count_multiply_adds(model, example),
     "step_time": step_milliseconds,
 }

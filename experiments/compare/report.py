@@ -63,9 +63,10 @@ def protocol_of(record: dict[str, Any]) -> list[str]:
             f"space: {', '.join(search['space'])}."
         )
     lines.append(
-        "± is the standard deviation over seeds. Intervals are of a paired bootstrap over images and seeds. Seconds "
-        "are medians over epochs, with the first and the last grid where grids grow. Memory is what a training step "
-        "keeps from its forward pass for its backward pass, weights aside."
+        "± is the standard deviation over seeds. Balanced accuracy, the mean of the classes' recalls, is told where it "
+        "differs from accuracy; winners are those in accuracy. Intervals are of a paired bootstrap over images and "
+        "seeds. Seconds are medians over epochs, with the first and the last grid where grids grow. Memory is what a "
+        "training step keeps from its forward pass for its backward pass, weights aside."
     )
     device = ", ".join(sorted({run["device"] for run in record["runs"]}))
     threads = ", ".join(sorted({str(run["threads"]) for run in record["runs"]}))

@@ -8,6 +8,8 @@ import pandas as pd
 
 from convkan.models import model_options, twin
 
+UNBALANCED = 0.005  # balanced accuracy is told where it differs by more from accuracy
+
 
 @dataclass(frozen=True)
 class Table:
@@ -57,6 +59,7 @@ def summarize(record: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
             "parameters": _of_seeds(group["parameters"]),
             "multiply-adds": _of_seeds(group["multiply_adds"]),
             "test %": judged if tested else "",
+            "balanced %": _balanced(group, part_of(record)),
             "validation %": f"{100 * group['val_accuracy'].mean():.2f}" if tested else judged,
             "validation loss": "" if tested else f"{_losses(group).mean():.3f}",
             "seeds": len(group),
@@ -73,9 +76,9 @@ def short_table(record: dict[str, Any]) -> Table:
     published = [column for column in rows.columns if column.startswith("published ")]
     names = ["data", "entry"] if rows["data"].nunique() > 1 else ["entry"]
     if part_of(record) != "test":
-        return Table.of(rows[[*names, "parameters", "validation %", "validation loss", "s/epoch"]])
+        return Table.of(rows[[*names, "parameters", "validation %", "balanced %", "validation loss", "s/epoch"]])
     first = published[:1]
-    return Table.of(rows[[*names, "parameters", "test %", *first, "s/epoch", *published[1:]]])
+    return Table.of(rows[[*names, "parameters", "test %", "balanced %", *first, "s/epoch", *published[1:]]])
 
 
 def entry_rows(record: dict[str, Any]) -> Table:
@@ -121,6 +124,14 @@ def _of_seeds(counts: pd.Series) -> str:
     """A count, or its range if seeds disagree, as they may where a run chooses sizes."""
     low, high = counts.min(), counts.max()
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _balanced(group: pd.DataFrame, part: str) -> str:
+    """The mean over seeds of the mean over classes of recall, where sizes of classes make it another than accuracy."""
+    if f"{part}_balanced_accuracy" not in group or group[f"{part}_balanced_accuracy"].isna().any():
+        return ""  # a record of before it was noted
+    balanced = group[f"{part}_balanced_accuracy"]
+    return f"{100 * balanced.mean():.2f}" if (balanced - group["accuracy"]).abs().max() > UNBALANCED else ""
 
 
 def _losses(group: pd.DataFrame) -> pd.Series:

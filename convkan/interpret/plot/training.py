@@ -40,12 +40,16 @@ def plot_learning_curves(rows: Sequence[dict[str, float]]) -> Figure:
 def plot_confusion(matrix: Int[Tensor, "classes classes"], class_names: Sequence[str]) -> Figure:
     """Counts of predicted (column) against true class (row), coloured by the share of the row.
 
+    Beside each true class stands its recall; their mean is the balanced accuracy in the title.
+
     Args:
         matrix: The counts.
         class_names: A name for each class.
     """
     counts = matrix.cpu().numpy()
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    totals = counts.sum(axis=1)
+    shares = counts / np.maximum(totals, 1)[:, None]
+    recall = np.diagonal(shares)[totals > 0]
     few, class_names = len(class_names) <= 20, [plain(name) for name in class_names]
     side = max(4.5, 0.42 * min(len(class_names), 30) + 1.6)
     figure = new_figure((side + 0.8, side))
@@ -53,13 +57,18 @@ def plot_confusion(matrix: Int[Tensor, "classes classes"], class_names: Sequence
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if few:
         axis.set_xticks(range(len(class_names)), class_names, rotation=60, ha="right", rotation_mode="anchor")
-        axis.set_yticks(range(len(class_names)), class_names)
+        labels = [
+            f"{name}  {share:.0%}" if total else name
+            for name, share, total in zip(class_names, np.diagonal(shares), totals, strict=True)
+        ]
+        axis.set_yticks(range(len(class_names)), labels)
         for row, column in np.ndindex(counts.shape):
             if counts[row, column]:
                 color = "white" if shares[row, column] > 0.5 else "black"
                 axis.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=color)
     axis.set_xlabel("predicted class")
-    axis.set_ylabel("true class")
-    axis.set_title(f"test accuracy {np.trace(counts) / max(counts.sum(), 1):.2%}", fontsize=10)
+    axis.set_ylabel("true class, and its share that is right" if few else "true class")
+    accuracy, balanced = np.trace(counts) / max(counts.sum(), 1), recall.mean() if len(recall) else 0.0
+    axis.set_title(f"test accuracy {accuracy:.2%}, balanced {balanced:.2%}", fontsize=10)
     figure.colorbar(image, ax=axis, label="share of the true class", fraction=0.046)
     return figure

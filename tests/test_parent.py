@@ -1,0 +1,97 @@
+"""A run ends when the suite that started it does, however it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import experiments
+
+ROOT = Path(experiments.__file__).parents[1]
+PATIENCE = 60  # seconds
+CHILD = """
+import time
+from experiments.parent import end_with_parent
+end_with_parent()
+print("started", flush=True)
+time.sleep(600)
+"""
+PARENT = """
+import os, sys, time
+from pathlib import Path
+from experiments.parent import start_child
+with open(sys.argv[1], "wb") as output:
+    children = [start_child([sys.executable, "-c", sys.argv[2]], dict(os.environ), output) for _ in range(2)]
+print(*[child.pid for child in children], flush=True)
+time.sleep(600)
+"""
+unix = pytest.mark.skipif(sys.platform == "win32", reason="signals are those of Unix")
+
+
+def alive(pid):
+    """Whether a process runs; a zombie, which nobody has waited for, does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+@unix
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_children_end_with_their_parent(end, tmp_path):
+    output = tmp_path / "output.txt"
+    command = [sys.executable, "-c", PARENT, str(output), CHILD]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        wait_until(lambda: output.read_text().count("started") == 2)
+        assert all(alive(child) for child in children)
+        parent.send_signal(end)
+    wait_until(lambda: not any(alive(child) for child in children))
+    assert "the process that started this run has ended" in output.read_text()
+
+
+def test_a_process_that_was_started_otherwise_goes_on():
+    code = CHILD.replace("600", "0.5") + "print('done')"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "started\ndone\n"
+
+
+@unix
+@pytest.mark.slow
+def test_a_killed_suite_leaves_no_run_behind(tmp_path):
+    suite = {
+        "name": "long",
+        "title": "A long one",
+        "datasets": ["digits"],
+        "seeds": [0],
+        "recipe": {"epochs": 100_000, "threads": 1},
+        "entries": [{"name": "CNN", "model": "vgg", "options": {"width": 1, "depths": [1]}}],
+    }
+    (tmp_path / "suite.yaml").write_text(json.dumps(suite))
+    command = [sys.executable, "-m", "experiments.compare", "--suite", str(tmp_path / "suite.yaml"), "--gpus", "0"]
+    command += ["--runs_root", str(tmp_path / "runs")]
+    folder = tmp_path / "runs" / "long" / "digits-cnn-seed0"
+    log = folder.parent / "logs" / "digits-cnn-seed0.log"
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
+        wait_until((folder / "checkpoints" / "last.ckpt").exists)
+        parent.kill()
+    wait_until(lambda: "the process that started this run has ended" in log.read_text())
+    epochs = (folder / "history.csv").read_text()
+    time.sleep(1)
+    assert (folder / "history.csv").read_text() == epochs
