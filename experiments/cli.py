@@ -13,6 +13,7 @@ from convkan.training import DataError, TrainingDivergedError
 
 Config = TypeVar("Config")
 DEBUG_VARIABLE = "CONVKAN_DEBUG"
+BROKEN_PIPE = 141  # as shells say of a program that SIGPIPE ended
 
 
 class UserError(Exception):
@@ -63,11 +64,17 @@ def check_positive(config: object, *names: str) -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a script; what a user can mend ends it with one line and status 1.
 
-    With CONVKAN_DEBUG=1 in the environment the traceback is shown too.
+    With CONVKAN_DEBUG=1 in the environment the traceback is shown too. When the reader of its output has gone, as
+    ``| head`` does, it ends without a word, with the status of a broken pipe.
     """
     try:
-        main()
+        try:
+            main()
+        finally:
+            print(end="", flush=True)
     except (UserError, DataError, TrainingDivergedError, OSError, ValueError, TypeError) as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            raise SystemExit(BROKEN_PIPE) from None
         if os.environ.get(DEBUG_VARIABLE):
             raise
         message = " ".join(str(error).split())
@@ -76,3 +83,13 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _is_unread() -> bool:
+    """Whether nobody reads the output any more; what is still to be written is then dropped."""
+    try:
+        print(flush=True)  # an empty write would tell nothing
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

@@ -102,7 +102,7 @@ def main() -> None:
     path = folder / "deletion.json"
     write_record(path, record)
     table = markdown(record)
-    write_atomically(folder / "deletion.md", lambda partial: partial.write_text(table + "\n"))
+    write_atomically(folder / "deletion.md", lambda partial: partial.write_text(table + "\n", encoding="utf-8"))
     draw(record, folder / "deletion.png")
     print(table)
     print(f"record {path}, table {folder / 'deletion.md'}, plot {folder / 'deletion.png'}")
@@ -113,9 +113,11 @@ def images_of(config: DeletionConfig, description: Description) -> Float[Tensor,
 
     Raises:
         UserError: The folder is not that of a run.
+        DataError: The data cannot be had, or have other classes than the model.
     """
     trained = stored_config(Path(config.run))
     data = data_of(replace(trained, data_root=config.data_root or trained.data_root), trained.seed)
+    data.match_classes(description.class_names)
     generator = torch.Generator().manual_seed(config.seed)
     count = min(config.images, QUICK_IMAGES) if config.quick else config.images
     chosen = torch.randperm(len(data.test), generator=generator)[:count]

@@ -47,7 +47,7 @@ class ExplainConfig:
 
     Attributes:
         run: Folder of a finished run, or its model.safetensors.
-        image: Pictures to explain, beside those of the test part.
+        image: A picture to explain, or a list of them, beside those of the test part.
         images: Test images of each kind, right and wrong, to show.
         samples: Training images by which importance and coverage are measured.
         searched: Test images among which wrong ones are looked for.
@@ -58,7 +58,7 @@ class ExplainConfig:
     """
 
     run: str = ""
-    image: list[str] = field(default_factory=list)
+    image: list[str] | str = field(default_factory=list)
     images: int = 8
     samples: int = 256
     searched: int = 2000
@@ -84,8 +84,10 @@ def main() -> None:
     if not layers:
         raise UserError(f"run must hold a KAN: {description.model} has no KAN layer")
     result = weights.parent / "result.json"
-    record: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {}
+    record: dict[str, Any] = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
     data = _data(record, description, config)
+    paths = [config.image] if isinstance(config.image, str) else config.image
+    pictures = [read_image(Path(path), description) for path in paths]
     with Progress() as progress:
         bar = progress.add_task("measuring", total=len(layers) + 3)
         sample = _normalized(data.train.pixels[_drawn(len(data.train), config.samples)], description)
@@ -99,7 +101,7 @@ def main() -> None:
         progress.update(bar, description="test images", advance=1)
         answers = _answers(model, data, description, config)
         progress.update(bar, description="given pictures", advance=1)
-        given = _given(model, description, config.image)
+        given = _given(model, description, paths, pictures)
         context = {
             "title": f"{description.model} on {record.get('config', {}).get('dataset', 'its data')}",
             "facts": _facts(model, description, record),
@@ -113,13 +115,13 @@ def main() -> None:
         }
         page = Template(HTML, trim_blocks=True, lstrip_blocks=True, autoescape=True).render(context)
         out = Path(config.out) if config.out else weights.parent / "explain.html"
-        write_atomically(out, lambda partial: partial.write_text(page))
+        write_atomically(out, lambda partial: partial.write_text(page, encoding="utf-8"))
         progress.advance(bar)
     print(f"page {out} ({out.stat().st_size / 2**20:.1f} MB): open it in a browser")
 
 
 def _data(record: dict[str, Any], description: Description, config: ExplainConfig) -> ImageData:
-    """The data set that the run was trained on."""
+    """The data set that the run was trained on, its classes numbered as the model's."""
     trained = record.get("config")
     if trained is None:
         raise UserError(f"run must be a finished run's folder, with its result.json, got {config.run}")
@@ -129,7 +131,9 @@ def _data(record: dict[str, Any], description: Description, config: ExplainConfi
         val_fraction=trained["val_fraction"],
         image_size=trained["image_size"],
     )
-    data.setup()
+    data.match_classes(description.class_names)
+    for note in data.notes:
+        print(note)
     return data
 
 
@@ -229,11 +233,13 @@ def _answers(
     return found
 
 
-def _given(model: nn.Module, description: Description, paths: list[str]) -> list[dict[str, str]]:
+def _given(
+    model: nn.Module, description: Description, paths: list[str], pictures: list[Tensor]
+) -> list[dict[str, str]]:
     """Pictures of the caller's, and what their pixels said."""
-    if not paths:
+    if not pictures:
         return []
-    images = torch.cat([read_image(Path(path), description) for path in paths])
+    images = torch.cat(pictures)
     with torch.no_grad():
         probabilities = model(images).softmax(1)
     sure, predicted = probabilities.max(1)

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from convkan.models import Description, load_classifier
+from convkan.training import DataError
 from convkan.training.data import normalize
-from convkan.training.datasets import fit_image
+from convkan.training.pictures import read_picture
 from experiments.cli import UserError, run
 
 
@@ -29,7 +28,7 @@ def main() -> None:
     for image in arguments.images:
         try:
             pixels = read_image(Path(image), description)
-        except UserError as error:
+        except DataError as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
@@ -40,26 +39,18 @@ def main() -> None:
             f"{description.class_names[index]} {share:.1%}"
             for share, index in zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True)
         )
-        print(f"{image}: {named}")
+        print(f"{image}: {named}", flush=True)  # each as it is known, and none for a reader that has gone
     if failed:
         raise UserError(f"{failed} of {len(arguments.images)} pictures could not be read")
 
 
 def read_image(path: Path, description: Description) -> Tensor:
-    """A picture as the model wants it, (1, channels, height, width).
+    """A picture as the model wants it, (1, channels, height, width), read as in training.
 
     Raises:
-        UserError: The file is missing or not a picture.
+        DataError: The file is missing or not a picture.
     """
-    try:
-        with Image.open(path) as image:
-            # convert would clip 16-bit grey values instead of scaling them.
-            grey = image.point(lambda value: value * (1 / 257)).convert("L") if image.mode.startswith("I") else image
-            picture = grey.convert("L" if description.in_channels == 1 else "RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{path} cannot be read as a picture: {error}") from error
-    height, width = description.image_size
-    pixels = fit_image(transforms.pil_to_tensor(picture), (height, width))
+    pixels = read_picture(path, description.in_channels, description.image_size)
     return normalize(pixels.unsqueeze(0), description.mean, description.std)
 
 

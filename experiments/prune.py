@@ -25,7 +25,7 @@ from convkan.models.blocks import channels_at
 from convkan.models.resnet import NUM_STAGES
 from convkan.training import Classifier, ImageData, save_classifier, write_atomically
 from convkan.training.data import normalize
-from convkan.training.datasets import Images
+from convkan.training.parts import Images
 from experiments.cli import UserError, parse, run
 from experiments.records import count_multiply_adds, count_parameters, environment, write_record
 from experiments.train import best_checkpoint, build_trainer, fit, quieten
@@ -86,6 +86,7 @@ def prune(config: PruneConfig) -> dict[str, Any]:
     trained = stored_config(source)
     model, description = load_classifier(source / "model.safetensors")
     data = data_of(trained, trained.seed + 1)  # another order of the images than the run had
+    data.match_classes(description.class_names)
     recipe = replace(
         trained,
         epochs=config.epochs,
@@ -144,7 +145,7 @@ def measured_on(data: ImageData, images: int) -> Iterator[Tensor]:
     """Batches of some training images."""
     pixels = data.train.pixels
     chosen = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))[:images]
-    for part in chosen.split(BATCH):
+    for part in chosen.chunk(-(-len(chosen) // BATCH)):  # none of a single image, which cannot be normalised
         yield normalize(pixels[part], data.mean, data.std)
 
 

@@ -53,6 +53,7 @@ from experiments.records import (
     peak_memory_bytes,
     write_record,
 )
+from experiments.run_data import check_data, note_data
 from experiments.train_config import TrainConfig, data_of, stored_config
 
 RUN_NAME_VARIABLE = "CONVKAN_RUN_NAME"
@@ -129,6 +130,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         torch.set_num_threads(config.threads)
     L.seed_everything(config.seed, verbose=False)
     data = data_of(config, config.seed)
+    check_data(folder, data)
     channels, height, width = data.image_shape
     options = dict(config.model_options)
     if "image_size" in model_options(config.model):
@@ -142,6 +144,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     trainer, history = build_trainer(config, folder, [*grid_callbacks(config, steps), watch])
     device = trainer.strategy.root_device
     record: dict[str, Any] = {"config": asdict(config), "seed": config.seed, **environment(device)}
+    record["images"] = data.counts()
     classifier = Classifier(model, len(data.class_names), config.recipe(), config.seed, data.train.labels)
     if trainer.is_global_zero:
         stored = yaml.safe_dump(asdict(config), sort_keys=False)
@@ -151,6 +154,9 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
             f"{count_multiply_adds(model, example_input(description)):,} multiply-adds an image, "
             f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images"
         )
+        for note in data.notes:
+            print(note)
+        note_data(folder, data)
         print(f"in {folder}; if it is stopped, go on with: python -m experiments.train --resume {folder}")
     if config.compile:
         model.compile()

@@ -18,7 +18,8 @@ class TrainConfig:
     """What to train, on what, and how.
 
     Attributes:
-        dataset: digits, mnist, fashion_mnist, cifar10, cifar100, or folder (a folder of images for each class).
+        dataset: digits, mnist, fashion_mnist, cifar10, cifar100, or folder (a folder of images for each class, all
+            together or in folders train, val and test).
         model: A name in convkan.models.list_models().
         model_options: The model's own options, as --model_options.NAME VALUE.
         epochs: Passes over the training part.
@@ -48,10 +49,10 @@ class TrainConfig:
         augment: standard (shifts, and flips where they keep the class), flip (such flips alone), none, or auto: none
             for MNIST and Fashion-MNIST, standard for the others.
         scaling: Of images: standard (mean 0 and standard deviation 1 in each channel) or symmetric (to [-1, 1]).
-        val_fraction: Share of the training images held out for validation.
+        val_fraction: Share of the training images held out for validation, unless the data bring a validation part.
         train_fraction: Share of the rest to train on.
         test: Test the best epoch at the end. Searches leave it out, since a test set is to be touched once.
-        image_size: Side to which images of dataset folder are scaled.
+        image_size: Side to which images of dataset folder are scaled, 32 by default.
         early_stopping: Stop after this many epochs without a better one in validation.
         precision: Lightning's name for it: 32-true, bf16-mixed, 16-mixed, 64-true, …
         compile: Compile the model; the first steps then take minutes.

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from convkan.training import DATASETS, DataError, ImageData
-from convkan.training.data import BatchedImages, shift_and_flip, split_indices
-from convkan.training.datasets import Images, fit_image
+from convkan.training.batches import BatchedImages, shift_and_flip
+from convkan.training.parts import Images, split_indices
+from convkan.training.pictures import fit_image
 
 DATA_ROOT = os.environ.get("CONVKAN_DATA")
 

@@ -4,10 +4,11 @@ from convkan.training.balance import balanced_weights, recalls
 from convkan.training.callbacks import History, checkpoints, early_stopping
 from convkan.training.classifier import Classifier, Recipe, TrainingDivergedError
 from convkan.training.data import ImageData
-from convkan.training.datasets import DATASETS, DataError
+from convkan.training.datasets import DATASETS
 from convkan.training.files import AtomicCheckpointIO, write_atomically
 from convkan.training.grids import AdaptGrids, RefineGrids, WatchCoverage
 from convkan.training.optim import parameter_groups
+from convkan.training.parts import DataError
 from convkan.training.saved import save_classifier
 
 __all__ = [

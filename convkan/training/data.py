@@ -1,10 +1,11 @@
-"""Images held in memory as bytes, split once by seed and augmented batch by batch.
+"""A data set of the table, split once by seed, and its loaders.
 
-Images are decoded once; a batch is then an index into one array, shifted and flipped as a whole, and normalised on the
-device that trains on it. Transforming image by image costs more than the training step of a small model.
+Images are decoded once and held in memory as bytes; a batch is an index into one array, normalised on the device that
+trains on it.
 """
 
 import os
+import unicodedata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,63 +13,17 @@ import lightning as L
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler, Sampler
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler
 
-from convkan.training.datasets import DATA_ROOT_VARIABLE, DATASETS, Images
+from convkan.training.batches import BatchedImages
+from convkan.training.datasets import DATA_ROOT_VARIABLE, DATASETS
+from convkan.training.parts import DataError, Images, split_labels
 from convkan.training.sharing import Share
 
 Augmentation = Literal["auto", "standard", "flip", "none"]
 Scaling = Literal["standard", "symmetric"]
 
 EVALUATION_BATCH = 250  # at least: without gradients to keep, larger batches are free
-
-
-def shift_and_flip(
-    pixels: UInt8[Tensor, "batch channels height width"], shift: int, flip: bool, generator: torch.Generator
-) -> UInt8[Tensor, "batch channels height width"]:
-    """Shift each image by up to ``shift`` pixels, black moving in, and mirror half of them if ``flip``."""
-    count, _, height, width = pixels.shape
-    if shift:
-        padded = torch.nn.functional.pad(pixels, (shift,) * 4)
-        windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-        rows, columns = torch.randint(2 * shift + 1, (2, count), generator=generator)
-        pixels = windows[torch.arange(count), :, rows, columns]
-    if flip:
-        mirrored = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
-        pixels = torch.where(mirrored, pixels.flip(-1), pixels)
-    return pixels
-
-
-class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
-    """Images fetched a batch at a time, augmented if asked for.
-
-    The random choices of a batch follow from the seed and the batch's first index alone, so they do not depend on
-    the number of worker processes.
-
-    Args:
-        images: The images.
-        seed: Seed of the augmentation; differs from epoch to epoch.
-        shift: Largest shift in pixels.
-        flip: Mirror half of the images.
-    """
-
-    def __init__(self, images: Images, seed: int = 0, shift: int = 0, flip: bool = False) -> None:
-        self.images, self.seed, self.shift, self.flip = images, seed, shift, flip
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        pixels, labels = self.__getitems__([index])
-        return pixels[0], labels[0]
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """A whole batch: pixels (batch, channels, height, width) in uint8 and labels (batch,)."""
-        batch = self.images.select(torch.tensor(indices))
-        if not (self.shift or self.flip):
-            return batch.pixels, batch.labels
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + indices[0]) % 2**63)
-        return shift_and_flip(batch.pixels, self.shift, self.flip, generator), batch.labels
 
 
 def channel_statistics(
@@ -86,13 +41,6 @@ def channel_statistics(
     return means, deviations
 
 
-def split_indices(count: int, val_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """A random partition of ``count`` images into training and validation indices."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    held_out = max(1, round(count * val_fraction))
-    return order[held_out:].sort().values, order[:held_out].sort().values
-
-
 class ImageData(L.LightningDataModule):
     """One data set of the table, split into training, validation and test parts.
 
@@ -101,24 +49,26 @@ class ImageData(L.LightningDataModule):
         data_root: Where torchvision's folders, or a folder of class folders, lie; by default the environment variable
             CONVKAN_DATA, or ``data``.
         batch_size: Images a step.
-        val_fraction: Share of the training images held out for validation.
+        val_fraction: Share of the training images held out for validation, unless the data bring a validation part,
+            as a folder with ``val`` beside ``train`` does.
         train_fraction: Share of the rest to train on, for quick trials; the validation part stays whole.
         augment: "standard" (shifts, and flips where they keep the class), "flip" (such flips alone), "none", or "auto":
             none for MNIST and Fashion-MNIST, as the field trains on them, standard for the others.
         scaling: "standard" for mean 0 and standard deviation 1 in each channel, "symmetric" for [-1, 1].
-        image_size: Side to which ``folder`` scales images; other data sets come as they are.
+        image_size: Side to which ``folder`` scales images, 32 by default; other data sets come as they are.
         num_workers: Loader processes; 0 loads in the training process, which is fastest for small images.
         seed: Seed of order and augmentation.
         split_seed: Seed of the split, apart, so that runs with other seeds are validated on the same images.
 
     Attributes:
         class_names: Name of each class.
+        notes: What a user should know of the data once they are read, a sentence each.
         mean: What normalisation subtracts from each channel, in units of full brightness.
         std: What it then divides by.
 
     Raises:
         ValueError: An argument is out of range, or no data set has this name.
-        DataError: The data cannot be had.
+        DataError: The data cannot be had, or cannot be learned from: one class, or a class with no image to train on.
     """
 
     def __init__(
@@ -151,7 +101,7 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"scaling must be one of {', '.join(get_args(Scaling))}; got {scaling!r}")
         if image_size is not None and (dataset != "folder" or image_size < 1):
             raise ValueError(f"image_size must be positive and goes with dataset 'folder' only, got {image_size}")
-        self.source = DATASETS[dataset]
+        self.dataset, self.source = dataset, DATASETS[dataset]
         self.root = Path(data_root or os.environ.get(DATA_ROOT_VARIABLE) or "data").expanduser()
         self.batch_size, self.val_fraction, self.train_fraction = batch_size, val_fraction, train_fraction
         if augment == "auto":
@@ -161,23 +111,84 @@ class ImageData(L.LightningDataModule):
         self.scaling, self.image_size, self.num_workers = scaling, image_size, num_workers
         self.seed, self.split_seed = seed, split_seed
         self.class_names: list[str] = []
+        self.notes: list[str] = []
 
     def setup(self, stage: str | None = None) -> None:
         """Read the images, split them and measure the training part."""
         if self.class_names:
             return
-        available, self.test, names = self.source.load(self.root, self.image_size)
-        train, val = split_indices(len(available), self.val_fraction, self.split_seed)
-        if len(train) == 0:
-            raise ValueError(f"val_fraction {self.val_fraction} leaves none of {len(available)} images to train on")
-        self.train, self.val = available.select(train), available.select(val)
+        parts = self.source.load(self.root, self.image_size)
+        names = parts.class_names
+        if len(names) < 2:
+            raise DataError(
+                f"{self.root} must hold at least two classes to tell apart, found {', '.join(names) or 'none'}"
+            )
+        self.notes, self.test = list(parts.notes), parts.test
+        self.train, self.val = (parts.train, parts.val) if parts.val is not None else self._hold_out(parts.train)
+        missing = _missing(self.train, names)
+        if len(missing) == len(names):
+            raise ValueError(f"val_fraction {self.val_fraction} leaves none of {len(parts.train)} images to train on")
+        if missing:
+            raise DataError(f"{self.root}: no images to train on of {', '.join(missing)}")
         self.mean, self.std = channel_statistics(self.train.pixels)
         if self.scaling == "symmetric":
             self.mean, self.std = [0.5] * len(self.mean), [0.5] * len(self.std)
         if self.train_fraction < 1:
-            kept, _ = split_indices(len(self.train), 1 - self.train_fraction, self.split_seed)
+            kept, _ = split_labels(self.train.labels, 1 - self.train_fraction, self.split_seed)
+            if len(kept) == 0:
+                raise ValueError(
+                    f"train_fraction {self.train_fraction} leaves none of {len(self.train)} images to train on"
+                )
             self.train = self.train.select(kept)
+        for part, images in (("training", self.train), ("validation", self.val), ("test", self.test)):
+            if missing := _missing(images, names):
+                self.notes.append(f"there are no {part} images of {', '.join(missing)}")
         self.class_names = names
+
+    def _hold_out(self, available: Images) -> tuple[Images, Images]:
+        """The available images without those for validation, and those."""
+        train, val = split_labels(available.labels, self.val_fraction, self.split_seed)
+        if len(val) == 0:
+            raise DataError(f"{self.root} has one image of each class to train on, and none for validation")
+        return available.select(train), available.select(val)
+
+    def match_classes(self, class_names: list[str]) -> None:
+        """Number the classes as a model does, by their names; a change is among the notes.
+
+        Args:
+            class_names: Name of each of the model's outputs.
+
+        Raises:
+            DataError: The data have other classes than the model.
+        """
+        self.setup()
+        if self.class_names == class_names:
+            return
+        wanted = [unicodedata.normalize("NFC", name) for name in class_names]
+        differences = [
+            f"only {whose} has: {', '.join(only)}"
+            for whose, only in (
+                ("the model", [name for name in wanted if name not in self.class_names]),
+                ("the data set", [name for name in self.class_names if name not in wanted]),
+            )
+            if only
+        ]
+        if differences:
+            raise DataError(f"the classes of the data under {self.root} must be the model's; {'; '.join(differences)}")
+        number = torch.tensor([wanted.index(name) for name in self.class_names])
+        self.class_names = list(class_names)
+        if number.equal(torch.arange(len(number))):
+            return
+        self.train, self.val, self.test = (
+            Images(images.pixels, number[images.labels]) for images in (self.train, self.val, self.test)
+        )
+        self.notes.append("the model numbers the classes in another order: they were matched by name")
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many images of each class there are in "train", "val" and "test"."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        names = self.class_names
+        return {part: dict(zip(names, _counted(images, names), strict=True)) for part, images in parts.items()}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -193,7 +204,9 @@ class ImageData(L.LightningDataModule):
         order: Sampler[int] = RandomSampler(images, generator=torch.Generator().manual_seed(seed))
         if self._processes:
             order = DistributedSampler(images, **self._processes, seed=seed)
-        return self._loader(images, order, self.batch_size)
+        # Batch normalisation cannot train on a single image: one that is left over waits for another epoch's order.
+        lone = len(order) > self.batch_size and len(order) % self.batch_size == 1  # type: ignore[arg-type]
+        return self._loader(images, order, self.batch_size, drop_last=lone)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """The validation part in order; of several processes, each has a share of it."""
@@ -226,12 +239,13 @@ class ImageData(L.LightningDataModule):
         return self._loader(images, share, share.batch_size(batch_size))
 
     def _loader(
-        self, images: BatchedImages, sampler: Sampler[int] | None, batch_size: int
+        self, images: BatchedImages, sampler: Sampler[int] | None, batch_size: int, drop_last: bool = False
     ) -> DataLoader[tuple[Tensor, Tensor]]:
         return DataLoader(
             images,
             batch_size=batch_size,
             sampler=sampler,
+            drop_last=drop_last,
             num_workers=self.num_workers,
             # The loader draws a number when it is iterated; from the global generator, that would shift the model's
             # own randomness, by an amount that depends on whether the run was resumed.
@@ -247,6 +261,16 @@ def normalize(
     """Bytes as shares of full brightness, less ``mean``, divided by ``std``, in each channel."""
     scale = torch.tensor(std, device=pixels.device).view(-1, 1, 1)
     return (pixels / 255 - torch.tensor(mean, device=pixels.device).view(-1, 1, 1)) / scale
+
+
+def _counted(images: Images, class_names: list[str]) -> list[int]:
+    counts: list[int] = images.labels.bincount(minlength=len(class_names)).tolist()
+    return counts
+
+
+def _missing(images: Images, class_names: list[str]) -> list[str]:
+    counts = _counted(images, class_names)
+    return [name for name, count in zip(class_names, counts, strict=True) if count == 0]
 
 
 def _as_fetched(batch: Any) -> Any:
