@@ -3,9 +3,13 @@
 import json
 import logging
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, TensorDataset
 
 from convkan import KANLinear
 from convkan.grid import spline_layers
@@ -80,7 +84,7 @@ def test_the_optimiser_goes_on_with_the_refined_parameters():
         model = None
 
     class Trainer:
-        current_epoch, strategy = 2, Strategy()
+        current_epoch, strategy, callbacks = 2, Strategy(), ()
 
     module = nn.Module()
     module.model = nn.Sequential(KANLinear(2, 2), KANLinear(2, 1))
@@ -100,6 +104,67 @@ def test_the_optimiser_goes_on_with_the_refined_parameters():
     Strategy.model = DistributedDataParallel()
     with pytest.raises(RuntimeError, match="cannot be refined within"):
         RefineGrids({2: 20}).on_train_epoch_start(Trainer, module)
+
+
+class Fit(L.LightningModule):
+    """Trains a small net at a given rate."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.model, self.rate = nn.Sequential(KANLinear(2, 4), nn.BatchNorm1d(4), KANLinear(4, 1)), rate
+        self.x = torch.randn(16, 2, generator=torch.Generator().manual_seed(2))
+
+    def training_step(self, batch, index):
+        return self.model(batch[0]).square().mean()
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(self.x.repeat(6, 1)), batch_size=16)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.model.parameters(), self.rate)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("buffers", [False, True])
+def test_averages_that_callbacks_keep_are_adapted_and_refined_with_the_model(tmp_path, own, buffers):
+    class Own(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            pl_module.average.update_parameters(pl_module.model)
+
+    train.quieten()
+    torch.manual_seed(0)
+    module = Fit(rate=0.0)
+    ema = get_ema_multi_avg_fn(0.5)
+    if own:
+        module.average, average = AveragedModel(module.model, multi_avg_fn=ema, use_buffers=buffers), Own()
+    else:
+        average = WeightAveraging(use_buffers=buffers, multi_avg_fn=ema)
+    trainer = L.Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        callbacks=[AdaptGrids(2, 4, grid_eps=1.0), RefineGrids({1: 10, 2: 20}), average],
+    )
+    kept = {}
+
+    class Keep(Callback):
+        def on_train_end(self, trainer, pl_module):
+            kept["model"] = pl_module.average.module if own else average._average_model.module.model
+
+    trainer.callbacks.insert(0, Keep())
+    trainer.fit(module)
+    model, averaged = module.model.eval(), kept["model"].eval()
+    for ours, theirs in zip(spline_layers(averaged).values(), spline_layers(model).values(), strict=True):
+        assert ours.basis.grid_size == theirs.basis.grid_size == 20
+        assert torch.allclose(ours.grid, theirs.grid, rtol=1e-6, atol=1e-6)
+    for layer in (model[1], averaged[1]):
+        layer.reset_running_stats()
+    x = module.x
+    assert (averaged(x) - model(x)).norm() <= 1e-4 * model(x).norm()
 
 
 def test_drifting_inputs_are_warned_of_once(caplog):

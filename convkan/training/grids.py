@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from convkan.grid import adapt_grids, coverages, refine_grids, spline_layers
 from convkan.grid.models import WRAPPERS
@@ -17,6 +18,9 @@ _log = logging.getLogger(__name__)
 
 class AdaptGrids(Callback):
     """Moves the grids of all spline layers to where their inputs are, every few steps, from the step's own batch.
+
+    Models that average the weights move along: those that Lightning's callbacks keep, and every
+    ``torch.optim.swa_utils.AveragedModel`` within the Lightning module.
 
     Args:
         every: Steps between adaptations.
@@ -42,7 +46,8 @@ class AdaptGrids(Callback):
         """Adapt if it is time."""
         step = trainer.global_step
         if 0 < step <= self.until and step % self.every == 0 and spline_layers(pl_module):
-            changes = adapt_grids(_model_of(pl_module), [batch[0]], grid_eps=self.grid_eps)
+            averages = _averages(trainer, pl_module)
+            changes = adapt_grids(_model_of(pl_module), [batch[0]], grid_eps=self.grid_eps, averages=averages)
             self.changes[step] = max(changes.values())
 
     def state_dict(self) -> dict[str, Any]:
@@ -58,6 +63,7 @@ class RefineGrids(Callback):
     """Makes all grids finer at the start of given epochs, keeping the functions on the grid.
 
     Coefficients become new parameters; the optimiser is given them in the old ones' places and their state starts anew.
+    Models that average the weights are refined with them, as in ``AdaptGrids``.
 
     Args:
         schedule: For epochs, counted from 0, the number of intervals from then on.
@@ -84,7 +90,8 @@ class RefineGrids(Callback):
             return  # a resumed run may be there already
         if type(trainer.strategy.model).__name__ in WRAPPERS:
             raise RuntimeError(f"grids cannot be refined within {' or '.join(WRAPPERS)}: train each size on its own")
-        refine_grids(_model_of(pl_module), size, trainer.optimizers[0], keep_beyond=self.keep_beyond)
+        averages = _averages(trainer, pl_module)
+        refine_grids(_model_of(pl_module), size, trainer.optimizers[0], keep_beyond=self.keep_beyond, averages=averages)
 
 
 class WatchCoverage(Callback):
@@ -138,7 +145,15 @@ class WatchCoverage(Callback):
         self.warned = bool(state_dict["warned"])
 
 
-def _model_of(pl_module: L.LightningModule) -> nn.Module:
+def _averages(trainer: L.Trainer, pl_module: L.LightningModule) -> list[nn.Module]:
+    """The networks that average the one in training."""
+    kept = [getattr(callback, "_average_model", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    own = [module for module in pl_module.modules() if isinstance(module, AveragedModel)]
+    found = [average for average in (*kept, *own) if isinstance(average, nn.Module)]
+    return [_model_of(average.module if isinstance(average, AveragedModel) else average) for average in found]
+
+
+def _model_of(pl_module: nn.Module) -> nn.Module:
     """The network within a Lightning module."""
     model = getattr(pl_module, "model", pl_module)
     assert isinstance(model, nn.Module)
