@@ -1,10 +1,10 @@
 """Training image classifiers with Lightning; needs the ``train`` extra."""
 
-from convkan.training.callbacks import History, checkpoints, early_stopping
+from convkan.training.callbacks import FollowSchedule, History, checkpoints, early_stopping
 from convkan.training.classifier import Classifier, Recipe, TrainingDivergedError
 from convkan.training.data import ImageData
 from convkan.training.datasets import DATASETS, DataError
-from convkan.training.files import AtomicCheckpointIO, write_atomically
+from convkan.training.files import AtomicCheckpointIO, naming, write_atomically, write_text
 from convkan.training.grids import AdaptGrids, RefineGrids, WatchCoverage
 from convkan.training.optim import parameter_groups
 from convkan.training.saved import save_classifier
@@ -15,6 +15,7 @@ __all__ = [
     "AtomicCheckpointIO",
     "Classifier",
     "DataError",
+    "FollowSchedule",
     "History",
     "ImageData",
     "Recipe",
@@ -23,7 +24,9 @@ __all__ = [
     "WatchCoverage",
     "checkpoints",
     "early_stopping",
+    "naming",
     "parameter_groups",
     "save_classifier",
     "write_atomically",
+    "write_text",
 ]

@@ -45,6 +45,7 @@ class Recipe:
             decay is proportional to the learning rate, so theirs is multiplied as well.
         label_smoothing: Probability spread evenly over all classes.
         coefficient_penalty: Weight of the mean absolute coefficient in the loss.
+        restarts: Epochs, counted from 0, at which the schedule begins anew.
     """
 
     optimizer: OptimizerName = "adamw"
@@ -58,6 +59,7 @@ class Recipe:
     coefficient_rate: float = 1.0
     label_smoothing: float = 0.0
     coefficient_penalty: float = 0.0
+    restarts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
@@ -174,7 +176,11 @@ class Classifier(L.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         epochs = self.trainer.max_epochs or 1
         schedule = create_schedule(
-            recipe.schedule, optimizer, total, round(total * min(1.0, recipe.warmup_epochs / epochs))
+            recipe.schedule,
+            optimizer,
+            total,
+            round(total * min(1.0, recipe.warmup_epochs / epochs)),
+            restarts=[epoch * total // epochs for epoch in recipe.restarts],
         )
         config: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]

@@ -129,7 +129,7 @@ def load_suite(path: Path) -> Suite:
         UserError: The file is missing or does not describe a suite; the message says where.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     suite = _suite(values)

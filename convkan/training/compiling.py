@@ -1,0 +1,34 @@
+"""When torch compiles while a model is trained: told before it begins, and noted."""
+
+from collections.abc import Callable
+
+import torch._dynamo
+
+
+class CompileWatch:
+    """Counts torch's compilations from ``start`` to ``stop``, and announces the first.
+
+    Args:
+        announce: Called once, before the first begins.
+
+    Attributes:
+        count: How many have begun.
+    """
+
+    def __init__(self, announce: Callable[[], None]) -> None:
+        self.announce, self.count = announce, 0
+
+    def start(self) -> None:
+        """Begin to watch."""
+        torch._dynamo.on_compile_start(self._begin)
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        callbacks = torch._dynamo.callback_handler.start_callbacks
+        if self._begin in callbacks:  # a reset of the compiler removes it
+            callbacks.remove(self._begin)
+
+    def _begin(self, arguments: object) -> None:
+        self.count += 1
+        if self.count == 1:
+            self.announce()
