@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-import torch._dynamo
+from torch._dynamo.callback import callback_handler
 
 
 class CompileWatch:
@@ -20,13 +20,12 @@ class CompileWatch:
 
     def start(self) -> None:
         """Begin to watch."""
-        torch._dynamo.on_compile_start(self._begin)
+        callback_handler.register_start_callback(self._begin)
 
     def stop(self) -> None:
         """Watch no longer."""
-        callbacks = torch._dynamo.callback_handler.start_callbacks
-        if self._begin in callbacks:  # a reset of the compiler removes it
-            callbacks.remove(self._begin)
+        if self._begin in callback_handler.start_callbacks:  # a reset of the compiler removes it
+            callback_handler.remove_start_callback(self._begin)
 
     def _begin(self, arguments: object) -> None:
         self.count += 1
