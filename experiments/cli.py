@@ -1,10 +1,8 @@
 """What the scripts' command lines have in common."""
 
-import _thread
 import os
 import re
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -17,8 +15,6 @@ from convkan.training import DataError, TrainingDivergedError
 
 Config = TypeVar("Config")
 DEBUG_VARIABLE = "CONVKAN_DEBUG"
-# Set for a process that is to end when its standard input does.
-ENDING_VARIABLE = "CONVKAN_ENDS_WITH_INPUT"
 # What to say to those who stop a script that keeps what is done.
 GOES_ON = "the same command goes on where it was"
 
@@ -93,8 +89,6 @@ def run(main: Callable[[], None], interrupted: str = "") -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # tests and notebooks put other things there
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    if os.environ.pop(ENDING_VARIABLE, None):
-        threading.Thread(target=_end_with_input, daemon=True).start()
     try:
         main()
     except (UserError, DataError, TrainingDivergedError, OSError, ValueError, TypeError) as error:
@@ -106,9 +100,3 @@ def run(main: Callable[[], None], interrupted: str = "") -> None:
     except KeyboardInterrupt as stopped:
         print(": ".join(filter(None, ["interrupted", str(stopped) or interrupted])), file=sys.stderr)
         raise SystemExit(130) from None
-
-
-def _end_with_input() -> None:
-    """Wait for the end of standard input, then do what Ctrl-C does."""
-    os.read(sys.stdin.fileno(), 1)
-    _thread.interrupt_main()

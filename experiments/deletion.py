@@ -102,7 +102,7 @@ def main() -> None:
     path = folder / "deletion.json"
     write_record(path, record)
     table = markdown(record)
-    write_atomically(folder / "deletion.md", lambda partial: partial.write_text(table + "\n"))
+    write_atomically(folder / "deletion.md", lambda partial: partial.write_text(table + "\n", encoding="utf-8"))
     draw(record, folder / "deletion.png")
     print(table)
     print(f"record {path}, table {folder / 'deletion.md'}, plot {folder / 'deletion.png'}")

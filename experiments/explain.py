@@ -84,7 +84,7 @@ def main() -> None:
     if not layers:
         raise UserError(f"run must hold a KAN: {description.model} has no KAN layer")
     result = weights.parent / "result.json"
-    record: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {}
+    record: dict[str, Any] = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
     data = _data(record, description, config)
     with Progress() as progress:
         bar = progress.add_task("measuring", total=len(layers) + 3)
@@ -113,7 +113,7 @@ def main() -> None:
         }
         page = Template(HTML, trim_blocks=True, lstrip_blocks=True, autoescape=True).render(context)
         out = Path(config.out) if config.out else weights.parent / "explain.html"
-        write_atomically(out, lambda partial: partial.write_text(page))
+        write_atomically(out, lambda partial: partial.write_text(page, encoding="utf-8"))
         progress.advance(bar)
     print(f"page {out} ({out.stat().st_size / 2**20:.1f} MB): open it in a browser")
 

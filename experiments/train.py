@@ -246,7 +246,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     }
     before = earlier_record(folder)
     if before:  # the run was given more epochs: its test set has been seen by those who did
-        kept = {key: before[key] for key in ("epochs", "best_epoch", "val_accuracy", "test_accuracy") if key in before}
+        kept = {key: before[key] for key in before if key in ("epochs", "best_epoch") or key.endswith("accuracy")}
         record["earlier"] = [*before.get("earlier", []), kept]
     if trainer.is_global_zero:
         save_classifier(folder / "model.safetensors", model, description)

@@ -133,21 +133,6 @@ class TestClaims:
             assert (outcome.status, "another process" in outcome.err) == (1, True)
         assert record(run_folder)["config"]["epochs"] == 2
 
-    @pytest.mark.slow
-    def test_a_job_ends_with_the_process_that_started_it(self, tmp_path):
-        job = Job("long", tmp_path / "run", {"dataset": "digits", "epochs": 10_000, "threads": 1})
-        code = "from pathlib import Path; from experiments.compare.jobs import Job, run_jobs\n"
-        code += f"run_jobs([Job('long', Path({str(job.folder)!r}), {job.options!r})], 1, 0, None, lambda *_: None)"
-        suite = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-        try:
-            until(lambda: job.epochs_done > 0)
-        finally:
-            suite.kill()
-            suite.wait()
-        until(lambda: not (job.folder / folders.LOCK).exists())
-        log = (tmp_path / "logs" / "run.log").read_text(encoding="utf-8")
-        assert log.splitlines()[-1].startswith("interrupted: go on with")
-
     def test_a_job_killed_before_it_wrote_anything_is_started_again(self, tmp_path, monkeypatch):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / folders.LOCK).touch()
@@ -155,13 +140,6 @@ class TestClaims:
         with pytest.raises(pytest.skip.Exception, match="started"):
             run_jobs([Job("new", tmp_path / "run", {})], 1, 0, None, lambda *_: None)
         assert not (tmp_path / "run").exists()
-
-
-def until(holds, seconds=90):
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -176,18 +154,10 @@ def finished(folder, epochs, *flags):
     return folder
 
 
-def copied(folder, target):
-    for path in folder.rglob("*"):
-        if path.is_file():
-            (target / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
-            (target / path.relative_to(folder)).write_bytes(path.read_bytes())
-    # Checkpoints know where they were written.
-    return target
-
-
 class TestMoreEpochs:
     @pytest.fixture(scope="class")
-    def longer(self, tmp_path_factory):
+    @classmethod
+    def longer(cls, tmp_path_factory):
         """By how its schedule goes on: a run of two epochs given two more."""
         found = {}
         for how in ("stretch", "restart"):
@@ -281,7 +251,7 @@ def fill_disk(patch, name):
 
     def opened(file, mode="r", *arguments, **options):
         stream = true_open(file, mode, *arguments, **options)
-        is_it = isinstance(file, str | os.PathLike) and name in Path(file).name
+        is_it = not isinstance(file, int) and name in Path(os.fsdecode(file)).name
         return Full(stream) if is_it and set(mode) & set("wax+") else stream
 
     def save_file(tensors, path, metadata):
@@ -465,36 +435,26 @@ def test_no_module_needs_unix_to_be_imported(path):
 @every_source
 def test_text_files_have_an_encoding(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.Call):
-            continue
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        owner = (
-            node.func.value.id if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name) else ""
-        )
-        if name not in ("read_text", "write_text", "open") or (name, owner) == ("open", "Image"):
-            continue
-        modes = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
-        is_binary = name == "open" and any("b" in mode for mode in modes if isinstance(mode, str))
-        is_own = isinstance(node.func, ast.Name) and name == "write_text"  # which is of UTF-8
-        given = is_binary or is_own or any(keyword.arg == "encoding" for keyword in node.keywords)
-        assert given, f"{path}:{node.lineno}: {name} without an encoding"
+        if isinstance(node, ast.Call) and called(node) in ("open", "read_text", "write_text"):
+            modes = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+            is_binary = called(node) == "open" and any("b" in str(mode) for mode in modes)
+            named = any(keyword.arg == "encoding" for keyword in node.keywords)
+            assert is_binary or named, f"{path}:{node.lineno}: {called(node)} without an encoding"
+
+
+def called(node):
+    """What of files a call calls; nothing if it is a function of ours, or of pictures."""
+    if isinstance(node.func, ast.Attribute):
+        return None if ast.unparse(node.func) == "Image.open" else node.func.attr
+    return "open" if ast.unparse(node.func) == "open" else None
 
 
 @pytest.mark.slow
-def test_a_script_reads_and_prints_in_the_poorest_locale():
+def test_a_script_prints_in_the_poorest_locale():
     poor = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    ended = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from experiments import cli, summarize; cli.run(lambda: print('J₀', summarize.__doc__))",
-        ],
-        cwd=ROOT,
-        env=poor,
-        capture_output=True,
-        check=True,
-    )
-    assert ended.stdout.startswith(b"J?")
+    code = "from experiments import cli; cli.run(lambda: print('J₀(20x)'))"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=poor, capture_output=True, check=True)
+    assert ended.stdout.strip() == b"J?(20x)"
 
 
 @pytest.mark.parametrize("written", ["flag", "file"])

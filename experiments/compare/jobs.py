@@ -1,7 +1,4 @@
-"""Training runs as processes of their own: several at a time, taken up where a kill left them.
-
-A run ends when the process that started it does, however that ends: its standard input is a pipe that closes then.
-"""
+"""Training runs as processes of their own: several at a time, taken up where a kill left them."""
 
 import os
 import subprocess
@@ -16,7 +13,7 @@ import yaml
 
 from convkan.training import write_text
 from convkan.training.datasets import DATA_ROOT_VARIABLE
-from experiments.cli import ENDING_VARIABLE, UserError
+from experiments.cli import UserError
 from experiments.folders import claimed
 from experiments.train_config import TrainConfig
 
@@ -103,7 +100,6 @@ def run_jobs(
             time.sleep(POLL_SECONDS)
             for slot, (job, process) in list(running.items()):
                 if process.poll() is not None:
-                    _let_go(process)
                     del running[slot]
                     if process.returncode or not job.is_done:
                         failed.append(job)
@@ -114,7 +110,6 @@ def run_jobs(
             process.terminate()
         for _, process in running.values():
             process.wait()
-            _let_go(process)
     if failed:
         log = _log(failed[0])
         last = " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:])
@@ -123,7 +118,7 @@ def run_jobs(
 
 
 def _start(job: Job, slot: int, processes: int, gpus: int, data_root: str | None) -> subprocess.Popen[bytes]:
-    environment = os.environ | {ENDING_VARIABLE: "1", "PYTHONIOENCODING": "utf-8"}
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
     if data_root is not None:
         environment[DATA_ROOT_VARIABLE] = str(data_root)
     if gpus:
@@ -142,14 +137,7 @@ def _start(job: Job, slot: int, processes: int, gpus: int, data_root: str | None
     log = _log(job)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
-
-
-def _let_go(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
+        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
 
 
 def _log(job: Job) -> Path:
