@@ -50,7 +50,7 @@ class TrainConfig:
         image_size: Side to which images of dataset folder are scaled.
         early_stopping: Stop after this many epochs without a better validation accuracy.
         precision: Lightning's name for it: 32-true, bf16-mixed, 16-mixed, 64-true, …
-        compile: Compile the model; the first steps then take minutes.
+        compile: Compile the model; the first steps then take minutes, which count apart from seconds an epoch.
         channels_last: Keep weights, and so activations, with channels innermost: faster on CPUs, the same
             results up to rounding.
         accelerator: auto, cpu, gpu, …

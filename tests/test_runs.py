@@ -362,6 +362,9 @@ class Sleeping(L.LightningModule):
         return self.weight * 0
 
     def validation_step(self, batch, batch_idx):
+        if self.current_epoch == 2 and batch_idx == 0:
+            with callback_handler.install_callbacks(CallbackTrigger.DYNAMO, "1/0"):
+                time.sleep(0.4)
         self.log_dict({"val_loss": 0.0, "val_accuracy": 0.0})
 
     def configure_optimizers(self):
@@ -387,7 +390,7 @@ def test_an_epoch_is_timed_in_steady_steps_and_compilation_apart_and_announced(t
     first, second, third = history.rows
     assert first["compile_seconds"] == pytest.approx(0.2, abs=0.1)
     assert second["compile_seconds"] == pytest.approx(0.3, abs=0.1)
-    assert third["compile_seconds"] == 0
+    assert third["compile_seconds"] == pytest.approx(0.4, abs=0.1)
     assert all(0.05 <= row["epoch_seconds"] < 0.2 for row in history.rows)
     for row in history.rows:
         assert row["epoch_seconds"] + row["compile_seconds"] <= row["total_seconds"]
@@ -452,7 +455,7 @@ def called(node):
 @pytest.mark.slow
 def test_a_script_prints_in_the_poorest_locale():
     poor = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    code = "from experiments import cli; cli.run(lambda: print('J₀(20x)'))"
+    code = r"from experiments import cli; cli.run(lambda: print('J\u2080(20x)'))"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=poor, capture_output=True, check=True)
     assert ended.stdout.strip() == b"J?(20x)"
 

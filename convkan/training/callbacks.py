@@ -21,8 +21,8 @@ from convkan.training.optim import set_rates
 # Between lines within an epoch, where there is no bar.
 LINE_SECONDS = 30.0
 COMPILING = (
-    "torch compiles what this step computes, which takes from seconds to minutes: once here, since later runs find it "
-    "in torch's cache"
+    "torch compiles what the layers compute, which takes from seconds to minutes: once, since later runs find it in "
+    "torch's cache"
 )
 
 
@@ -32,7 +32,7 @@ class History(Callback):
     Each row has the epoch (from 1), ``{train,val}_{loss,accuracy}``, the learning rate, and durations in seconds:
     ``epoch_seconds`` (the training part of the epoch, in steady steps), of it ``input_seconds`` waiting for batches and
     in the loop between steps, ``compile_seconds``, by which the first step, and those in which torch compiled
-    something, took longer than the others, and ``total_seconds``: all of it, with validation.
+    something, took longer than the others, and which it compiled in validation, and ``total_seconds``: all of it.
 
     Long epochs are reported on now and then where there is no bar, and compilation before it begins.
 
@@ -94,6 +94,7 @@ class History(Callback):
         compiled = self._compilations.count > self._compiled or not self._has_stepped
         (self._slow_steps if compiled else self._steps).append(now - self._step_end)
         self._step_end, self._compiled, self._has_stepped = now, self._compilations.count, True
+        self._compiled_in_steps = self._compilations.seconds
         if trainer.progress_bar_callback is None and now - self._last_line >= LINE_SECONDS:
             self._last_line = now
             self._say(self._within_epoch(trainer, batch_idx + 1))
@@ -107,9 +108,9 @@ class History(Callback):
             "epoch": trainer.current_epoch + 1,
             **{name: metrics[name] for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")},
             "learning_rate": trainer.optimizers[0].param_groups[-1]["lr"],  # coefficients, which may differ, come first
-            "epoch_seconds": self._step_end - self._epoch_start - self._compile_seconds(),
+            "epoch_seconds": self._step_end - self._epoch_start - self._lost_in_steps(),
             "input_seconds": self._input_seconds,
-            "compile_seconds": self._compile_seconds(),
+            "compile_seconds": self._lost_in_steps() + self._compilations.seconds - self._compiled_in_steps,
             "total_seconds": time.perf_counter() - self._epoch_start,
         }
         self.rows.append(row)
@@ -132,7 +133,7 @@ class History(Callback):
             f"left {_clock(remaining)}"
         )
 
-    def _compile_seconds(self) -> float:
+    def _lost_in_steps(self) -> float:
         """By how much this epoch's slow steps took longer than steady ones; 0 where there are none to compare with."""
         if not self._steps:
             return 0.0
