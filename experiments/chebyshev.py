@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from convkan import KANLinear
 from convkan.basis import BSpline, Chebyshev
-from convkan.training import write_atomically
-from experiments.cli import check_positive, parse, run
+from convkan.training import write_atomically, write_text
+from experiments.cli import GOES_ON, check_positive, parse, run
+from experiments.folders import claimed
+from experiments.progress import StudyProgress
 from experiments.records import count_parameters, environment, write_record
 from experiments.small_nets import mlp_of_size
 
@@ -144,6 +145,12 @@ def mse(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
 def main() -> None:
     """Choose settings on noisy validation points, train anew with each seed, test on clean points."""
     config = parse(ChebyshevConfig, (__doc__ or "").splitlines()[0])
+    with claimed(Path(config.out)):
+        study(config)
+
+
+def study(config: ChebyshevConfig) -> None:
+    """Choose settings on noisy validation points, train anew with each seed, test on clean points."""
     steps, seeds, trial_steps = (20, 1, 10) if config.quick else (config.steps, config.seeds, config.steps // 2)
     torch.set_num_threads(config.threads)
     points = square(SIDE // 4 if config.quick else SIDE)
@@ -160,12 +167,11 @@ def main() -> None:
     kept.pop("out")
     record: dict[str, Any] = {"config": kept, **environment(torch.device("cpu")), "nets": {}}
     if path.exists():
-        earlier = json.loads(path.read_text())
+        earlier = json.loads(path.read_text(encoding="utf-8"))
         if earlier["config"] == kept and earlier["git_commit"] == record["git_commit"]:
             record = earlier
     candidates = [replace(net, rates=net.rates[:1]) if config.quick else net for net in nets(config.quick)]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress:
+    with StudyProgress() as progress:
         bar = progress.add_task("", total=sum(len(net.variants) * len(net.rates) + seeds for net in candidates))
         for net in candidates:
             if net.name in record["nets"]:
@@ -201,7 +207,7 @@ def main() -> None:
                 record["nets"][net.name]["drawn"] = drawn.flatten().mul(1000).round().int().tolist()
             write_record(path, record)
     table = markdown(record)
-    write_atomically(folder / "chebyshev.md", lambda partial: partial.write_text(table + "\n"))
+    write_text(folder / "chebyshev.md", table + "\n")
     draw(record, folder / "chebyshev.png")
     print(table)
     print(f"record {path}, table chebyshev.md and plot chebyshev.png beside it")
@@ -249,4 +255,4 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, GOES_ON)

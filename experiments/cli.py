@@ -4,8 +4,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
 
@@ -14,6 +16,8 @@ from convkan.training import DataError, TrainingDivergedError
 Config = TypeVar("Config")
 DEBUG_VARIABLE = "CONVKAN_DEBUG"
 BROKEN_PIPE = 141  # as shells say of a program that SIGPIPE ended
+# What to say to those who stop a script that keeps what is done.
+GOES_ON = "the same command goes on where it was"
 
 
 class UserError(Exception):
@@ -24,7 +28,7 @@ def parse(config_class: type[Config], description: str, arguments: Sequence[str]
     """Fill a dataclass from flags and ``--config FILE.yaml``.
 
     Flags may be spelled with hyphens or underscores, a switch given without a value is turned on, and mappings of
-    numbers may do without spaces.
+    numbers may do without spaces. A value that begins with ~ is a path below a home folder, in a file as in a shell.
     """
     parser = ArgumentParser(description=description, exit_on_error=True)
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
@@ -33,7 +37,19 @@ def parse(config_class: type[Config], description: str, arguments: Sequence[str]
     switches = {field.name for field in fields(config_class) if field.type is bool}  # type: ignore[arg-type]
     values = parser.parse_args(_spelled(arguments, switches))
     values.pop("config", None)
-    return config_class(**values.as_dict())
+    return config_class(**{name: _from_home(value) for name, value in values.as_dict().items()})
+
+
+def given(arguments: Sequence[str]) -> set[str]:
+    """The names of the options in a command line, spelled with underscores."""
+    flags = [argument[2:] for argument in arguments if argument.startswith("--")]
+    return {flag.partition("=")[0].replace("-", "_").partition(".")[0] for flag in flags}
+
+
+def _from_home(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_home(item) for item in value]
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
 
 
 def _spelled(arguments: list[str], switches: set[str]) -> list[str]:
@@ -61,12 +77,20 @@ def check_positive(config: object, *names: str) -> None:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a script; what a user can mend ends it with one line and status 1.
+def run(main: Callable[[], None], interrupted: str = "") -> None:
+    """Run a script; what a user can mend ends it with one line and status 1, and Ctrl-C with one line and status 130.
 
     With CONVKAN_DEBUG=1 in the environment the traceback is shown too. When the reader of its output has gone, as
-    ``| head`` does, it ends without a word, with the status of a broken pipe.
+    ``| head`` does, it ends without a word, with the status of a broken pipe. Where the encoding of the terminal or log
+    lacks a character, another takes its place.
+
+    Args:
+        main: The script.
+        interrupted: What to say to those who stopped it.
     """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # tests and notebooks put other things there
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         try:
             main()
@@ -80,8 +104,8 @@ def run(main: Callable[[], None]) -> None:
         message = " ".join(str(error).split())
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(1) from error
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(": ".join(filter(None, ["interrupted", str(stopped) or interrupted])), file=sys.stderr)
         raise SystemExit(130) from None
 
 

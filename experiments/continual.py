@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from convkan.training import write_atomically
+from convkan.training import write_atomically, write_text
 from experiments.cli import check_positive, parse, run
+from experiments.folders import claimed
+from experiments.progress import StudyProgress
 from experiments.records import count_parameters, environment, write_record
 from experiments.small_nets import kan, mlp_of_size, rmse
 
@@ -106,6 +107,12 @@ def learn(
 def main() -> None:
     """Train, record and draw."""
     config = parse(ContinualConfig, (__doc__ or "").splitlines()[0])
+    with claimed(Path(config.out)):
+        study(config)
+
+
+def study(config: ContinualConfig) -> None:
+    """Train, record and draw."""
     steps, seeds = (30, 1) if config.quick else (config.steps, config.seeds)
     rates = (1e-2,) if config.quick else (1e-4, 1e-3, 1e-2, 3e-2)
     torch.set_num_threads(1)
@@ -118,8 +125,7 @@ def main() -> None:
     }
     record: dict[str, Any] = {"config": asdict(config), **environment(torch.device("cpu")), "nets": {}}
     record["config"].pop("out")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress:
+    with StudyProgress() as progress:
         bar = progress.add_task("continual learning", total=len(nets) * len(rates) * seeds * BUMPS)
         for name, create in nets.items():
             progress.update(bar, description=name)
@@ -148,7 +154,7 @@ def main() -> None:
     folder = Path(config.out)
     write_record(folder / "continual.json", record)
     table = markdown(record)
-    write_atomically(folder / "continual.md", lambda partial: partial.write_text(table + "\n"))
+    write_text(folder / "continual.md", table + "\n")
     draw(record, folder / "continual.png")
     print(table)
     print(f"record {folder / 'continual.json'}, table continual.md and plot continual.png beside it")

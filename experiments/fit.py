@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
 from convkan.grid import adapt_grids, refine_grids
-from convkan.training import write_atomically
-from experiments.cli import UserError, check_positive, parse, run
+from convkan.training import write_atomically, write_text
+from experiments.cli import GOES_ON, UserError, check_positive, parse, run
+from experiments.folders import claimed
+from experiments.progress import StudyProgress
 from experiments.records import count_parameters, environment, write_record
 from experiments.small_nets import RIVALS, Data, OptimizerName, Outcome, Rival, kan, optimize, rank_rivals
 from experiments.tasks import TASKS, Task, data_of
@@ -138,6 +139,12 @@ def joined(first: Outcome, second: Outcome) -> Outcome:
 def main() -> None:
     """Fit, record and draw."""
     config = parse(FitConfig, (__doc__ or "").splitlines()[0])
+    with claimed(Path(config.out)):
+        study(config)
+
+
+def study(config: FitConfig) -> None:
+    """Fit, record and draw."""
     tasks = config.chosen()
     grids, steps, seeds = ([3, 6], 10, 1) if config.quick else (config.grids, config.steps, config.seeds)
     rivals = RIVALS[:1] if config.quick else RIVALS
@@ -148,12 +155,11 @@ def main() -> None:
     settings.pop("out")
     record: dict[str, Any] = {"config": settings, **environment(torch.device("cpu")), "runs": []}
     if path.exists():
-        earlier = json.loads(path.read_text())
+        earlier = json.loads(path.read_text(encoding="utf-8"))
         if earlier["config"] == settings and earlier["git_commit"] == record["git_commit"]:
             record = earlier
     done = {(row["task"], row["seed"]) for row in record["runs"]}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress:
+    with StudyProgress() as progress:
         steps_of = {
             (seed, name): len(task.grids(grids, config.points)) + config.rivals * (1 + len(rivals) * (seed == 0))
             for seed, (name, task) in product(range(seeds), tasks.items())
@@ -178,7 +184,7 @@ def main() -> None:
             record["runs"].append({"task": name, "seed": seed, **row})
             write_record(path, record)
     table = markdown(record)
-    write_atomically(folder / "fit.md", lambda partial: partial.write_text(table + "\n"))
+    write_text(folder / "fit.md", table + "\n")
     draw(record, folder / "fit.png")
     print(table)
     print(f"record {path}, table {folder / 'fit.md'}, plot {folder / 'fit.png'}")
@@ -303,4 +309,4 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, GOES_ON)

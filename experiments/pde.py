@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
 from convkan.grid import adapt_grids, refine_grids
-from convkan.training import write_atomically
-from experiments.cli import check_positive, parse, run
+from convkan.training import write_atomically, write_text
+from experiments.cli import GOES_ON, check_positive, parse, run
+from experiments.folders import claimed
 from experiments.poisson import Problem, errors, minimise, solution
+from experiments.progress import StudyProgress
 from experiments.records import count_parameters, environment, write_record
 from experiments.small_nets import AT_ONCE, OptimizerName, kan, mlp, mlp_of_size
 
@@ -134,6 +135,12 @@ def solve_mlp(rival: Rival, problem: Problem, seconds: float, seed: int) -> dict
 def main() -> None:
     """Solve, record and draw."""
     config = parse(PdeConfig, (__doc__ or "").splitlines()[0])
+    with claimed(Path(config.out)):
+        study(config)
+
+
+def study(config: PdeConfig) -> None:
+    """Solve, record and draw."""
     if config.quick:
         config = PdeConfig(width=3, grids=(3, 6), steps=10, inside=100, border=40, seeds=1, out=config.out, quick=True)
     torch.set_num_threads(config.threads)
@@ -149,12 +156,11 @@ def main() -> None:
     }
     settings = json.loads(json.dumps(settings))
     if path.exists():
-        earlier = json.loads(path.read_text())
+        earlier = json.loads(path.read_text(encoding="utf-8"))
         if earlier["config"] == settings and earlier["git_commit"] == record["git_commit"]:
             record = earlier
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     model: nn.Module | None = None
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress:
+    with StudyProgress() as progress:
         bar = progress.add_task("KAN", total=config.seeds)
         for seed in range(len(record["kan"]), config.seeds):
             torch.manual_seed(seed)
@@ -187,7 +193,7 @@ def main() -> None:
                 write_record(path, record)
                 progress.advance(bar)
     table = markdown(record)
-    write_atomically(folder / "pde.md", lambda partial: partial.write_text(table + "\n"))
+    write_text(folder / "pde.md", table + "\n")
     draw(record, folder / "pde.png")
     print(table)
     print(f"record {path}, table pde.md and plot pde.png beside it")
@@ -282,4 +288,4 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, GOES_ON)

@@ -135,7 +135,7 @@ def prune(config: PruneConfig) -> dict[str, Any]:
         "saved": saved,
         **environment(torch.device("cpu")),
     }
-    write_atomically(out / "prune.md", lambda partial: partial.write_text(markdown(record) + "\n"))
+    write_atomically(out / "prune.md", lambda partial: partial.write_text(markdown(record) + "\n", encoding="utf-8"))
     write_record(out / "prune.json", record)
     print(f"{markdown(record)}\nresults are in {out}")
     return record

@@ -38,7 +38,7 @@ def main() -> None:
     config = parse(PublishConfig, (__doc__ or "").splitlines()[0])
     folder = Path(config.run)
     try:
-        record = json.loads((folder / "result.json").read_text())
+        record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         model, description = load_classifier(folder / "model.safetensors")
     except (OSError, ValueError) as error:
         raise UserError(f"run must be the folder of a finished run: {error}") from error

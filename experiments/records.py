@@ -4,7 +4,6 @@ import base64
 import copy
 import json
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convkan import LearnableActivation
-from convkan.training import write_atomically
+from convkan.training import write_text
 
 PACKAGES = ("convkan-vision", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
 
@@ -30,7 +29,7 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    write_atomically(path, lambda partial: partial.write_text(json.dumps(record, indent=2) + "\n"))
+    write_text(path, json.dumps(record, indent=2) + "\n")
 
 
 def packed(flags: Bool[Tensor, " count"]) -> str:
@@ -144,10 +143,14 @@ def kept_storages(compute: Callable[[], Tensor]) -> dict[int, int]:
     return storages
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory held so far: on ``device`` if it is a GPU, else by this process."""
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """The most memory held so far: on ``device`` if it is a GPU, else by this process; None where none can tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # of Unix alone
+    except ImportError:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

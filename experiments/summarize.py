@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from convkan.models import list_weights
+from convkan.training import write_text
 from experiments import chebyshev, continual, deletion, fit, pde, prune, symbolic
 from experiments.benchmark.report import ratio_table
 from experiments.cli import UserError, parse, run
@@ -38,7 +39,7 @@ def main() -> None:
     """Bring the tables up to date, or check that they are."""
     config = parse(SummaryConfig, (__doc__ or "").splitlines()[0])
     readme = ROOT / "README.md"
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     updated = text
     for name, table_of in TABLES.items():
         begin, end = f"<!-- {name}: python -m experiments.summarize -->", f"<!-- end of {name} -->"
@@ -50,7 +51,7 @@ def main() -> None:
     if config.check and updated != text:
         raise UserError("README.md's tables are not what the records say: python -m experiments.summarize")
     if not config.check:
-        readme.write_text(updated)
+        write_text(readme, updated)
         print(f"the tables in {readme} are up to date")
 
 
@@ -59,14 +60,14 @@ def table_of_record(
 ) -> str:
     """What ``table_of`` makes of the record ``NAME/NAME.json``, or of one of another name in that folder."""
     path = folder / (inside or name) / f"{name}.json"
-    return table_of(json.loads(path.read_text())) if path.exists() else "No record yet."
+    return table_of(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else "No record yet."
 
 
 def comparisons(folder: Path) -> str:
     """The verdict of each committed comparison, its table, and a link to its report."""
     lines = []
     for path in sorted(folder.glob("compare/*/suite.json")):
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         report = path.with_name("report.md").relative_to(ROOT)
         lines += [f"[{record['suite']['title']}]({report}):", "", *(f"- {line}" for line in verdict(record)), ""]
         lines += [*short_table(record).markdown(), ""]
@@ -75,7 +76,7 @@ def comparisons(folder: Path) -> str:
 
 def results_table(folder: Path) -> str:
     """A Markdown table with a row for each record."""
-    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     if not records:
         return "No records yet.\n"
     rows = [

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from convkan import KANConv2d
@@ -27,8 +26,10 @@ from convkan.interpret.pruning import prune_nodes
 from convkan.interpret.suggestions import suggest
 from convkan.interpret.symbolic import auto, fixed_edges, live_edges
 from convkan.regularization import recorded_inputs, total_l1_entropy, total_smoothness
-from convkan.training import write_atomically
-from experiments.cli import check_positive, parse, run
+from convkan.training import write_atomically, write_text
+from experiments.cli import GOES_ON, check_positive, parse, run
+from experiments.folders import claimed
+from experiments.progress import StudyProgress
 from experiments.records import environment, write_record
 from experiments.small_nets import Data, Parameters, kan, optimize, rmse, trust_region, value_at
 from experiments.tasks import TASKS, data_of
@@ -227,6 +228,12 @@ def named_right(tap: dict[str, Any]) -> bool:
 def main() -> None:
     """Look for formulas, record and draw."""
     config = parse(SymbolicConfig, (__doc__ or "").splitlines()[0])
+    with claimed(Path(config.out)):
+        study(config)
+
+
+def study(config: SymbolicConfig) -> None:
+    """Look for formulas, record and draw."""
     if config.quick:
         config = replace(config, seeds=1, starts=4, points=120, steps=25, images=24)
     torch.set_num_threads(1)
@@ -235,12 +242,11 @@ def main() -> None:
     settings = {name: value for name, value in asdict(config).items() if name != "out"}
     record: dict[str, Any] = {"config": settings, **environment(torch.device("cpu")), "runs": []}
     if path.exists():
-        earlier = json.loads(path.read_text())
+        earlier = json.loads(path.read_text(encoding="utf-8"))
         if earlier["config"] == settings and earlier["git_commit"] == record["git_commit"]:
             record = earlier
     done = {(row["kind"], row["seed"]) for row in record["runs"]}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress:
+    with StudyProgress() as progress:
         bar = progress.add_task("symbolic", total=2 * config.seeds, completed=len(done))
         for kind, find in (("convolution", convolution), ("pipeline", pipeline)):
             for seed in range(config.seeds):
@@ -250,7 +256,7 @@ def main() -> None:
                     write_record(path, record)
                     progress.advance(bar)
     table = markdown(record)
-    write_atomically(folder / "symbolic.md", lambda partial: partial.write_text(table + "\n"))
+    write_text(folder / "symbolic.md", table + "\n")
     draw(record, folder / "symbolic.png")
     print(table)
     print(f"record {path}, table {folder / 'symbolic.md'}, plot {folder / 'symbolic.png'}")
@@ -330,4 +336,4 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, GOES_ON)

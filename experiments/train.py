@@ -1,17 +1,21 @@
 """Train an image classifier: ``python -m experiments.train [--dataset NAME] [--model NAME] …``.
 
 Bare, it trains a small KAN on the digits that come with scikit-learn, in under a minute. Everything a run leaves is in
-``runs/NAME``: its configuration, record, weights, logs and pictures. A killed run goes on with ``--resume runs/NAME``.
+``runs/NAME``: its configuration, record, weights, logs and pictures. A killed run goes on with ``--resume runs/NAME``,
+and a finished one with ``--resume runs/NAME --epochs N``.
 """
 
+import json
 import logging
 import math
 import os
 import pickle
+import signal
 import statistics
 import sys
-import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,17 +36,21 @@ from convkan.training import (
     AdaptGrids,
     AtomicCheckpointIO,
     Classifier,
+    FollowSchedule,
     History,
     ImageData,
     RefineGrids,
     WatchCoverage,
     checkpoints,
     early_stopping,
+    naming,
     recalls,
     save_classifier,
     write_atomically,
+    write_text,
 )
-from experiments.cli import UserError, parse, run
+from experiments.cli import UserError, given, parse, run
+from experiments.folders import claimed, new_folder, tidy
 from experiments.parent import end_with_parent
 from experiments.records import (
     count_multiply_adds,
@@ -58,6 +66,9 @@ from experiments.train_config import TrainConfig, data_of, stored_config
 
 RUN_NAME_VARIABLE = "CONVKAN_RUN_NAME"
 JUDGED = ("val_accuracy", "val_balanced_accuracy")  # what the record keeps of the best epoch
+GOING_ON = "python -m experiments.train --resume"
+# What may be given with it.
+RESUMING = ("resume", "epochs", "on_resume")
 
 # Lightning's advice that does not apply, and torch's own notices: each is a line of noise in front of the results.
 QUIET = (
@@ -73,45 +84,101 @@ def main() -> None:
     """Train, test and record one run."""
     end_with_parent()
     config = parse(TrainConfig, (__doc__ or "").splitlines()[0])
-    if config.resume is None:
-        config, folder = start(config)
-        checkpoint = None
-    else:
-        config, folder, checkpoint = take_up(config)
-    train(config, folder, checkpoint)
+    with tidy(Path(config.runs_root)):
+        if config.resume is None:
+            config, folder = start(config)
+            checkpoint = None
+        else:
+            config, folder, checkpoint = take_up(config)
+        is_helper = int(os.environ.get("LOCAL_RANK", "0")) > 0  # one process a device: the first claims it for all
+        try:
+            with nullcontext() if is_helper else claimed(folder), naming(folder):
+                train(config, folder, checkpoint)
+        except KeyboardInterrupt:
+            resumable = (folder / "config.yaml").exists()
+            raise KeyboardInterrupt(f"go on with: {GOING_ON} {folder}" if resumable else "") from None
 
 
 def start(config: TrainConfig) -> tuple[TrainConfig, Path]:
-    """The folder of a new run, and the configuration with its name filled in."""
-    started_by_another = os.environ.get(RUN_NAME_VARIABLE)  # one process a device: all belong to one run
-    name = started_by_another or config.run_name or f"{config.dataset}-{config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = Path(config.runs_root) / name
-    if folder.exists() and not started_by_another:
-        raise UserError(
-            f"run_name must be new, and {folder} exists: choose another name, or go on with --resume {folder}"
-        )
+    """The folder of a new run, made for it alone, and the configuration with its name filled in.
+
+    Raises:
+        UserError: There is one of this name.
+    """
     config.recipe()  # checked before anything is left on disk
+    root = Path(config.runs_root)
+    started_by_another = os.environ.get(RUN_NAME_VARIABLE)  # one process a device: all belong to one run
+    if started_by_another:
+        folder = root / started_by_another
+    elif config.run_name is None:
+        folder = new_folder(root, f"{config.dataset}-{config.model}")
+    else:
+        folder = root / config.run_name
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise UserError(
+                f"run_name must be new, and {folder} exists: choose another name, or go on with --resume {folder}"
+            ) from None
+    name = str(folder.relative_to(root))
     if config.devices > 1:
         os.environ[RUN_NAME_VARIABLE] = name
     return replace(config, run_name=name), folder
 
 
 def take_up(config: TrainConfig) -> tuple[TrainConfig, Path, Path | None]:
-    """The configuration and last checkpoint of an unfinished run."""
-    folder = Path(str(config.resume))
-    if any(argument.startswith("--") and not argument.startswith("--resume") for argument in sys.argv[1:]):
-        raise UserError("--resume takes the run's own configuration: give no other options with it")
-    if (folder / "result.json").exists():
-        raise UserError(f"{folder} is finished: its results are in {folder / 'result.json'}")
-    config = stored_config(folder)
+    """The configuration and last checkpoint of a run that is to go on.
+
+    Raises:
+        UserError: It is finished and given no more epochs, or options come with it that a run cannot change.
+    """
+    folder, options = Path(str(config.resume)), given(sys.argv[1:])
+    others = sorted(options.difference(RESUMING))
+    if others:
+        raise UserError(
+            "--resume takes the run's own configuration; of it --epochs may be changed, and --on_resume says how: "
+            f"got {', '.join('--' + name for name in others)}"
+        )
+    if "on_resume" in options and "epochs" not in options:
+        raise UserError("on_resume must come with --epochs: it says how the schedule goes on with another number")
+    stored = stored_config(folder)
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    if not checkpoint.exists():
-        return config, folder, None
+    done = epochs_done(checkpoint) if checkpoint.exists() else 0
+    if "epochs" in options and config.epochs <= done:
+        raise UserError(f"epochs must be more than the {done} that {folder} has done, got {config.epochs}")
+    if "epochs" in options:
+        stored = replace(stored, epochs=config.epochs, continued=stored.continued | {done: config.on_resume})
+    elif is_finished(folder, stored):
+        raise UserError(
+            f"{folder} is finished: its results are in {folder / 'result.json'}; with --epochs it trains longer"
+        )
+    return stored, folder, checkpoint if done else None
+
+
+def epochs_done(checkpoint: Path) -> int:
+    """How many epochs of training are in a checkpoint.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     try:
-        torch.load(checkpoint, weights_only=True, map_location="cpu")
+        return int(torch.load(checkpoint, weights_only=True, map_location="cpu")["epoch"]) + 1
     except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(f"{checkpoint} is not a readable checkpoint: {error}") from error
-    return config, folder, checkpoint
+
+
+def earlier_record(folder: Path) -> dict[str, Any]:
+    """The record in the folder of a run, which may be of fewer epochs than it is to have; empty without one."""
+    path = folder / "result.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
+def is_finished(folder: Path, config: TrainConfig) -> bool:
+    """Whether the record in ``folder`` is of all epochs that the run is to have."""
+    recorded = earlier_record(folder).get("config")
+    continued = {str(epoch): how for epoch, how in config.continued.items()}
+    return recorded is not None and recorded["epochs"] == config.epochs and recorded.get("continued", {}) == continued
 
 
 def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> dict[str, Any]:
@@ -147,8 +214,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     record["images"] = data.counts()
     classifier = Classifier(model, len(data.class_names), config.recipe(), config.seed, data.train.labels)
     if trainer.is_global_zero:
-        stored = yaml.safe_dump(asdict(config), sort_keys=False)
-        write_atomically(folder / "config.yaml", lambda partial: partial.write_text(stored))
+        write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
         print(
             f"{config.model} on {config.dataset}: {count_parameters(model):,} parameters, "
             f"{count_multiply_adds(model, example_input(description)):,} multiply-adds an image, "
@@ -157,7 +223,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         for note in data.notes:
             print(note)
         note_data(folder, data)
-        print(f"in {folder}; if it is stopped, go on with: python -m experiments.train --resume {folder}")
+        print(f"in {folder}; if it is stopped, go on with: {GOING_ON} {folder}")
     if config.compile:
         model.compile()
     fit(trainer, classifier, data, checkpoint)
@@ -165,7 +231,8 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     best = torch.load(best_checkpoint(trainer), weights_only=True, map_location="cpu")
     classifier.load_state_dict(best["state_dict"])
     if config.test:  # of the weights alone: with a path, Lightning would take up the callbacks of that epoch, too
-        [test] = trainer.test(classifier, datamodule=data, verbose=False)
+        with interruptible():
+            [test] = trainer.test(classifier, datamodule=data, verbose=False)
         confusion = classifier.test_confusion.compute()  # on every device: it gathers
         record |= {**test, "confusion": confusion.tolist(), "test_recall": recall_of(confusion, data.class_names)}
         record["test_correct"] = packed(classifier.test_correct.compute() > 0)  # in the order of the test part
@@ -182,6 +249,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         "best_epoch": best["epoch"] + 1,
         "epochs": len(history.rows),
         "seconds_per_epoch": statistics.median([row["epoch_seconds"] for row in history.rows]),
+        "compile_seconds": sum(row.get("compile_seconds", 0.0) for row in history.rows),
         "input_seconds_per_epoch": statistics.median([row["input_seconds"] for row in history.rows]),
         "step_memory_bytes": count_step_memory_bytes(
             trained, example_input(description).repeat(config.batch_size, 1, 1, 1)
@@ -189,6 +257,10 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         "peak_memory_bytes": peak_memory_bytes(device),
         "off_grid": watch.off_grid,
     }
+    before = earlier_record(folder)
+    if before:  # the run was given more epochs: its test set has been seen by those who did
+        kept = {key: before[key] for key in before if key in ("epochs", "best_epoch") or key.endswith("accuracy")}
+        record["earlier"] = [*before.get("earlier", []), kept]
     if trainer.is_global_zero:
         save_classifier(folder / "model.safetensors", model, description)
         draw(folder, model, history, record.get("confusion"), data.class_names)
@@ -221,9 +293,10 @@ def build_trainer(config: TrainConfig, folder: Path, more: list[Callback]) -> tu
     """Lightning's trainer with our callbacks and logs."""
     history = History(folder / "history.csv")
     first = first_to_choose(config)
-    callbacks: list[Callback] = [*more, history, *checkpoints(folder / "checkpoints", first, config.chosen_by)]
+    by = config.chosen_by
+    callbacks: list[Callback] = [FollowSchedule(), *more, history, *checkpoints(folder / "checkpoints", first, by)]
     if config.early_stopping is not None:
-        callbacks.append(early_stopping(config.early_stopping, first, config.chosen_by))
+        callbacks.append(early_stopping(config.early_stopping, first, config.continued, by))
     try:
         trainer = L.Trainer(
             accelerator=config.accelerator,
@@ -265,9 +338,21 @@ def grid_callbacks(config: TrainConfig, steps: int) -> list[Callback]:
 
 def fit(trainer: L.Trainer, classifier: Classifier, data: ImageData, checkpoint: Path | None) -> None:
     """Train, from a checkpoint if there is one."""
-    trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    with interruptible():
+        trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within a ``with`` block, Ctrl-C is the KeyboardInterrupt that Lightning makes an exit with status 1 of."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
 
 
 def best_checkpoint(trainer: L.Trainer) -> str:

@@ -55,7 +55,7 @@ class TrainConfig:
         image_size: Side to which images of dataset folder are scaled, 32 by default.
         early_stopping: Stop after this many epochs without a better one in validation.
         precision: Lightning's name for it: 32-true, bf16-mixed, 16-mixed, 64-true, …
-        compile: Compile the model; the first steps then take minutes.
+        compile: Compile the model; the first steps then take minutes, which count apart from seconds an epoch.
         channels_last: Keep weights, and so activations, with channels innermost: faster on CPUs, the same
             results up to rounding.
         accelerator: auto, cpu, gpu, …
@@ -66,8 +66,13 @@ class TrainConfig:
         seed: Seed of weights, order, augmentation and dropout.
         data_root: Where data sets lie; by default the environment variable CONVKAN_DATA, or ./data.
         runs_root: Where runs are kept.
-        run_name: Name of this run; by default data set, model and time.
-        resume: Folder of a run to go on with, in its own configuration.
+        run_name: Name of this run; by default data set, model and time, and a number where that name is taken.
+        resume: Folder of a run to go on with, in its own configuration; one that is finished, or is to train longer
+            than it was meant to, with --epochs as well: so many in all.
+        on_resume: With --resume and --epochs, how the schedule goes on: stretch lays it over all epochs, so that the
+            learning rate is what it would be, had they been planned; restart begins it anew for those to come.
+        continued: For epochs, counted from 0, from which a run went on with another number of epochs: how its schedule
+            did. It is noted by --resume; given for a new run, the schedule begins anew at those that say restart.
     """
 
     dataset: str = "digits"
@@ -113,6 +118,8 @@ class TrainConfig:
     runs_root: str = "runs"
     run_name: str | None = None
     resume: str | None = None
+    on_resume: Literal["stretch", "restart"] = "stretch"
+    continued: dict[int, Literal["stretch", "restart"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "devices", "threads", "early_stopping"):
@@ -134,6 +141,11 @@ class TrainConfig:
         """The figure of validation that is highest in the best epoch."""
         return "val_balanced_accuracy" if self.class_weights == "balanced" else "val_accuracy"
 
+    @property
+    def restarts(self) -> tuple[int, ...]:
+        """The epochs, counted from 0, at which the schedule begins anew."""
+        return tuple(sorted(epoch for epoch, how in self.continued.items() if how == "restart"))
+
     def recipe(self) -> Recipe:
         """The part that says how to optimise."""
         chosen = {name: getattr(self, name) for name in Recipe.__dataclass_fields__}
@@ -149,7 +161,7 @@ def stored_config(folder: Path) -> TrainConfig:
         UserError: It is not the folder of a run.
     """
     try:
-        return TrainConfig(**yaml.safe_load((folder / "config.yaml").read_text()))
+        return TrainConfig(**yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{folder} is not the folder of a run: {error}") from error
 

@@ -53,16 +53,16 @@ def test_every_suite_is_valid_and_its_models_can_be_built(path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"datasets": ["mnits"]}, "datasets must be among .* got 'mnits'"),
+        ({"datasets": ["mnits"]}, "datasets must be among .* got mnits"),
         ({"seeds": []}, "seeds and datasets must name at least one"),
         ({"entries": [{"name": "a", "model": "nothing"}]}, "model of 'a' must be one of .* got 'nothing'"),
         (
             {"entries": [{"name": "a", "model": "vgg", "options": {"rank": 1}}]},
             "options of 'a' must be among .* got rank",
         ),
-        ({"entries": [{"name": "a"}]}, "an entry must have model"),
+        ({"entries": [{"name": "a"}]}, r"entries\[0\] must have model, got name"),
         ({"recipe": {"seed": 1}}, "recipe must be among .* got seed"),
-        ({"match": {"by": "size", "target": 1}}, "match.by must be parameters, .* got 'size'"),
+        ({"match": {"by": "size", "target": 1}}, "match.by must be one of parameters, .* got 'size'"),
         ({"entries": [{"name": "a", "model": "cnn_small"}]}, "match needs models with an option width"),
         (
             {"datasets": ["digits", "mnist"], "entries": [SMALL["entries"][1]]},
@@ -70,11 +70,47 @@ def test_every_suite_is_valid_and_its_models_can_be_built(path):
         ),
         ({"test": "no"}, "test must be true or false, got 'no'"),
         ({"budget": 1}, "the suite must be among .* got budget"),
+        ({"seeds": 3}, "seeds must be a list, each item of it a whole number, got 3"),
+        ({"seeds": [0, "1"]}, r"seeds\[1\] must be a whole number, got '1'"),
+        ({"seeds": [0, True]}, r"seeds\[1\] must be a whole number, got True"),
+        ({"seeds": [1, 0, 1]}, "seeds must differ, got 1, 0, 1"),
+        ({"datasets": "digits"}, "datasets must be a list, each item of it text, got 'digits'"),
+        ({"name": 3}, "name must be text, got 3"),
+        ({"name": "../other"}, "name must be that of a folder, got '../other'"),
+        ({"entries": {"a": "vgg"}}, "entries must be a list, each item of it a mapping"),
+        ({"entries": ["vgg"]}, r"entries\[0\] must be a mapping, got 'vgg'"),
+        ({"entries": [{"name": "a", "model": "vgg", "against": "CNN"}]}, r"entries\[0\].against must be a list"),
+        ({"recipe": {"epochs": "many"}}, "recipe.epochs must be a whole number, got 'many'"),
+        ({"recipe": {"epochs": 1.5}}, "recipe.epochs must be a whole number, got 1.5"),
+        ({"recipe": {"learning_rate": "fast"}}, "recipe.learning_rate must be a number, got 'fast'"),
+        ({"recipe": {"schedule": "step"}}, "recipe.schedule must be one of cosine, .* got 'step'"),
+        ({"recipe": {"refine": {"soon": 10}}}, "a key of recipe.refine must be a whole number, got 'soon'"),
+        ({"recipe": {"epochs": 0}}, "recipe of 'CNN', with the suite's: epochs must be at least 1, got 0"),
+        ({"recipe": {"weight_decay": -1}}, "weight_decay must not be negative, got -1"),
+        ({"match": 500}, "match must be a mapping, got 500"),
+        ({"match": {"by": "parameters", "target": "small"}}, "match.target must be a number, got 'small'"),
+        ({"search": {"trials": 2.5, "epochs": 1}}, "search.trials must be a whole number, got 2.5"),
+        ({"test": 1}, "test must be true or false, got 1"),
     ],
 )
 def test_what_a_suite_gets_wrong_is_named(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         load_suite(written(tmp_path, **changes))
+
+
+def test_a_number_that_yaml_takes_for_text_is_one(tmp_path):
+    path = tmp_path / "suite.yaml"
+    path.write_text(written(tmp_path).read_text() + "search: {trials: 1, epochs: 1, train_fraction: 5e-1}\n")
+    assert load_suite(path).search.train_fraction == 0.5
+    assert load_suite(written(tmp_path, recipe={"learning_rate": "1e-3"})).recipe == {"learning_rate": 1e-3}
+
+
+@pytest.mark.parametrize("text", ["", "3", "- 1", "a: [", "\x00"])
+def test_a_file_that_is_no_suite_is_refused(tmp_path, text):
+    path = tmp_path / "suite.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="must be a mapping|cannot be read"):
+        load_suite(path)
 
 
 class TestMatching:

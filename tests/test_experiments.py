@@ -36,7 +36,7 @@ KEYS = {
     "config",
     "seed",
 }
-CLOCKS = {"epoch_seconds", "input_seconds", "total_seconds"}
+CLOCKS = {"epoch_seconds", "input_seconds", "compile_seconds", "total_seconds"}
 
 
 def finished(runs_root, name, *flags):
@@ -205,8 +205,22 @@ def test_finished_run_is_not_resumed(run_folder, call):
     assert_refused(call(train, "--resume", run_folder), run_folder, "finished", "result.json")
 
 
-def test_resuming_takes_no_other_options(run_folder, call):
-    assert_refused(call(train, "--resume", run_folder, "--epochs", 9), "--resume", "no other options")
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--batch_size", 9), ["--resume", "--epochs", "got --batch_size"]),
+        (("--epochs", 9, "--model-options.widths=[3]", "--seed=1"), ["got --model_options, --seed"]),
+        (("--config", "x.yaml"), ["x.yaml"]),
+        (("--epochs", 2), ["epochs must be more than the 2 that", "got 2"]),
+        (("--on_resume", "restart"), ["on_resume must come with --epochs"]),
+    ],
+)
+def test_resuming_takes_epochs_and_refuses_other_options_by_name(flags, words, run_folder, call):
+    before = {path: path.read_bytes() for path in run_folder.glob("*.*")}
+    outcome = call(train, "--resume", run_folder, *flags)
+    assert outcome.status != 0
+    assert all(word in outcome.err for word in words), outcome.err
+    assert {path: path.read_bytes() for path in run_folder.glob("*.*")} == before
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "file", "foreign", "not yaml", "no mapping", "nothing"])

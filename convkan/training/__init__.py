@@ -1,11 +1,11 @@
 """Training image classifiers with Lightning; needs the ``train`` extra."""
 
 from convkan.training.balance import balanced_weights, recalls
-from convkan.training.callbacks import History, checkpoints, early_stopping
+from convkan.training.callbacks import FollowSchedule, History, checkpoints, early_stopping
 from convkan.training.classifier import Classifier, Recipe, TrainingDivergedError
 from convkan.training.data import ImageData
 from convkan.training.datasets import DATASETS
-from convkan.training.files import AtomicCheckpointIO, write_atomically
+from convkan.training.files import AtomicCheckpointIO, naming, write_atomically, write_text
 from convkan.training.grids import AdaptGrids, RefineGrids, WatchCoverage
 from convkan.training.optim import parameter_groups
 from convkan.training.parts import DataError
@@ -17,6 +17,7 @@ __all__ = [
     "AtomicCheckpointIO",
     "Classifier",
     "DataError",
+    "FollowSchedule",
     "History",
     "ImageData",
     "Recipe",
@@ -26,8 +27,10 @@ __all__ = [
     "balanced_weights",
     "checkpoints",
     "early_stopping",
+    "naming",
     "parameter_groups",
     "recalls",
     "save_classifier",
     "write_atomically",
+    "write_text",
 ]

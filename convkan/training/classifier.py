@@ -51,6 +51,7 @@ class Recipe:
         label_smoothing: Probability spread evenly over all classes.
         coefficient_penalty: Weight of the mean absolute coefficient in the loss.
         class_weights: "none": each training image counts alike in the loss. "balanced": each class does.
+        restarts: Epochs, counted from 0, at which the schedule begins anew.
     """
 
     optimizer: OptimizerName = "adamw"
@@ -65,6 +66,7 @@ class Recipe:
     label_smoothing: float = 0.0
     coefficient_penalty: float = 0.0
     class_weights: ClassWeights = "none"
+    restarts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.class_weights not in get_args(ClassWeights):
@@ -222,7 +224,11 @@ class Classifier(L.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         epochs = self.trainer.max_epochs or 1
         schedule = create_schedule(
-            recipe.schedule, optimizer, total, round(total * min(1.0, recipe.warmup_epochs / epochs))
+            recipe.schedule,
+            optimizer,
+            total,
+            round(total * min(1.0, recipe.warmup_epochs / epochs)),
+            restarts=[epoch * total // epochs for epoch in recipe.restarts],
         )
         config: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]

@@ -1,9 +1,10 @@
 """Optimisers, learning-rate schedules and parameter groups."""
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from math import cos, pi
 from typing import Any, Literal
 
-import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -98,9 +99,11 @@ def create_optimizer(
 
 
 def create_schedule(
-    name: ScheduleName, optimizer: Optimizer, total_steps: int, warmup_steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
+    name: ScheduleName, optimizer: Optimizer, total_steps: int, warmup_steps: int, restarts: Sequence[int] = ()
+) -> LambdaLR:
     """A learning rate that follows the step: linear warm-up, then the schedule's course to the last step.
+
+    At each step of ``restarts`` it begins anew, and it ends before the next of them.
 
     ``cosine`` falls from the full rate to 0 along half a cosine; ``one_cycle`` is the same after a warm-up of at least
     30 % of the steps (Smith, arXiv 1708.07120); ``constant`` stays.
@@ -110,15 +113,28 @@ def create_schedule(
     """
     if name not in ("cosine", "one_cycle", "constant"):
         raise ValueError(f"schedule must be one of cosine, one_cycle, constant; got {name!r}")
-    if name == "one_cycle":
-        warmup_steps = max(warmup_steps, round(0.3 * total_steps))
+    bounds = [0, *sorted({step for step in restarts if 0 < step < total_steps}), max(1, total_steps)]
 
     def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
+        index = bisect_right(bounds, step, hi=len(bounds) - 1) - 1
+        step, steps = step - bounds[index], bounds[index + 1] - bounds[index]
+        rising = min(warmup_steps, steps)
+        if name == "one_cycle":
+            rising = max(rising, round(0.3 * steps))
+        if step < rising:
+            return (step + 1) / (rising + 1)
         if name == "constant":
             return 1.0
-        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        progress = (step - rising) / max(1, steps - rising)
         return 0.5 * (1 + cos(pi * min(1.0, progress)))
 
     return LambdaLR(optimizer, factor)
+
+
+def set_rates(schedule: LambdaLR) -> None:
+    """Give the optimiser the learning rates of the schedule's present step, whatever it has from another schedule."""
+    factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+    rates = [rate * factor for rate, factor in zip(schedule.base_lrs, factors, strict=True)]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates

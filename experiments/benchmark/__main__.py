@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from convkan.training import write_text
 from experiments.benchmark import report
 from experiments.benchmark.measure import Contender, is_correct, peak_bytes, saved_bytes, summary, time_interleaved
 from experiments.benchmark.workloads import QUICK, RATIOS, WORKLOADS, Workload
-from experiments.cli import UserError, parse, run
+from experiments.cli import GOES_ON, UserError, parse, run
+from experiments.folders import claimed
+from experiments.progress import StudyProgress
 from experiments.records import environment, write_record
 
 QUICK_BUDGET = 0.3
@@ -59,18 +61,22 @@ def main() -> None:
     for name in ("rounds", "threads"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} must be at least 1, got {getattr(config, name)}")
+    folder = Path(config.out or ("runs/benchmark-quick" if config.quick else "runs/benchmark"))
+    with claimed(folder):
+        benchmark(config, folder)
+
+
+def benchmark(config: BenchmarkConfig, folder: Path) -> None:
+    """Time the workloads, and leave the record, the tables and the plot in ``folder``."""
     workloads = _selected(config)
-    baseline = None if config.baseline is None else json.loads(Path(config.baseline).read_text())
+    baseline = None if config.baseline is None else json.loads(Path(config.baseline).read_text(encoding="utf-8"))
     torch.set_num_threads(config.threads)
     device = torch.device(config.device)
-    folder = Path(config.out or ("runs/benchmark-quick" if config.quick else "runs/benchmark"))
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "benchmark.json"
     record = _start(path, config, device)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # Each contender is a module compiled on its own, but torch counts those of one class together.
     many_modules = torch._dynamo.config.patch(recompile_limit=1000)
-    with many_modules, Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress:
+    with many_modules, StudyProgress() as progress:
         total = progress.add_task("all workloads", total=len(workloads))
         for workload in workloads:
             if workload.name not in record["workloads"]:
@@ -79,7 +85,7 @@ def main() -> None:
                 write_record(path, record)
             progress.advance(total)
     tables = folder / "benchmark.md"
-    tables.write_text(report.markdown(record))
+    write_text(tables, report.markdown(record))
     report.plot(record, folder / "benchmark.png")
     print(report.ratio_table(record))
     for name, workload_record in record["workloads"].items():
@@ -105,13 +111,15 @@ def _start(path: Path, config: BenchmarkConfig, device: torch.device) -> dict[st
     record = {"config": settings, **environment(device), "workloads": {}, "ratios": []}
     uncommitted = str(record["git_commit"]).endswith("+")  # which may be other code than before
     if path.exists() and not config.fresh and not uncommitted:
-        earlier: dict[str, Any] = json.loads(path.read_text())
+        earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if all(earlier.get(key) == record[key] for key in ("config", "git_commit", "versions", "device")):
             return earlier
     return record
 
 
-def _measure(workload: Workload, config: BenchmarkConfig, device: torch.device, progress: Progress) -> dict[str, Any]:
+def _measure(
+    workload: Workload, config: BenchmarkConfig, device: torch.device, progress: StudyProgress
+) -> dict[str, Any]:
     torch.manual_seed(0)
     torch.compiler.reset()
     notes: list[str] = []
@@ -166,4 +174,4 @@ if __name__ == "__main__":
     # torch's own notes while it compiles are no news to the reader of a table.
     warnings.filterwarnings("ignore", module=r"torch\..*")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    run(main)
+    run(main, GOES_ON)

@@ -130,7 +130,7 @@ def peak_bytes(contender: Contender) -> int | None:
         return None
     try:
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except (OSError, AttributeError):
         return None
     before = _resident("VmRSS")
@@ -139,7 +139,7 @@ def peak_bytes(contender: Contender) -> int | None:
 
 
 def _resident(field_name: str) -> int:
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     return 1024 * int(status.split(f"{field_name}:")[1].split()[0])
 
 

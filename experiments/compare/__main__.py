@@ -13,15 +13,17 @@ from typing import Any
 
 import pandas as pd
 import torch
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TaskID
 
 from convkan.training import ImageData
-from experiments.cli import UserError, parse, run
+from experiments.cli import GOES_ON, UserError, parse, run
 from experiments.compare.jobs import Job, run_jobs
 from experiments.compare.matching import Step, matched_options
 from experiments.compare.report import write_report
 from experiments.compare.search import best_of, check_search, split, trials_of
 from experiments.compare.suite import Entry, Suite, load_suite
+from experiments.folders import claimed
+from experiments.progress import StudyProgress
 from experiments.records import environment, write_record
 
 DEFAULT_SUITE = Path(__file__).parents[1] / "configs" / "compare" / "digits.yaml"
@@ -36,6 +38,7 @@ KEPT = (
     "best_epoch",
     "epochs",
     "seconds_per_epoch",
+    "compile_seconds",
     "input_seconds_per_epoch",
     "step_memory_bytes",
     "peak_memory_bytes",
@@ -142,7 +145,7 @@ class Plan:
         match = self.suite.match
         shape, classes = _images(dataset, self.data_root, of_training.get("image_size"))
         path = self.folder / "widths.json"
-        known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+        known: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         what: list[Any] = [model, options, shape, len(classes), asdict(match) if match else None]
         step = Step.of(of_training)
         if match and match.by == "step_time":
@@ -163,8 +166,7 @@ def main() -> None:
     plan = Plan(suite, Path(config.runs_root) / suite.name, config.data_root)
     cells = [(dataset, entry) for dataset in suite.datasets for entry in suite.entries]
     if not config.report_only:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} epochs"))
-        with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()) as progress:
+        with claimed(plan.folder), StudyProgress("epochs") as progress:
             if suite.search is not None:
                 _run("trials", [job for cell in cells for job in plan.trial_jobs(*cell)], config, progress)
             # Seed by seed, so that a comparison cut short has something to say of every entry.
@@ -178,7 +180,7 @@ def main() -> None:
     print(f"report in {folder}: report.md, report.html, figures; all figures in {folder / 'suite.json'}")
 
 
-def _run(what: str, jobs: list[Job], config: CompareConfig, progress: Progress) -> None:
+def _run(what: str, jobs: list[Job], config: CompareConfig, progress: StudyProgress) -> None:
     jobs = list({job.folder: job for job in jobs}.values())  # trials may be shared
     task: TaskID = progress.add_task(what, total=sum(job.epochs for job in jobs))
 
@@ -232,9 +234,9 @@ def _images(dataset: str, data_root: str | None, image_size: int | None) -> tupl
 
 
 def _record(job: Job) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((job.folder / "result.json").read_text())
+    record: dict[str, Any] = json.loads((job.folder / "result.json").read_text(encoding="utf-8"))
     return record
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, GOES_ON)

@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
-from convkan.training import write_atomically
+from convkan.training import write_text
 from convkan.training.datasets import DATA_ROOT_VARIABLE
 from experiments.cli import UserError
+from experiments.folders import claimed
 from experiments.parent import release, start_child
 from experiments.train_config import TrainConfig
 
@@ -49,7 +50,7 @@ class Job:
     def epochs_done(self) -> int:
         """How many are in its history."""
         try:
-            return min(self.epochs, len((self.folder / "history.csv").read_text().splitlines()) - 1)
+            return min(self.epochs, len((self.folder / "history.csv").read_text(encoding="utf-8").splitlines()) - 1)
         except OSError:
             return 0
 
@@ -62,7 +63,7 @@ class Job:
         stored = self.folder / "config.yaml"
         if not stored.exists():
             return
-        before = yaml.safe_load(stored.read_text())
+        before = yaml.safe_load(stored.read_text(encoding="utf-8"))
         defaults = {f.name: before.get(f.name) for f in fields(TrainConfig)}
         changed = [name for name, value in self.options.items() if _plain(defaults.get(name)) != _plain(value)]
         if changed:
@@ -114,13 +115,13 @@ def run_jobs(
             release(process)
     if failed:
         log = _log(failed[0])
-        last = " | ".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
+        last = " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:])
         names = ", ".join(job.label for job in failed)
         raise UserError(f"{len(failed)} of {len(jobs)} runs failed ({names}); {log} ends with: {last}")
 
 
 def _start(job: Job, slot: int, processes: int, gpus: int, data_root: str | None) -> subprocess.Popen[bytes]:
-    environment = dict(os.environ)
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
     if data_root is not None:
         environment[DATA_ROOT_VARIABLE] = str(data_root)
     if gpus:
@@ -129,10 +130,12 @@ def _start(job: Job, slot: int, processes: int, gpus: int, data_root: str | None
     if (job.folder / "config.yaml").exists():
         command += ["--resume", str(job.folder)]
     else:
+        with claimed(job.folder):  # which removes it if a run was killed before it wrote anything
+            pass
         threads = max(1, (os.cpu_count() or 1) // processes)
         options = {"threads": threads, **job.options, "runs_root": str(job.folder.parent), "run_name": job.folder.name}
         path = job.folder.parent / "configs" / f"{job.folder.name}.yaml"
-        write_atomically(path, lambda partial: partial.write_text(yaml.safe_dump(options, sort_keys=False)))
+        write_text(path, yaml.safe_dump(options, sort_keys=False))
         command += ["--config", str(path)]
     log = _log(job)
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,7 @@ def protocol_of(record: dict[str, Any]) -> list[str]:
 def _write(path: Path, template: str, context: dict[str, Any], place: Callable[[Path], str]) -> None:
     shown = [{"source": place(figure), "caption": caption} for figure, caption in context["figures"]]
     text = Template(template, trim_blocks=True, lstrip_blocks=True).render(**{**context, "figures": shown})
-    write_atomically(path, lambda partial: partial.write_text(text))
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _inlined(path: Path) -> str:

@@ -1,20 +1,24 @@
 """What a comparison consists of, as read from a YAML file."""
 
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import yaml
 
 from convkan.models import list_models, model_options, twin
 from convkan.training.datasets import DATASETS
 from experiments.cli import UserError
+from experiments.compare.checking import check_names, checked
 from experiments.train_config import TrainConfig
 
 Measure = Literal["parameters", "multiply_adds", "step_time"]
 # What a suite decides for every run, and an entry may not.
-RESERVED = ("dataset", "model", "model_options", "seed", "runs_root", "run_name", "resume", "data_root", "test")
+RESERVED = (
+    *("dataset", "model", "model_options", "seed", "test", "data_root"),
+    *("runs_root", "run_name", "resume", "on_resume", "continued"),
+)
 
 
 @dataclass(frozen=True)
@@ -126,68 +130,47 @@ def load_suite(path: Path) -> Suite:
     """Read and check a suite.
 
     Raises:
-        UserError: The file is missing or does not describe a suite; the message says where.
+        UserError: The file is missing or does not describe a suite; the message names the key, the rule and the value.
     """
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    suite = _suite(values)
-    for name in suite.datasets:
-        if name not in DATASETS:
-            raise UserError(f"datasets must be among {', '.join(DATASETS)}; got {name!r}")
+    suite: Suite = checked("", Suite, values)
+    if not suite.seeds or not suite.datasets:
+        raise UserError("seeds and datasets must name at least one each")
+    for key in ("seeds", "datasets"):
+        if len(set(getattr(suite, key))) < len(getattr(suite, key)):
+            raise UserError(f"{key} must differ, got {', '.join(map(str, getattr(suite, key)))}")
+    if suite.name != Path(suite.name).name or not suite.name.strip("."):
+        raise UserError(f"name must be that of a folder, got {suite.name!r}")
+    check_names("datasets", suite.datasets, DATASETS)
     names = [entry.name for entry in suite.entries]
     if len({entry.slug for entry in suite.entries}) < len(names) or not names:
         raise UserError(f"entries must have names of their own, and there must be one, got {names}")
-    for entry in suite.entries:
-        if entry.model not in list_models():
-            raise UserError(f"model of {entry.name!r} must be one of {', '.join(list_models())}; got {entry.model!r}")
-        known = model_options(entry.model)
-        _check_keys(f"options of {entry.name!r}", entry.options, known)
-        _check_recipe(f"recipe of {entry.name!r}", entry.recipe)
-        if suite.match and "width" not in known:
-            raise UserError(f"match needs models with an option width, and {entry.model} has none")
-        _check_keys(f"against of {entry.name!r}", dict.fromkeys(entry.against or []), dict.fromkeys(names))
-    _check_recipe("recipe", suite.recipe)
-    if len(suite.datasets) > 1 and any("accuracy" in entry.published for entry in suite.entries):
+    suite = replace(suite, recipe=_checked_recipe("recipe", suite.recipe))
+    return replace(suite, entries=[_checked_entry(entry, suite, names) for entry in suite.entries])
+
+
+def _checked_entry(entry: Entry, suite: Suite, names: list[str]) -> Entry:
+    if entry.model not in list_models():
+        raise UserError(f"model of {entry.name!r} must be one of {', '.join(list_models())}; got {entry.model!r}")
+    known = model_options(entry.model)
+    check_names(f"options of {entry.name!r}", entry.options, known)
+    if suite.match and "width" not in known:
+        raise UserError(f"match needs models with an option width, and {entry.model} has none")
+    check_names(f"against of {entry.name!r}", entry.against or [], names)
+    if len(suite.datasets) > 1 and "accuracy" in entry.published:
         raise UserError(f"published.accuracy belongs to one data set, and the suite has {', '.join(suite.datasets)}")
-    if not isinstance(suite.test, bool):
-        raise UserError(f"test must be true or false, got {suite.test!r}")
-    if not suite.seeds or not suite.datasets:
-        raise UserError("seeds and datasets must name at least one each")
-    return suite
+    recipe = _checked_recipe(f"recipe of {entry.name!r}", entry.recipe)
+    try:
+        TrainConfig(model=entry.model, **{**suite.recipe, **recipe}).recipe()
+    except ValueError as error:
+        raise UserError(f"recipe of {entry.name!r}, with the suite's: {error}") from error
+    return replace(entry, recipe=recipe)
 
 
-def _suite(values: Any) -> Suite:
-    values = dict(_check_fields("the suite", Suite, values))
-    values["entries"] = [Entry(**_check_fields("an entry", Entry, entry)) for entry in values["entries"]]
-    if values.get("match") is not None:
-        values["match"] = Match(**_check_fields("match", Match, values["match"]))
-        if values["match"].by not in ("parameters", "multiply_adds", "step_time"):
-            raise UserError(f"match.by must be parameters, multiply_adds or step_time, got {values['match'].by!r}")
-    if values.get("search") is not None:
-        values["search"] = Search(**_check_fields("search", Search, values["search"]))
-    return Suite(**values)
-
-
-def _check_fields(what: str, kind: type[Any], values: Any) -> dict[str, Any]:
-    """``values``, if they are a mapping with the names of a dataclass, none missing."""
-    if not isinstance(values, dict):
-        raise UserError(f"{what} must be a mapping, got {values!r}")
-    _check_keys(what, values, {f.name: None for f in fields(kind)})
-    required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
-    missing = [name for name in required if name not in values]
-    if missing:
-        raise UserError(f"{what} must have {', '.join(missing)}, got {', '.join(values)}")
-    return values
-
-
-def _check_recipe(what: str, recipe: dict[str, Any]) -> None:
-    allowed = {f.name: None for f in fields(TrainConfig) if f.name not in RESERVED}
-    _check_keys(what, recipe, allowed)
-
-
-def _check_keys(what: str, values: dict[str, Any], known: dict[str, Any]) -> None:
-    unknown = [str(name) for name in values if name not in known]
-    if unknown:
-        raise UserError(f"{what} must be among {', '.join(known)}; got {', '.join(unknown)}")
+def _checked_recipe(key: str, recipe: dict[str, Any]) -> dict[str, Any]:
+    types = get_type_hints(TrainConfig)
+    check_names(key, recipe, [f.name for f in fields(TrainConfig) if f.name not in RESERVED])
+    return {name: checked(f"{key}.{name}", types[name], value) for name, value in recipe.items()}

@@ -64,6 +64,7 @@ def summarize(record: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
             "validation loss": "" if tested else f"{_losses(group).mean():.3f}",
             "seeds": len(group),
             "s/epoch": _seconds(group),
+            "compile s": _compile_seconds(group),
             "step MB": f"{group['step_memory_bytes'].median() / 1e6:.1f}",
         }
         rows.append(row | {f"published {key}": value for key, value in published[entry].items()})
@@ -142,6 +143,12 @@ def _losses(group: pd.DataFrame) -> pd.Series:
 def median_seconds(group: pd.DataFrame) -> float:
     """The median of an epoch over runs."""
     return float(_epochs(group)["epoch_seconds"].median())
+
+
+def _compile_seconds(group: pd.DataFrame) -> str:
+    """The median of what compilation took, where runs say so."""
+    seconds = group.get("compile_seconds", pd.Series(dtype=float)).dropna()
+    return f"{seconds.median():.1f}" if len(seconds) else ""
 
 
 def _epochs(group: pd.DataFrame) -> pd.DataFrame:
