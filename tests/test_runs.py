@@ -460,7 +460,7 @@ def test_text_files_have_an_encoding(path):
 def called(node):
     """What of files a call calls; nothing if it is a function of ours, or of pictures."""
     if isinstance(node.func, ast.Attribute):
-        return None if ast.unparse(node.func) == "Image.open" else node.func.attr
+        return None if ast.unparse(node.func) in ("Image.open", "os.open") else node.func.attr
     return "open" if ast.unparse(node.func) == "open" else None
 
 
