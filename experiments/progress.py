@@ -13,6 +13,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from convkan.training.callbacks import clock
+
 LINE_SECONDS = 30.0
 
 
@@ -50,15 +52,3 @@ class StudyProgress(Progress):
         left = "" if task.time_remaining is None else f", left {clock(task.time_remaining)}"
         counted = f"{task.completed:.0f}{total} {self.unit}".strip()
         print(f"{task.description}: {counted}, after {clock(task.elapsed or 0)}{left}", flush=True)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as hours, minutes and seconds.
-
-    Example:
-        >>> clock(59.7), clock(3725)
-        ('1:00', '1:02:05')
-    """
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

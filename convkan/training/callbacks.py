@@ -132,7 +132,7 @@ class History(Callback):
         self._say(
             f"epoch {row['epoch']:.0f}/{max_epochs}  train loss {row['train_loss']:.4f}  "
             f"val accuracy {row['val_accuracy']:.2%}  {row['total_seconds']:.1f} s  "
-            f"left {_clock(remaining)}"
+            f"left {clock(remaining)}"
         )
 
     def _lost_in_steps(self) -> float:
@@ -150,7 +150,7 @@ class History(Callback):
         if self.rows:
             whole = self.rows[-1]["total_seconds"] - self.rows[-1].get("compile_seconds", 0.0)
         left = pace * (steps - done) + whole * (epochs - epoch - 1)
-        return f"epoch {epoch + 1}/{epochs}  step {done}/{steps}  left {_clock(left)}"
+        return f"epoch {epoch + 1}/{epochs}  step {done}/{steps}  left {clock(left)}"
 
     @rank_zero_only
     def _say(self, line: str) -> None:
@@ -250,7 +250,13 @@ class _EarlyStopping(EarlyStopping):
             super().on_train_epoch_end(trainer, pl_module)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as hours, minutes and seconds.
+
+    Example:
+        >>> clock(59.7), clock(3725)
+        ('1:00', '1:02:05')
+    """
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
