@@ -386,6 +386,16 @@ def test_a_comparison_runs_goes_on_after_a_kill_and_reports(tmp_path, monkeypatc
     monkeypatch.setattr("experiments.compare.jobs._start", lambda *arguments: pytest.fail("ran again"))
     compare.main()
 
+    # Figures of classes in another order are not put beside the others.
+    path = sorted(folder.parent.glob("digits-*/result.json"))[0]
+    before = path.read_text(encoding="utf-8")
+    other = json.loads(before)
+    other["images"] = {part: dict(reversed(counts.items())) for part, counts in other["images"].items()}
+    path.write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(UserError, match="runs on digits must have the same classes in the same order.*9, 8, 7"):
+        compare.main()
+    path.write_text(before, encoding="utf-8")
+
     # Other options under the same name are refused.
     written(tmp_path, search=search, recipe=SMALL["recipe"] | {"epochs": 2})
     with pytest.raises(UserError, match=r"was run with other options \(epochs\)"):

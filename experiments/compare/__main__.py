@@ -194,6 +194,7 @@ def _run(what: str, jobs: list[Job], config: CompareConfig, progress: StudyProgr
 def _gather(plan: Plan, cells: list[tuple[str, Entry]]) -> dict[str, Any]:
     """Everything the report says, as data."""
     results: list[dict[str, Any]] = []
+    classes: dict[str, list[str]] = {}
     searches: list[dict[str, Any]] = []
     for dataset, entry in cells:
         trials = plan.trial_jobs(dataset, entry)
@@ -206,6 +207,12 @@ def _gather(plan: Plan, cells: list[tuple[str, Entry]]) -> dict[str, Any]:
             if job.is_done:
                 job.check()
                 stored = _record(job)
+                names = _classes_of(stored, plan.data_root)
+                if classes.setdefault(dataset, names) != names:
+                    raise UserError(
+                        f"the runs on {dataset} must have the same classes in the same order: {job.folder} has "
+                        f"{', '.join(names)}, others {', '.join(classes[dataset])}"
+                    )
                 results.append(
                     {"dataset": dataset, "entry": entry.name, "seed": seed, "options": job.options}
                     | {key: stored[key] for key in KEPT if key in stored}
@@ -213,9 +220,6 @@ def _gather(plan: Plan, cells: list[tuple[str, Entry]]) -> dict[str, Any]:
                 )
     if not results:
         raise UserError(f"nothing to report: no run in {plan.folder} is finished")
-    classes = {
-        run["dataset"]: _images(run["dataset"], plan.data_root, run["options"].get("image_size"))[1] for run in results
-    }
     return {
         "suite": asdict(plan.suite),
         **environment(torch.device("cpu")),
@@ -223,6 +227,14 @@ def _gather(plan: Plan, cells: list[tuple[str, Entry]]) -> dict[str, Any]:
         "searches": searches,
         "runs": results,
     }
+
+
+def _classes_of(stored: dict[str, Any], data_root: str | None) -> list[str]:
+    """The classes that a run was judged on, in the order of its figures."""
+    if "images" in stored:
+        return list(stored["images"]["test"])
+    config = stored["config"]  # of a record from before it told
+    return _images(config["dataset"], data_root, config.get("image_size"))[1]
 
 
 @cache
