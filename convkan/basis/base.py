@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from math import isfinite
 from typing import ClassVar, Self
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -92,6 +93,11 @@ class Basis(ABC):
         Raises:
             ValueError: No basis of this kind has these sizes.
         """
+
+
+def is_jit_traced() -> bool:
+    """Whether ``torch.jit.trace`` looks on, to which sizes are tensors: to decide by them would draw its warning."""
+    return not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
 
 
 def check_positive_int(name: str, value: object, minimum: int) -> None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from convkan.basis.base import Basis, check_positive_int, check_range
+from convkan.basis.base import Basis, check_positive_int, check_range, is_jit_traced
 
 Extrapolation = Literal["zero", "clamp", "linear"]
 
@@ -38,9 +38,17 @@ def _intervals(
     x: Float[Tensor, "*batch 1 channels"], knots: Float[Tensor, "*groups knots channels"], margin: int
 ) -> Bool[Tensor, "*batch intervals channels"]:
     """Which half-open interval [t_i, t_{i+1}) holds x; the grid's right end belongs to the interval left of it."""
-    left, right = knots[..., :-1, :], knots[..., 1:, :]
+    reached = _reached(x, knots, margin)
+    return reached[..., :-1, :] & ~reached[..., 1:, :]
+
+
+def _reached(
+    x: Float[Tensor, "*batch 1 channels"], knots: Float[Tensor, "*groups knots channels"], margin: int
+) -> Bool[Tensor, "*batch knots channels"]:
+    """Which knots x has come to: t_i ≤ x, but t_i < x where x is the grid's right end."""
     end = knots[..., knots.shape[-2] - 1 - margin, :].unsqueeze(-2)
-    return torch.where(x == end, (left < x) & (x <= right), (left <= x) & (x < right))
+    # In these words, since ONNX Runtime has no ``Where`` that chooses between booleans.
+    return (knots < x) | ((knots == x) & (x != end))
 
 
 def _reciprocal(span: Tensor | float) -> Tensor | float:
@@ -128,10 +136,7 @@ def _interval_of(
     x: Float[Tensor, "*batch channels"], knots: Float[Tensor, "*groups knots channels"], margin: int
 ) -> Int[Tensor, "*batch channels"]:
     """The i with t_i ≤ x < t_{i+1}, as in ``_intervals``; the nearest one for an x beyond all knots, 0 for NaN."""
-    x = x.unsqueeze(-2)
-    end = knots[..., knots.shape[-2] - 1 - margin, :].unsqueeze(-2)
-    reached = torch.where(x == end, knots < x, knots <= x).sum(-2)
-    return (reached - 1).clamp(0, knots.shape[-2] - 2)
+    return (_reached(x.unsqueeze(-2), knots, margin).sum(-2) - 1).clamp(0, knots.shape[-2] - 2)
 
 
 def alive_bsplines(
@@ -315,7 +320,7 @@ class BSpline(Basis):
         return replace(self, grid_range=(low, high))
 
     def _required(self, knots: Tensor | None) -> Tensor:
-        if knots is None or knots.shape[-1] != self.num_knots:
+        if knots is None or (not is_jit_traced() and knots.shape[-1] != self.num_knots):
             got = "none" if knots is None else f"{knots.shape[-1]}"
             raise ValueError(f"knots must number {self.num_knots} a channel for {self}, got {got}")
         return knots

@@ -16,10 +16,11 @@ from convkan.nn.masking import MaskedEdges
 from convkan.nn.memory import in_memory_format, keeps_channels_last
 from convkan.nn.reparametrized import check_own
 from convkan.nn.symbolic import SymbolicEdges
+from convkan.nn.tracing import Whole
 from convkan.ops import Expansion, Geometry, KnotFacts, Plan, check_backend, evaluate, is_concrete, knot_facts
 
 
-class KANLayer(MaskedEdges):
+class KANLayer(Whole, MaskedEdges):
     """Edges φ(x) = w_b·b(x) + Σ_k c_k·B_k(x) between ``in_channels`` inputs and ``out_channels`` sums.
 
     The base class of all layers: it owns the parameters and the grid, not the geometry of the sum.

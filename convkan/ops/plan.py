@@ -10,6 +10,7 @@ from torch._subclasses import FakeTensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from convkan.basis import Activation, Basis, BSpline, get_activation
+from convkan.basis.base import is_jit_traced
 from convkan.basis.bspline import uniform_knots
 
 
@@ -214,6 +215,11 @@ def is_concrete(x: Tensor) -> bool:
         and _get_current_dispatch_mode() is None
         and torch._C._get_tracing_state() is None
     )
+
+
+def is_recorded() -> bool:
+    """Whether what is computed is written down, by ``torch.export`` or ``torch.jit.trace``, to be run elsewhere."""
+    return torch.compiler.is_exporting() or is_jit_traced()
 
 
 def at_least_float32(x: Tensor) -> Tensor:
