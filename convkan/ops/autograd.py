@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from convkan.basis.base import is_recorded
 from convkan.ops import custom
 from convkan.ops.contraction import contract
 from convkan.ops.dense import backward as dense_backward
 from convkan.ops.dense import forward as dense_forward
 from convkan.ops.dense import pixels_of
-from convkan.ops.plan import Plan, expanded_weight, is_recorded
+from convkan.ops.plan import Plan, expanded_weight
 
 
 class _Dense(torch.autograd.Function):
