@@ -17,7 +17,6 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from convkan import LearnableActivation
 from convkan.training import write_text
 
 PACKAGES = ("convkan-vision", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
@@ -78,28 +77,19 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_multiply_adds(model: nn.Module, example: torch.Tensor) -> int:
-    """Multiply-adds of weights in one forward pass on ``example``: convolutions, matrix products, learnable functions.
+    """Multiply-adds of weights in one forward pass on ``example``: half of what torch's ``FlopCounterMode`` counts.
 
-    A learnable function of K + 1 features counts as K + 1. The elementwise cost of evaluating bases is not in it, as
-    that of a ReLU is not.
+    Counted are convolutions, matrix products and learnable functions: an entry of a layer's output is a sum over
+    features, each times a weight, and each counts as one. So a KAN layer of K basis functions and a base activation
+    counts K + 1 times what a plain layer does, a ``LearnableActivation`` K + 1 for every entry of its output. To
+    evaluate the features is elementwise work, once a pixel, and not in it, as that of a ReLU is not; nor are biases.
     """
     training = model.training
     counter = FlopCounterMode(display=False)
-    of_functions = 0
-
-    def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        nonlocal of_functions
-        assert isinstance(layer, LearnableActivation)
-        of_functions += output.numel() * layer.plan.expansion.num_features
-
-    activations = [layer for layer in model.modules() if isinstance(layer, LearnableActivation)]
-    handles = [layer.register_forward_hook(count) for layer in activations]
     with torch.no_grad(), counter:
         model.eval()(example)
-    for handle in handles:
-        handle.remove()
     model.train(training)
-    return counter.get_total_flops() // 2 + of_functions
+    return counter.get_total_flops() // 2
 
 
 def count_step_memory_bytes(model: nn.Module, batch: torch.Tensor) -> int:

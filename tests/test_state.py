@@ -193,6 +193,15 @@ def test_compiled_code_looks_at_knots_written_in_place():
     assert_agree(compiled(x), fresh(x))
 
 
+@every_class
+def test_an_export_after_eval_has_the_knots_that_were_written_in_place(case):
+    layer, x = randomize(case()), case.input()
+    for part in kan_layers(layer):
+        write_knots(part, "data", 1, uneven=True)
+    program = torch.export.export(layer.eval(), (x,))
+    assert_agree(program.module()(x), layer(x))
+
+
 class TestAverages:
     """Averages of weights, and grids that change under them."""
 

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from math import isfinite
 from typing import ClassVar, Self
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -39,8 +40,9 @@ class Basis(ABC):
             x: Points, in float32 or float64.
             knots: The knots of each channel, for a basis with a grid.
             fast: The caller promises that knots are uniform and takes no gradient through the result, so that a
-                closed form may be used. Otherwise the result can be differentiated any number of times, with
-                one-sided derivatives at the knots.
+                closed form may be used. (Where what is computed ``is_recorded`` first derivatives are taken: nothing
+                may be done in place.) Otherwise the result can be differentiated any number of times, with one-sided
+                derivatives at the knots.
         """
 
     @abstractmethod
@@ -92,6 +94,17 @@ class Basis(ABC):
         Raises:
             ValueError: No basis of this kind has these sizes.
         """
+
+
+def is_jit_traced() -> bool:
+    """Whether ``torch.jit.trace`` looks on, to which sizes are tensors: to decide by them would draw its warning."""
+    return not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
+
+
+def is_recorded() -> bool:
+    """Whether what is computed is written down, by ``torch.export`` or ``torch.jit.trace``, to be run elsewhere."""
+    # Not ``torch.compiler.is_exporting()``: torch 2.11 compiles it to True whether or not it exports.
+    return torch.compiler._is_exporting_flag or is_jit_traced()
 
 
 def check_positive_int(name: str, value: object, minimum: int) -> None:

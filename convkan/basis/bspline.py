@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from math import comb, factorial
 from typing import ClassVar, Literal, Self, get_args
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from convkan.basis.base import Basis, check_positive_int, check_range
+from convkan.basis.base import Basis, check_positive_int, check_range, is_jit_traced, is_recorded
 
 Extrapolation = Literal["zero", "clamp", "linear"]
 
@@ -38,9 +39,17 @@ def _intervals(
     x: Float[Tensor, "*batch 1 channels"], knots: Float[Tensor, "*groups knots channels"], margin: int
 ) -> Bool[Tensor, "*batch intervals channels"]:
     """Which half-open interval [t_i, t_{i+1}) holds x; the grid's right end belongs to the interval left of it."""
-    left, right = knots[..., :-1, :], knots[..., 1:, :]
+    reached = _reached(x, knots, margin)
+    return reached[..., :-1, :] & ~reached[..., 1:, :]
+
+
+def _reached(
+    x: Float[Tensor, "*batch 1 channels"], knots: Float[Tensor, "*groups knots channels"], margin: int
+) -> Bool[Tensor, "*batch knots channels"]:
+    """Which knots x has come to: t_i ≤ x, but t_i < x where x is the grid's right end."""
     end = knots[..., knots.shape[-2] - 1 - margin, :].unsqueeze(-2)
-    return torch.where(x == end, (left < x) & (x <= right), (left <= x) & (x < right))
+    # In these words, since ONNX Runtime has no ``Where`` that chooses between booleans.
+    return (knots < x) | ((knots == x) & (x != end))
 
 
 def _reciprocal(span: Tensor | float) -> Tensor | float:
@@ -105,6 +114,8 @@ def uniform_bsplines(
     """
     offsets = torch.arange(num_functions, dtype=x.dtype, device=x.device) - (num_functions - 1) / 2
     distance = ((x - middle) / step).unsqueeze(-2) - offsets.unsqueeze(-1)
+    if is_recorded() and not derivative:
+        return _recorded_bumps(distance, order)
     # No gradient is taken through this, so it works in place: fresh memory costs more than the arithmetic.
     inside = (distance.abs() if derivative else distance.abs_()).neg_().add_((order + 1) / 2).relu_()
     exponent = order - derivative
@@ -114,6 +125,13 @@ def uniform_bsplines(
         inside = inside.sub_(1).relu_()  # (a − j)₊ = ((a − j + 1)₊ − 1)₊
         bumps.add_(_power(inside, exponent), alpha=coefficient)
     return torch.where(distance < 0, bumps, -bumps) * (order / step).unsqueeze(-2) if derivative else bumps
+
+
+def _recorded_bumps(distance: Tensor, order: int) -> Tensor:
+    """The same with nothing in place: a program made of it is as fast, and from order 2 on has the right gradient."""
+    parts = [((order + 1) / 2 - j - distance.abs()).relu() for j in range(len(_CLOSED_FORM[order]))]
+    powers = (reduce(torch.mul, [part] * order) for part in parts)
+    return sum(coefficient * power for coefficient, power in zip(_CLOSED_FORM[order], powers, strict=True))
 
 
 def _power(x: Tensor, exponent: int) -> Tensor:
@@ -128,10 +146,7 @@ def _interval_of(
     x: Float[Tensor, "*batch channels"], knots: Float[Tensor, "*groups knots channels"], margin: int
 ) -> Int[Tensor, "*batch channels"]:
     """The i with t_i ≤ x < t_{i+1}, as in ``_intervals``; the nearest one for an x beyond all knots, 0 for NaN."""
-    x = x.unsqueeze(-2)
-    end = knots[..., knots.shape[-2] - 1 - margin, :].unsqueeze(-2)
-    reached = torch.where(x == end, knots < x, knots <= x).sum(-2)
-    return (reached - 1).clamp(0, knots.shape[-2] - 2)
+    return (_reached(x.unsqueeze(-2), knots, margin).sum(-2) - 1).clamp(0, knots.shape[-2] - 2)
 
 
 def alive_bsplines(
@@ -315,14 +330,15 @@ class BSpline(Basis):
         return replace(self, grid_range=(low, high))
 
     def _required(self, knots: Tensor | None) -> Tensor:
-        if knots is None or knots.shape[-1] != self.num_knots:
+        if knots is None or (not is_jit_traced() and knots.shape[-1] != self.num_knots):
             got = "none" if knots is None else f"{knots.shape[-1]}"
             raise ValueError(f"knots must number {self.num_knots} a channel for {self}, got {got}")
         return knots
 
     def _splines(self, x: Tensor, knots: Tensor, order: int, fast: bool) -> Tensor:
         """B-splines of ``order`` ≤ self.order on all the knots, without extrapolation."""
-        if fast and 1 <= order <= HIGHEST_CLOSED_FORM_ORDER:
+        lowest = 2 if is_recorded() else 1  # a kink has a gradient of its own on each side
+        if fast and lowest <= order <= HIGHEST_CLOSED_FORM_ORDER:
             return self._closed_form(x, knots, order, self.num_knots - 1 - order)
         return cox_de_boor(x, knots.mT, order, margin=self.order)
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from convkan.basis import Basis, create_basis
+from convkan.basis.base import is_jit_traced
 from convkan.nn import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 
 Kind = Literal["plain", "full", "lowrank", "shared", "depthwise", "bottleneck"]
@@ -193,7 +195,9 @@ def channels_at(width: float, stage: int) -> int:
 
 
 def check_input(x: Tensor, smallest_side: int) -> None:
-    """Raise unless ``x`` is a batch of images of at least that size."""
+    """Raise unless ``x`` is a batch of images of at least that size; a tracer's input has none yet."""
+    if isinstance(x, Proxy) or is_jit_traced():
+        return
     if x.ndim != 4 or min(x.shape[2:]) < smallest_side:
         raise ValueError(
             f"input must be (batch, channels, height, width) of at least {smallest_side}×{smallest_side}, "

@@ -7,13 +7,16 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from convkan.basis import Basis, BSpline
+from convkan.basis.base import is_jit_traced
 from convkan.nn.conv import PaddedConvolution, PaddingMode
 from convkan.nn.layer import KANLayer, check_channels
 from convkan.nn.masking import MaskedEdges
 from convkan.nn.memory import in_memory_format, keeps_channels_last
 from convkan.nn.reparametrized import check_own
+from convkan.nn.tracing import Whole, call_as_leaf
 from convkan.ops import Channelwise
 
 
@@ -77,9 +80,11 @@ class LearnableActivation(KANLayer):
         )
         self.num_channels, self.num_functions, self.padding = num_channels, num_functions, padding
 
-    def forward(self, x: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels_out *space"]:
+    def forward(self, x: Tensor) -> Tensor:
         """Apply every channel's functions."""
-        if x.ndim < 2 or x.shape[1] != self.num_channels:
+        if isinstance(x, Proxy):
+            return call_as_leaf(self, x)
+        if not is_jit_traced() and (x.ndim < 2 or x.shape[1] != self.num_channels):
             raise ValueError(f"input must have {self.num_channels} channels in dimension 1, got {tuple(x.shape)}")
         if x.ndim < 2 + len(self.padding) // 2:
             raise ValueError(f"input must have the dimensions that padding {self.padding} is for, got {tuple(x.shape)}")
@@ -93,7 +98,7 @@ class LearnableActivation(KANLayer):
         return f"{self.num_channels}, num_functions={self.num_functions}, {padding}{super().extra_repr()}"
 
 
-class LowRankKANConv2d(PaddedConvolution, MaskedEdges):
+class LowRankKANConv2d(PaddedConvolution, Whole, MaskedEdges):
     """A KAN convolution whose edges share ``rank`` functions a channel: φ[o,c,tap] = Σ_r w[o,c,r,tap]·ψ[c,r].
 
     A ``LearnableActivation`` and then a plain convolution. Rank 1 takes about the multiply-adds of a plain convolution;
@@ -194,15 +199,17 @@ class LowRankKANConv2d(PaddedConvolution, MaskedEdges):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(
-        self, x: Float[Tensor, "*batch in_channels height width"]
-    ) -> Float[Tensor, "*batch out_channels out_height out_width"]:
+    def forward(self, x: Tensor) -> Tensor:
         """Activate every padded pixel, then convolve."""
+        if isinstance(x, Proxy):
+            return call_as_leaf(self, x)
         self.check_input(x)
-        if x.ndim == 3:
-            return self(x.unsqueeze(0)).squeeze(0)
+        unbatched = x.ndim == 3
+        if unbatched:
+            x = x.unsqueeze(0)
         activated = self.activation(x if self.padding_mode == "zeros" else self.pad(x))
-        return F.conv2d(activated, self.edge_weight(), self.bias, self.stride, 0, self.dilation, self.groups)
+        y = F.conv2d(activated, self.edge_weight(), self.bias, self.stride, 0, self.dilation, self.groups)
+        return y.squeeze(0) if unbatched else y
 
     def edge_weight(self) -> Float[Tensor, "out_channels planes height width"]:
         """``weight`` as it counts: without the edges that are masked."""

@@ -5,12 +5,14 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
+from torch.fx import Proxy
 
 from convkan.basis import Basis, BSpline
+from convkan.basis.base import is_jit_traced
 from convkan.nn.layer import KANLayer, check_channels
 from convkan.nn.memory import in_memory_format, keeps_channels_last
+from convkan.nn.tracing import call_as_leaf
 from convkan.ops import Convolution
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -92,6 +94,8 @@ class PaddedConvolution:
 
     def check_input(self, x: Tensor) -> None:
         """Raise unless ``x`` has the layer's channels and is large enough for one output position."""
+        if is_jit_traced():
+            return
         if x.ndim not in (self.dims + 1, self.dims + 2) or x.shape[-self.dims - 1] != self.in_channels:
             space = ", ".join(["depth", "height", "width"][-self.dims :])
             raise ValueError(f"input must have shape ([batch,] {self.in_channels}, {space}), got {tuple(x.shape)}")
@@ -162,18 +166,22 @@ class _KANConv(PaddedConvolution, KANLayer):
             dtype=dtype,
         )
 
-    def forward(self, x: Float[Tensor, "batch in_channels *space"]) -> Float[Tensor, "batch out_channels *positions"]:
+    def forward(self, x: Tensor) -> Tensor:
         """Sum the edges of every tap and input channel at each output position."""
+        if isinstance(x, Proxy):
+            return call_as_leaf(self, x)
         self.check_input(x)
-        if x.ndim == self.dims + 1:
-            return self(x.unsqueeze(0)).squeeze(0)
+        unbatched = x.ndim == self.dims + 1
+        if unbatched:
+            x = x.unsqueeze(0)
         channels_last = keeps_channels_last(x) or keeps_channels_last(self.basis_weight)
         if self.padding_mode != "zeros":
             x = self.pad(x)
         y = self.sum_of_edges(x)
         if self.bias is not None:
             y = y + self.bias.to(y.dtype).view(-1, *(1,) * self.dims)
-        return in_memory_format(y, channels_last)
+        y = in_memory_format(y, channels_last)
+        return y.squeeze(0) if unbatched else y
 
     def extra_repr(self) -> str:
         """Sizes and options."""

@@ -16,10 +16,11 @@ from convkan.nn.masking import MaskedEdges
 from convkan.nn.memory import in_memory_format, keeps_channels_last
 from convkan.nn.reparametrized import check_own
 from convkan.nn.symbolic import SymbolicEdges
+from convkan.nn.tracing import Whole
 from convkan.ops import Expansion, Geometry, KnotFacts, Plan, check_backend, evaluate, is_concrete, knot_facts
 
 
-class KANLayer(MaskedEdges):
+class KANLayer(Whole, MaskedEdges):
     """Edges φ(x) = w_b·b(x) + Σ_k c_k·B_k(x) between ``in_channels`` inputs and ``out_channels`` sums.
 
     The base class of all layers: it owns the parameters and the grid, not the geometry of the sum.
@@ -228,8 +229,9 @@ class KANLayer(MaskedEdges):
     def current_plan(self) -> Plan:
         """``plan``, once it is made sure that it fits the grid there is; see ``convkan.ops.knots`` on what is noticed.
 
-        A compiler takes the plan as it is. On a CPU its code looks at the knots again when it runs; elsewhere it
-        notices what happens to knots through the layer's own methods.
+        A compiler, or an export, takes the plan as it is: of the knots that were last set, loaded or moved by a method
+        of the layer, or there when ``train`` or ``eval`` was called. What is compiled for a CPU looks at them again
+        when it runs.
 
         Raises:
             RuntimeError: The layer is an average of weights that was carried on over a change of the grid.
@@ -239,6 +241,11 @@ class KANLayer(MaskedEdges):
         if is_concrete(self.grid):
             self._lineage.check()
         return self.plan.with_spacing(knot_facts(self._basis, self.grid).uniform)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of every module; ``plan`` is brought up to date besides, for what is compiled or exported next."""
+        self._describe_grid()
+        return super().train(mode)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Convert or move the layer: uniform knots stay so, and are exact again in a higher precision."""

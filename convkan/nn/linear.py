@@ -1,11 +1,13 @@
 """The dense KAN layer."""
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
+from torch.fx import Proxy
 
 from convkan.basis import Basis, BSpline
+from convkan.basis.base import is_jit_traced
 from convkan.nn.layer import KANLayer, check_channels
+from convkan.nn.tracing import call_as_leaf
 from convkan.ops import Linear
 
 
@@ -65,9 +67,11 @@ class KANLinear(KANLayer):
         )
         self.in_features, self.out_features = in_features, out_features
 
-    def forward(self, x: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
+    def forward(self, x: Tensor) -> Tensor:
         """Sum the edges of each output."""
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
+        if isinstance(x, Proxy):
+            return call_as_leaf(self, x)
+        if not is_jit_traced() and (x.ndim == 0 or x.shape[-1] != self.in_features):
             raise ValueError(
                 f"input must have {self.in_features} features in its last dimension, got shape {tuple(x.shape)}"
             )

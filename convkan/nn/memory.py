@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from convkan.basis.base import is_jit_traced
+
 
 def keeps_channels_last(x: Tensor) -> bool:
     """Whether channels lie next to each other in memory, rather than the pixels of a channel."""
-    return x.ndim > 2 and x.shape[1] > 1 and x.stride(1) == 1 and x.stride(-1) != 1
+    return x.ndim > 2 and x.stride(-1) != 1 and x.stride(1) == 1 and (is_jit_traced() or x.shape[1] > 1)
 
 
 def in_memory_format(y: Tensor, channels_last: bool) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from convkan.basis.base import is_recorded
 from convkan.ops import custom
 from convkan.ops.contraction import contract
 from convkan.ops.dense import backward as dense_backward
@@ -23,6 +24,8 @@ class _Dense(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
+        if custom.are_counted():
+            return custom.dense(x, base_weight, basis_weight, grid, plan.key)
         return dense_forward(x, base_weight, basis_weight, grid, plan)
 
     @staticmethod
@@ -36,6 +39,11 @@ class _Dense(torch.autograd.Function):
         x, base_weight, basis_weight, grid = ctx.saved_tensors
         need_x, *need_weights = ctx.needs_input_grad[:3]
         differentiable = torch.is_grad_enabled()
+        if custom.are_counted() and not differentiable:
+            gradients = custom.dense_backward(
+                grad, x, base_weight, basis_weight, grid, ctx.plan.key, need_x, any(need_weights)
+            )
+            return *custom.those_needed(gradients, ctx.needs_input_grad), None, None
         gradients = dense_backward(
             grad, x, base_weight, basis_weight, grid, ctx.plan, need_x, any(need_weights), differentiable
         )
@@ -76,13 +84,22 @@ class _TransformableDense(_Dense):
 
 def dense(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
     """Evaluate a KAN layer through per-pixel features (shapes as in ``convkan.ops.dispatch.evaluate``)."""
+    if is_recorded():
+        return _plain(x, base_weight, basis_weight, grid, plan)
     if not torch.compiler.is_compiling():
         return _TransformableDense.apply(x, base_weight, basis_weight, grid, plan)
     if torch._C._are_functorch_transforms_active():
-        # What a compiler traces of a transform are operations that torch has rules for, and no functions of ours.
-        knots = plan.expansion.knots(grid, plan.geometry.groups)
-        features = plan.expansion.features(pixels_of(x, plan), knots)
-        return contract(features, expanded_weight(base_weight, basis_weight), plan.geometry)
-    if x.device.type == "cpu" and not torch.compiler.is_exporting():
+        return _plain(x, base_weight, basis_weight, grid, plan)
+    if x.device.type == "cpu":
         return custom.dense(x, base_weight, basis_weight, grid, plan.key)
     return _Dense.apply(x, base_weight, basis_weight, grid, plan)
+
+
+def _plain(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
+    """The same in operations of torch's alone, for any size and differentiable.
+
+    For what is written down to be run elsewhere, and for transforms that a compiler traces: of these it knows the rules
+    of torch's operations, and none of functions of ours.
+    """
+    features = plan.expansion.features(pixels_of(x, plan), plan.expansion.knots(grid, plan.geometry.groups))
+    return contract(features, expanded_weight(base_weight, basis_weight), plan.geometry)

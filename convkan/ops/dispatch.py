@@ -11,6 +11,12 @@ from convkan.ops.plan import Plan
 from convkan.ops.reference import reference
 
 
+@torch.compiler.assume_constant_result
+def _knows_autocast(device: str) -> bool:
+    # torch 2.11 cannot compile the question; the answer does not change.
+    return torch.amp.is_autocast_available(device)
+
+
 def _runs_everywhere(x: Tensor, plan: Plan) -> str | None:
     return None
 
@@ -92,7 +98,7 @@ def evaluate(
     """
     run = select_backend(backend, x, plan).run
     device = x.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    autocast = _knows_autocast(device) and torch.is_autocast_enabled(device)
     if autocast and x.is_floating_point() and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         base_weight = None if base_weight is None else base_weight.to(dtype)

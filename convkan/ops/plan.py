@@ -10,6 +10,7 @@ from torch._subclasses import FakeTensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from convkan.basis import Activation, Basis, BSpline, get_activation
+from convkan.basis.base import is_recorded
 from convkan.basis.bspline import uniform_knots
 
 
@@ -136,7 +137,7 @@ class Expansion:
             # Operation by operation, what counts is their number; in a compiled loop the recursion is faster.
             return spread(*self.basis.alive(x, knots, derivative=derivative), self.basis.num_functions)
         evaluate = self.basis.derivative if derivative else self.basis.evaluate
-        return evaluate(x, knots, fast=self.uniform and not differentiable)
+        return evaluate(x, knots, fast=self.uniform and (not differentiable or is_recorded()))
 
 
 def spread(

@@ -40,13 +40,14 @@ def even_size(length: int, at_most: int) -> int:
 
 def images_per_tile(x: Tensor, weight: Tensor, plan: Plan) -> int:
     """How many entries of the batch are evaluated at a time."""
-    if not is_concrete(x) or len(x) == 0:  # sizes may stand for others
-        return max(1, len(x))
-    per_image = _padded_entries(x, plan) // len(x) * plan.expansion.num_features * weight.itemsize
+    images = x.shape[0]
+    if not is_concrete(x) or images == 0:  # sizes may stand for others
+        return max(1, images)
+    per_image = _padded_entries(x, plan) // images * plan.expansion.num_features * weight.itemsize
     budget = tile_bytes(x.device, weight)
     if isinstance(plan.geometry, Linear):
         budget *= 4  # a matrix product gains more from its size than from the cache
-    return even_size(len(x), budget // max(1, per_image))
+    return even_size(images, budget // max(1, per_image))
 
 
 def strips(pixels: Float[Tensor, "batch *space groups channels"], weight: Tensor, plan: Plan) -> Iterator[Strip]:
@@ -54,7 +55,7 @@ def strips(pixels: Float[Tensor, "batch *space groups channels"], weight: Tensor
     geometry = plan.geometry
     total = pixels.numel() * plan.expansion.num_features * weight.itemsize
     budget = 4 * tile_bytes(pixels.device, weight)
-    if not isinstance(geometry, Convolution) or len(pixels) > 1 or not is_concrete(pixels) or total <= budget:
+    if not isinstance(geometry, Convolution) or not is_concrete(pixels) or pixels.shape[0] > 1 or total <= budget:
         yield WHOLE
         return
     stride, extent = geometry.stride[0], geometry.dilation[0] * (weight.shape[2] - 1) + 1
@@ -68,7 +69,7 @@ def strips(pixels: Float[Tensor, "batch *space groups channels"], weight: Tensor
 def _padded_entries(x: Tensor, plan: Plan) -> int:
     if not isinstance(plan.geometry, Convolution):
         return x.numel()
-    entries, padding = len(x) * x.shape[1], plan.geometry.padding
+    entries, padding = x.shape[0] * x.shape[1], plan.geometry.padding
     for size, before, after in zip(x.shape[:1:-1], padding[0::2], padding[1::2], strict=True):
         entries *= size + before + after
     return entries
