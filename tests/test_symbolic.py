@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from math import inf
 
 import pytest
 import scipy.special
@@ -14,7 +15,7 @@ from convkan.basis import BSpline
 from convkan.basis.functions import FUNCTIONS, NamedFunction, get_function, register_function
 from convkan.interpret import auto, edges_of, fix, formula, formula_error, latex, suggest
 from convkan.interpret.arguments import affine_of, slopes_of
-from convkan.interpret.expressions import recognized, rounded
+from convkan.interpret.expressions import evaluated, recognized, rounded
 from convkan.interpret.fitting import Samples, affines, fit, refined
 from convkan.interpret.suggestions import _suggestions
 from experiments import symbolic
@@ -350,6 +351,80 @@ def test_formulas_of_every_function_are_right():
         layer = KANLinear(1, 1, dtype=torch.float64)
         fix(layer, (0, 0), name, (a, b, 1.3, 0.2))
         assert formula_error(layer, x) < (1e-6 if name == "j0" else 1e-13), name
+
+
+def computed(expression, x):
+    """What an expression of x_1 makes of numbers."""
+    return evaluated([expression], [sympy.Symbol("x_1")], x.view(1, -1))[:, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_formula_and_model_agree_in_and_out_of_the_domain(name, dtype):
+    function, layer = FUNCTIONS[name], KANLinear(1, 1, dtype=dtype)
+    x = (4 * torch.randn(100, 1)).to(dtype)
+    precision = max(torch.finfo(dtype).eps, 1e-14)  # sympy shows 15 digits of a constant
+    for _ in range(2):
+        fix(layer, (0, 0), name, torch.randn(4).tolist())
+        y = layer(x).detach().double()[:, 0]
+        a, b, c, d = layer.symbolic.affine[0].double().tolist()
+        argument = (a * x[:, 0].double() + b).clamp(*function.ends(dtype))
+        slope = torch.func.vmap(torch.func.grad(function.value))(argument).abs()
+        value = function.value(argument)
+        rounding = precision * (value.abs() + slope * ((a * x[:, 0]).abs() + abs(b)))
+        rounding += 1e-7 if name == "j0" else 0  # which torch does not know better
+        difference = (computed(formula(layer, output=0), x) - y).abs()
+        assert (difference <= 4 * (abs(c) * rounding + precision * abs(d)))[y.isfinite()].all()
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if FUNCTIONS[name].ends(torch.float64) != (-inf, inf)])
+def test_formula_for_data_is_plain_where_they_stay_in_the_domain(name):
+    layer, (a, b) = KANLinear(1, 1, dtype=torch.float64), ARGUMENTS[name]
+    fix(layer, (0, 0), name, (a, b, 1.3, 0.2))
+    inside, outside = X.unsqueeze(1), 9 * X.unsqueeze(1)
+    bounds = sympy.Max, sympy.Min
+    assert not formula(layer, output=0, data=inside).has(*bounds)
+    assert formula(layer, output=0, data=outside).has(*bounds)
+    assert formula(layer, output=0).has(*bounds)
+    assert formula_error(layer, inside, data=inside) < 1e-13
+    assert not formula_error(layer, outside, data=inside) < 1e-3  # NaN, or tan's next branch
+    assert formula_error(layer, outside, data=outside) < 1e-6 * layer(outside).abs().max()
+    assert r"\max" not in latex(layer, data=inside)
+    assert r"\max" in latex(layer)
+    for expression in (rounded(formula(layer, output=0), 9), recognized(formula(layer, output=0))):
+        torch.testing.assert_close(computed(expression, outside), layer(outside).detach()[:, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_formula_of_a_net_knows_what_each_layer_is_given():
+    model = nn.Sequential(KANLinear(1, 1, dtype=torch.float64), KANLinear(1, 1, dtype=torch.float64)).train()
+    fix(model[0], (0, 0), "sqrt", (1.0, 0.5, 1.0, -0.2))
+    fix(model[1], (0, 0), "log", (1.0, 0.0, 1.0, 0.0))
+    near, far = torch.tensor([[0.1], [0.3]], dtype=torch.float64), torch.tensor([[-0.49], [0.3]], dtype=torch.float64)
+    assert len(formula(model, output=0).atoms(sympy.Max)) == 2
+    assert len(formula(model, output=0, data=far).atoms(sympy.Max)) == 1
+    assert not formula(model, output=0, data=near).has(sympy.Max)
+    assert formula_error(model, torch.linspace(-3, 3, 50, dtype=torch.float64).unsqueeze(1)) < 1e-12
+    with pytest.raises(ValueError, match="data must not be empty"):
+        formula(model, data=near[:0])
+
+
+def test_formula_of_inputs_far_from_zero():
+    layer = KANLinear(1, 1, dtype=torch.float64)
+    x = 2000 + 3 * X.unsqueeze(1)
+    for name, affine in (("sigmoid", (5, -1e4, 1, 0)), ("exp", (0.5, -1000, 1, 0)), ("silu", (-2, 4000, 1, 0))):
+        fix(layer, (0, 0), name, affine)
+        assert formula_error(layer, x) < 1e-10
+
+
+@pytest.mark.parametrize("domain", [(100.0, inf), (-inf, -0.3), (-1e-3, 5.0), (-100.7, 0.0)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_ends_are_numbers_of_their_type_inside_the_domain(domain, dtype):
+    ends = NamedFunction("test", torch.log, "log(x)", domain=domain).ends(dtype)
+    for end, inside in zip(domain, ends, strict=True):
+        assert torch.tensor(inside, dtype=dtype).item() == inside
+        assert inside == end if abs(end) == inf else abs(inside - end) <= 2 * torch.finfo(dtype).eps * max(abs(end), 1)
+    assert domain[0] < ends[0] if domain[0] > -inf else ends[0] == -inf
+    assert ends[1] < domain[1] if domain[1] < inf else ends[1] == inf
 
 
 def test_formula_as_latex(named):

@@ -14,6 +14,7 @@ from convkan.basis.functions import get_function
 from convkan.grid.inputs import inputs_of
 from convkan.nn import KANLayer, LowRankKANConv2d, SymbolicEdges
 from convkan.ops import Channelwise, Geometry, Linear, Plan
+from convkan.ops.plan import at_least_float32
 
 # Numbers that one step over many edges may hold at a time.
 NUMBERS_AT_A_TIME = 2**24
@@ -82,9 +83,11 @@ class Edges:
         if self.symbolic is not None and part == slice(None):
             for row, (name, edge) in enumerate(zip(self.symbolic.functions, self.symbolic.edges.tolist(), strict=True)):
                 output, input_, *tap = edge
-                a, b, c, d = self.symbolic.affine[row].to(values.dtype).unbind()
-                column = x[:, self.channel(output, input_)].to(values.dtype)
-                values[(output, input_, slice(None), *tap)] += c * get_function(name).at(a * column + b) + d
+                column = at_least_float32(x[:, self.channel(output, input_)].to(values.dtype))
+                a, b, c, d = self.symbolic.affine[row].to(column.dtype).unbind()
+                values[(output, input_, slice(None), *tap)] += (c * get_function(name).at(a * column + b) + d).to(
+                    values
+                )
         return values
 
     def in_parts(self, points: int) -> Iterator[tuple[list[int], "Edges"]]:

@@ -11,6 +11,7 @@ from convkan.grid.inputs import Summary
 from convkan.interpret.edges import Edges, edges_of, evaluating
 from convkan.interpret.suggestions import SIMPLICITY, Edge, Suggestion, check_edge, library_of, places_of, ranked
 from convkan.nn import KANLayer, LowRankKANConv2d
+from convkan.ops.plan import at_least_float32
 from convkan.regularization import recorded_inputs
 
 
@@ -47,8 +48,9 @@ def fix(
     check_edge(edge, edges)
     chosen = get_function(function)
     summary = None if data is None else Summary.of(edges.inputs(data))
-    found = ranked(edges, summary, [chosen], 1, SIMPLICITY, edge, fewest=0)[edge][0]
-    if affine is not None:
+    if affine is None:
+        found = ranked(edges, summary, [chosen], 1, SIMPLICITY, edge, fewest=0)[edge][0]
+    else:
         found = _with_affine(edges, summary, edge, chosen, affine)
     fix_all(owner, [found])
     return found
@@ -151,7 +153,8 @@ def _with_affine(
     index: tuple[slice | int, ...] = (slice(None), *edge[2:])
     values = edges.at(x.mT)[edge[:2]][index].double()
     places = x[edges.channel(*edge[:2])].double()
-    left = (c * function.at(a * places + b) + d - values).square().sum()
+    computed = function.at(at_least_float32((a * places + b).to(x.dtype))).double()  # as the layer will
+    left = (c * computed + d - values).square().sum()
     whole = (values - values.mean()).square().sum()
     r2 = 1 - float(left / whole) if whole > 0 else float(left == 0)
     return Suggestion(edge, function.name, (a, b, c, d), r2, function.complexity, 0.0)
