@@ -41,10 +41,11 @@ def sampled(name, x=X):
 def suggestions_for(curves, x=X, top=5, simplicity=1.0):
     """Suggestions for curves (curves, points) at x, a list for each."""
     names = torch.arange(len(curves)).view(1, -1, 1)
-    distinct = torch.tensor([float(len(x.unique()))])
+    distinct = torch.tensor([float(len(x.unique()))])  # and as many degrees of freedom: curves of any shape
     functions = list(FUNCTIONS.values())
-    found = _suggestions(x.unsqueeze(0), curves.unsqueeze(0), names, distinct, functions, top, simplicity, 10)
-    return [found[(index,)] for index in range(len(curves))]
+    x, curves = x.unsqueeze(0), curves.unsqueeze(0)
+    found = _suggestions(x, curves, names, distinct, distinct, functions, top, simplicity, 10)
+    return list(found.values())
 
 
 def alike(name, other):

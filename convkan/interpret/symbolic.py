@@ -9,7 +9,16 @@ from torch import Tensor, nn
 from convkan.basis.functions import NamedFunction, get_function
 from convkan.grid.inputs import Summary
 from convkan.interpret.edges import Edges, edges_of, evaluating
-from convkan.interpret.suggestions import SIMPLICITY, Edge, Suggestion, check_edge, library_of, places_of, ranked
+from convkan.interpret.suggestions import (
+    SIMPLICITY,
+    STANDARD_ERRORS,
+    Edge,
+    Suggestion,
+    check_edge,
+    library_of,
+    places_of,
+    ranked,
+)
 from convkan.nn import KANLayer, LowRankKANConv2d
 from convkan.ops.plan import at_least_float32
 from convkan.regularization import recorded_inputs
@@ -93,7 +102,8 @@ def auto(
     Args:
         model: The model; it is run in eval mode.
         batches: Inputs of the model; of a tuple or list, as loaders yield, the first is taken.
-        threshold: The least R² that is well enough. The best suggestion by score that reaches it is taken.
+        threshold: The least R² that is well enough. The best suggestion by score that reaches it is taken, or that
+            cannot be told from the best fit if this reaches it: see ``suggest`` for what noise allows.
         simplicity: See ``suggest``.
         library: See ``suggest``.
 
@@ -112,10 +122,19 @@ def auto(
         edges = edges_of(layer)
         free = live_edges(layer) - fixed_edges(layer)
         best = ranked(edges, summary, functions, len(functions), simplicity)
-        good = [[one for one in best[edge] if one.r2 >= threshold][:1] for edge in sorted(free)]
-        report[name] = [first for some in good for first in some]
+        chosen = [_well_enough(best[edge], threshold) for edge in sorted(free)]
+        report[name] = [one for one in chosen if one is not None]
         fix_all(layer, report[name])
     return report
+
+
+def _well_enough(suggestions: Sequence[Suggestion], threshold: float) -> Suggestion | None:
+    """The first that explains enough, or as much as the best fit, which does, but for noise."""
+    closest = max(suggestions, key=lambda one: one.r2)
+    if closest.r2 < threshold:
+        return None
+    enough = min(threshold, closest.r2 - STANDARD_ERRORS * closest.error)
+    return next(one for one in suggestions if one.r2 >= enough)
 
 
 def live_edges(layer: KANLayer) -> set[Edge]:
