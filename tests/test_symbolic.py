@@ -592,3 +592,59 @@ def test_formula_of_one_image_and_of_layers_that_do_not_fit():
     assert formula_error(conv, torch.randn(1, 5, 5, dtype=torch.float64)) < 1e-12
     with pytest.raises(TypeError, match="2 has 8 inputs after 2 outputs"):
         formula(nn.Sequential(LearnableActivation(2), nn.Flatten(), KANLinear(8, 1)))
+
+
+class TestNoise:
+    """Edges learned from noisy targets: curves of one layer, each of which has seen noise of its own."""
+
+    def learned(self, curve, noise, grid_size=5, points=300, curves=24):
+        layer = KANLinear(1, curves, basis=BSpline(grid_size), base_activation=None, dtype=torch.float64)
+        x = 2 * torch.rand(points, 1, dtype=torch.float64) - 1
+        y = curve(x).expand(-1, curves) / curve(x).std()
+        features = edges_of(layer).features(x)[:, 0, :, 0]
+        solution = torch.linalg.lstsq(features, y + noise * torch.randn_like(y)).solution
+        with torch.no_grad():
+            layer.basis_weight.copy_(solution.mT)
+        return layer, x
+
+    @pytest.mark.parametrize("grid_size", [5, 12])
+    def test_straight_edges_stay_straight(self, grid_size):
+        layer, x = self.learned(lambda x: x, 0.05, grid_size)
+        found = [one[0].name for one in suggest(layer, data=x).values()]
+        assert found.count("x") >= 23
+        assert {one.name for one in auto(layer, [x])[""]} <= {*found}
+
+    @pytest.mark.parametrize("name", ["x^2", "sin", "exp"])
+    def test_no_function_is_named_for_a_simpler_one(self, name):
+        layer, x = self.learned(lambda x: FUNCTIONS[name].value((3 if name == "sin" else 1) * x), 0.1)
+        found = [get_function(one[0].name) for one in suggest(layer, data=x).values()]
+        simple = [one for one in found if (one.complexity, len(one.free)) <= (2, len(FUNCTIONS[name].free))]
+        assert len(simple) >= 22
+
+    @pytest.mark.parametrize("name", ["x", "x^2", "sin", "exp", "tanh", "gaussian", "x^3"])
+    def test_without_noise_functions_are_found(self, name):
+        layer, x = self.learned(lambda x: FUNCTIONS[name].value(2 * x + 0.3), 0.0, 12, curves=2)
+        assert all(alike(one.name, name) for one in (suggest(layer, (0, 0), data=x)[0], *auto(layer, [x])[""]))
+
+    def test_a_simple_fit_just_below_the_threshold_is_taken_if_noise_allows(self):
+        layer, x = self.learned(lambda x: x, 0.3, points=100)
+        best = suggest(layer, data=x, top=len(FUNCTIONS))
+        for edge, found in best.items():
+            closest = max(found, key=lambda one: one.r2)
+            first = found[0]
+            if first.name == "x" and first.r2 < closest.r2 - 1e-6 and closest.r2 - first.r2 < 2 * closest.error:
+                break
+        threshold = (first.r2 + closest.r2) / 2
+        fixed = {one.edge: one for one in auto(layer, [x], threshold=threshold)[""]}
+        assert fixed[edge].name == "x"
+        assert fixed[edge].r2 < threshold
+        assert all(max(one.r2 for one in best[edge]) >= threshold for edge in fixed)
+
+    def test_what_comes_first_is_clearly_better_than_all_that_is_simpler(self):
+        layer = KANLinear(1, 24, base_activation=None, basis=BSpline(5), dtype=torch.float64)  # 8 features
+        torch.nn.init.normal_(layer.basis_weight)
+        for first, *others in suggest(layer, top=len(FUNCTIONS)).values():
+            used = 2 + len(get_function(first.name).free)
+            for other in others:
+                if other.complexity <= first.complexity and len(get_function(other.name).free) < used - 2:
+                    assert 1 - other.r2 >= (1 - first.r2) * (1 + 2 * (2 / (8 - used)) ** 0.5) - 1e-9
