@@ -473,8 +473,33 @@ def test_formula_says_what_is_missing(named):
         formula(nn.Sequential(nn.Identity()))
     with pytest.raises(ValueError, match="variables must be one for each of 3"):
         formula(named, ["x"])
+    with pytest.raises(ValueError, match="variables must differ"):
+        formula(named, ["x", "y", "x"])
     with pytest.raises(ValueError, match="output must be one of 2"):
         formula(named, output=2)
+    with pytest.raises(ValueError, match="x must not be empty"):
+        formula_error(named, torch.zeros(0, 3, 1))
+
+
+def test_formula_of_a_net_with_dropout_that_is_compiled_and_calls_a_layer_twice(named):
+    layer = KANLinear(2, 2, dtype=torch.float64)
+    for edge in edges_of(layer).alive.nonzero().tolist():
+        fix(layer, tuple(edge), "sin", (1.0, 0.2, 0.7, 0.1))
+    model = torch.compile(nn.Sequential(named, nn.Dropout(0.5), layer, layer).train(), backend="eager")
+    x = torch.randn(20, 3, 1, dtype=torch.float64)
+    with torch.compiler.set_stance("force_eager"):
+        assert formula_error(model, x) < 1e-6
+        assert formula_error(model, x, data=x) < 1e-6
+    assert model.training
+
+
+def test_layers_that_are_not_finite_are_refused():
+    layer = KANLinear(2, 1)
+    with torch.no_grad():
+        layer.basis_weight[0, 0] = float("nan")
+    for look in (suggest, lambda layer: fix(layer, (0, 0), "sin"), lambda layer: auto(layer, [torch.rand(20, 2)])):
+        with pytest.raises(ValueError, match="layer must have finite functions"):
+            look(layer)
 
 
 def test_numbers_are_recognized():

@@ -9,7 +9,8 @@ from convkan.interpret.suggestions import Edge
 from convkan.interpret.symbolic import fixed_edges, live_edges
 from convkan.nn import KANLayer, LowRankKANConv2d
 
-IGNORED = (nn.Identity, nn.Flatten)
+# What changes nothing in eval mode but the shape.
+IGNORED = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout1d, nn.AlphaDropout)
 
 
 def layers_of(model: nn.Module) -> list[tuple[str, KANLayer]]:
@@ -33,8 +34,10 @@ def layers_of(model: nn.Module) -> list[tuple[str, KANLayer]]:
 
 
 def _flat(model: nn.Module, name: str) -> Iterator[tuple[str, KANLayer]]:
+    model = getattr(model, "_orig_mod", model)  # of a compiled one
     if isinstance(model, nn.Sequential):
-        for key, child in model.named_children():
+        for key, child in model._modules.items():  # named_children would name a layer once that is called twice
+            assert child is not None
             yield from _flat(child, f"{name}.{key}" if name else key)
     elif isinstance(model, KANLayer):
         yield name, model

@@ -56,15 +56,15 @@ def formula(
     simplify: bool = False,
     data: Tensor | None = None,
 ) -> "Expr | list[Expr]":
-    """What a model computes, as expressions of sympy.
+    """What a model computes in eval mode, as expressions of sympy.
 
     Named functions that end, as logarithms, roots and 1/x do, keep the value of their domain's end beyond it; so their
     arguments are written with Max and Min, and the formula is the model's wherever that is finite. ``data`` give the
     readable form, without Max and Min where they change nothing for these inputs; elsewhere it may be undefined.
 
     Args:
-        model: A dense layer, an ``nn.Sequential`` of them, or one convolution. Every edge must be masked or fixed: see
-            ``fix`` and ``auto``.
+        model: A dense layer, an ``nn.Sequential`` of them (dropout may lie between), or one convolution. Every edge
+            must be masked or fixed: see ``fix`` and ``auto``.
         variables: Names or symbols of the inputs of a dense model; x_1, x_2, … by default. Those of a convolution are
             x[c, i, j] for channel c and tap (i, j), of ``sympy.IndexedBase("x")``.
         output: The only output asked for, or None for all.
@@ -75,7 +75,7 @@ def formula(
     Raises:
         TypeError: The model is made of anything else.
         ValueError: Edges are neither masked nor fixed (the message lists them), there is no such output, or there are
-            not as many variables as inputs.
+            not as many variables as inputs or two are the same, or ``data`` are empty.
 
     Example:
         >>> from convkan import KANLinear
@@ -137,9 +137,12 @@ def formula_error(model: nn.Module, x: Tensor, *, digits: int | None = None, dat
         data: See ``formula``. The error is NaN if some of ``x`` are outside the domain of the formula for ``data``.
     """
     layers = layers_of(model)
+    if not x.numel():
+        raise ValueError(f"x must not be empty, got shape {tuple(x.shape)}")
     expressions = formula(model, digits=digits, data=data)
     found = evaluated(expressions, symbols_of(layers[0][1], None), _columns(layers[0][1], x))
-    y = model(x).double().cpu()
+    with evaluating(model):
+        y = model(x).double().cpu()
     first = layers[0][1]
     if isinstance(first, PaddedConvolution) and x.ndim == first.dims + 1:
         y = y.unsqueeze(0)
@@ -164,6 +167,8 @@ def symbols_of(layer: KANLayer, variables: Sequence[Any] | None) -> Any:
     names = variables if variables is not None else [f"x_{index + 1}" for index in range(layer.num_inputs)]
     if len(names) != layer.num_inputs:
         raise ValueError(f"variables must be one for each of {layer.num_inputs} inputs, got {len(names)}")
+    if len({str(name) for name in names}) != len(names):
+        raise ValueError(f"variables must differ, got {[str(name) for name in names]}")
     return [sympy.Symbol(name) if isinstance(name, str) else name for name in names]
 
 

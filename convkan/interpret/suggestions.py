@@ -113,7 +113,8 @@ def suggest(
 
     Raises:
         TypeError: It is no KAN layer.
-        ValueError: There is no such edge or function, or ``top`` is less than 1.
+        ValueError: There is no such edge or function, ``top`` is less than 1, ``data`` are empty, not finite or of
+            other channels than the layer's, or the layer's functions are not finite.
 
     Example:
         >>> from convkan import KANLinear
@@ -195,6 +196,8 @@ def ranked(
     found: dict[Edge, list[Suggestion]] = {}
     for outputs, part in _parts(edges, x.shape[1], edge):
         curves = rearrange(part.at(x.mT), "(g o) i p ... -> (g i) (o ...) p", g=part.groups)
+        if not bool(curves.isfinite().all()):
+            raise ValueError("layer must have finite functions, got NaN or infinity among their values")
         names = torch.ones(part.shape).nonzero().view(*part.shape, -1)
         names[..., 0] = torch.tensor(outputs).view(-1, *(1,) * (names.ndim - 2))
         names = rearrange(names, "(g o) i ... d -> (g i) (o ...) d", g=part.groups)
@@ -256,7 +259,7 @@ def _suggestions(
     affine = torch.stack([affines(samples, *pair) for pair in zip(functions, fits, strict=True)])
     r2 = 1 - torch.stack([one.left for one in fits])
     best = _order(scores, unexplained)[:top]
-    columns = (best, scores.gather(0, best), r2.gather(0, best), (error * unexplained).gather(0, best))
+    columns = (best, scores.gather(0, best), r2.gather(0, best), (error * (1 - r2)).gather(0, best))
     numbers = (part.flatten(1, 2).mT.tolist() for part in columns)
     constants = affine.gather(0, best.unsqueeze(-1).expand(-1, -1, -1, 4)).flatten(1, 2).transpose(0, 1).tolist()
     found: dict[Edge, list[Suggestion]] = {}

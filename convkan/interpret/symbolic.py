@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from convkan.basis.functions import NamedFunction, get_function
 from convkan.grid.inputs import Summary
-from convkan.interpret.edges import Edges, edges_of, evaluating
+from convkan.interpret.edges import Edges, edges_of, evaluating, input_of
 from convkan.interpret.suggestions import (
     SIMPLICITY,
     STANDARD_ERRORS,
@@ -186,7 +186,7 @@ def _summaries(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, tuple[K
     with evaluating(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for batch in batches:
             with recorded_inputs(model) as calls:
-                model(batch[0] if isinstance(batch, tuple | list) else batch)
+                model(input_of(batch))
             for layer, x in calls:
                 parts.setdefault(layer, []).append(Summary.of(edges_of(layer).inputs(x)))
     if not parts:
