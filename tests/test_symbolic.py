@@ -415,6 +415,8 @@ def test_formula_of_inputs_far_from_zero():
     for name, affine in (("sigmoid", (5, -1e4, 1, 0)), ("exp", (0.5, -1000, 1, 0)), ("silu", (-2, 4000, 1, 0))):
         fix(layer, (0, 0), name, affine)
         assert formula_error(layer, x) < 1e-10
+        fix(layer, (0, 0), "sigmoid", (5, -1e4, 1, 0))
+    assert latex(layer, ["t"]) == r"\frac{1}{1 + e^{- \left(5 t - 10000\right)}}"
 
 
 @pytest.mark.parametrize("domain", [(100.0, inf), (-inf, -0.3), (-1e-3, 5.0), (-100.7, 0.0)])
@@ -671,3 +673,28 @@ class TestNoise:
             for other in others:
                 if other.complexity <= first.complexity and len(get_function(other.name).free) < used - 2:
                     assert 1 - other.r2 >= (1 - first.r2) * (1 + 2 * (2 / (8 - used)) ** 0.5) - 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_suggestions_explain_what_the_layer_will_compute(dtype):
+    layer = KANLinear(1, 1, basis=BSpline(20, grid_range=(0, 1)), base_activation=None, dtype=dtype)
+    x = torch.linspace(0, 1, 100).unsqueeze(1).to(dtype)
+    features = edges_of(layer).features(x)[:, 0, :, 0].double()
+    with torch.no_grad():  # near its end, arcsin is a root, but not in numbers of few digits
+        layer.basis_weight.copy_(torch.linalg.lstsq(features, x.double().sqrt()).solution.mT)
+        y = layer(x).double()
+        for one in suggest(layer, (0, 0), data=x, top=len(FUNCTIONS)):
+            fixed = KANLinear(1, 1, dtype=dtype)
+            fix(fixed, (0, 0), one.name, one.affine)
+            left = (fixed(x) - y).square().sum() / (y - y.mean()).square().sum()
+            if max(one.r2, 1 - left.item()) > 0.5:  # rounding alone decides how bad the others are
+                assert one.r2 == pytest.approx(1 - left.item(), abs=1e-4), one.name
+
+
+def test_what_overflows_is_never_suggested_first():
+    layer = KANLinear(1, 40, base_activation=None)
+    torch.nn.init.normal_(layer.basis_weight)
+    x = torch.rand(30, 1)
+    for found in suggest(layer, data=x, top=len(FUNCTIONS)).values():
+        assert found[0].r2 > -1e-6
+        assert all(one.r2 == one.r2 for one in found)

@@ -20,7 +20,7 @@ from convkan.regularization import recorded_inputs
 if TYPE_CHECKING:
     from sympy import Expr
 
-LARGEST_EXPONENT = 300  # sympy writes e^(x − 800) as e^−800·e^x, of which float64 makes 0·∞
+LARGEST_EXPONENT = 300  # that sympy may take out of a sum
 
 
 @overload
@@ -188,6 +188,8 @@ def _outputs(layer: KANLayer, inputs: Any, extent: Float[Tensor, "2 channels"] |
     """Expressions of the layer's outputs, from those of its inputs, which lie within an extent or anywhere."""
     import sympy
 
+    from convkan.interpret.whole import Whole
+
     symbolic, edges = layer.symbolic, edges_of(layer)
     precision = torch.promote_types(layer.basis_weight.dtype, torch.float32)  # in which functions are evaluated
     constants = [0.0] * len(layer.basis_weight) if layer.bias is None else layer.bias.tolist()
@@ -203,7 +205,7 @@ def _outputs(layer: KANLayer, inputs: Any, extent: Float[Tensor, "2 channels"] |
         if extent is None or not _inside(extent[:, channel].to(precision), affine[:2], (low, high)):
             argument = within(argument, low, high)
         if abs(argument.as_coeff_Add()[0]) > LARGEST_EXPONENT:
-            argument = sympy.UnevaluatedExpr(argument)
+            argument = Whole(argument)
         sums[edge[0]] += c * sympy.sympify(named.expression, locals={"x": argument}) + d
     return sums
 

@@ -7,22 +7,19 @@ from typing import overload
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from convkan.basis.functions import FUNCTIONS, NamedFunction, get_function
 from convkan.grid.inputs import Summary
 from convkan.interpret.edges import Edges, edges_of
-from convkan.interpret.fitting import Fits, Samples, affines, fit, refined
+from convkan.interpret.fitting import Samples, affines, fit, refined
+from convkan.interpret.ranking import constants_of, left_by, ranked_by, scores_of
 
 POINTS = 100  # at which an edge is looked at
 FEWEST = 10  # distinct inputs that more than a straight line is fitted to
 MORE = 3  # fits beyond those asked for that are made precise before they are ranked
-FLOOR = 1e-9  # of the unexplained share: less is as good as nothing
 SIMPLICITY = 1.0
-OF_A_CONSTANT = 0.5  # what each of a, b, c and d that matters adds to the complexity of f
-STEPS_OF_SCORE = 64  # scores closer than 1/64 count as equal
-STANDARD_ERRORS = 2.0  # fits this close to the best cannot be told from it
 
 Edge = tuple[int, ...]
 
@@ -246,19 +243,21 @@ def _suggestions(
 ) -> dict[Edge, list[Suggestion]]:
     """The best fits of curves, whose edges are ``names``."""
     samples = Samples.of(x, curves, torch.finfo(curves.dtype).eps)
-    if bool((distinct < fewest).any()) and all(_constants(function) > 2 for function in functions):
+    if bool((distinct < fewest).any()) and all(constants_of(function) > 2 for function in functions):
         functions = [*functions, FUNCTIONS["0"], FUNCTIONS["x"]]
     fits = [fit(samples, function) for function in functions]
     enough = distinct >= fewest
-    scores, unexplained, _ = _scores(samples, fits, functions, enough, freedom, simplicity)
-    promising = _order(scores, unexplained)[: top + MORE]
+    left = torch.stack([one.left for one in fits])
+    scores, unexplained, _ = scores_of(samples, left, functions, enough, freedom, simplicity)
+    promising = ranked_by(scores, unexplained)[: top + MORE]
     wanted = torch.zeros_like(scores, dtype=torch.bool).scatter_(0, promising, True)
     fits = [refined(samples, *pair, some) for pair, some in zip(zip(functions, fits, strict=True), wanted, strict=True)]
-    scores, unexplained, error = _scores(samples, fits, functions, enough, freedom, simplicity)
-    scores = torch.where(wanted, scores, -inf)  # the others' are not precise
     affine = torch.stack([affines(samples, *pair) for pair in zip(functions, fits, strict=True)])
-    r2 = 1 - torch.stack([one.left for one in fits])
-    best = _order(scores, unexplained)[:top]
+    left = torch.stack([left_by(samples, x, curves, *fitted) for fitted in zip(functions, affine, fits, strict=True)])
+    scores, unexplained, error = scores_of(samples, left, functions, enough, freedom, simplicity)
+    scores = torch.where(wanted, scores, -inf)  # the others' are not precise
+    r2 = 1 - left
+    best = ranked_by(scores, unexplained)[:top]
     columns = (best, scores.gather(0, best), r2.gather(0, best), (error * (1 - r2)).gather(0, best))
     numbers = (part.flatten(1, 2).mT.tolist() for part in columns)
     constants = affine.gather(0, best.unsqueeze(-1).expand(-1, -1, -1, 4)).flatten(1, 2).transpose(0, 1).tolist()
@@ -271,47 +270,3 @@ def _suggestions(
             if score > -inf
         ]
     return found
-
-
-def _order(scores: Tensor, unexplained: Tensor) -> Int[Tensor, "functions channels curves"]:
-    """The functions from the best score to the worst, those of one score by their fits."""
-    by_fit = _in_steps(unexplained.log2()).argsort(stable=True, dim=0)
-    return by_fit.gather(0, scores.gather(0, by_fit).argsort(stable=True, dim=0, descending=True))
-
-
-def _in_steps(bits: Tensor) -> Tensor:
-    return (bits * STEPS_OF_SCORE).round() / STEPS_OF_SCORE
-
-
-def _scores(
-    samples: Samples,
-    fits: Sequence[Fits],
-    functions: Sequence[NamedFunction],
-    enough: Bool[Tensor, " channels"],
-    freedom: Float[Tensor, " channels"],
-    simplicity: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, unexplained shares and the relative standard errors of these, (functions, channels, curves) each.
-
-    A score is −log₂ of the unexplained share, or of the least that can be told from the best one's, less what
-    complexity costs; −∞ where there are too few inputs for a function.
-    """
-    left = torch.stack([one.left for one in fits])
-    constants = left.new_tensor([_constants(function) for function in functions]).view(-1, 1, 1)
-    costs = [function.complexity + OF_A_CONSTANT * _constants(function) for function in functions]
-    count = freedom.to(left).view(1, -1, 1)
-    remaining = (count - constants).clamp_min(1)
-    size = samples.norm.square() + samples.u.shape[1] * samples.mean.square()
-    rounding = (4 * samples.eps) ** 2 * size / samples.norm.square().clamp_min(torch.finfo(left.dtype).tiny)
-    unexplained = left * (count - 1).clamp_min(1) / remaining + rounding.clamp(FLOOR, 1)
-    error = (2 / remaining).sqrt().expand_as(left)
-    best = unexplained.argmin(0, keepdim=True)
-    alike = unexplained.gather(0, best) * (1 + STANDARD_ERRORS * error.gather(0, best))
-    costly = simplicity * left.new_tensor(costs).view(-1, 1, 1)
-    scores = _in_steps(-torch.maximum(unexplained, alike).log2() - costly)
-    return torch.where(enough.view(1, -1, 1) | (constants <= 2), scores, -inf), unexplained, error
-
-
-def _constants(function: NamedFunction) -> int:
-    """How many of a, b, c and d matter."""
-    return 1 if function.name == "0" else 2 + len(function.free)
