@@ -156,9 +156,10 @@ def pipeline(seed: int, config: SymbolicConfig) -> dict[str, Any]:
     if best["val_rmse"] == float("inf"):
         return result | {"val_rmse": None}
     x, y = sympy.symbols("x y")
-    found = recognized(formula(model, [x, y], output=0))
+    seen = data.train[0]
+    found = recognized(formula(model, [x, y], output=0, data=seen))
     return result | {
-        "formula": str(formula(model, [x, y], output=0, digits=4)),
+        "formula": str(formula(model, [x, y], output=0, digits=4, data=seen)),
         "formula_error": formula_error(model, data.test[0]),
         "recognized": str(found),
         "latex": sympy.latex(found),

@@ -2,14 +2,14 @@ from io import BytesIO
 
 import pytest
 import torch
-from cases import BASIS_CASES, LAYERS, kan_layers, make_uneven, randomize
+from cases import BASIS_CASES, LAYER_CLASSES, LAYERS, kan_layers, make_uneven, randomize
 from PIL import Image
 from tolerances import assert_agree
 from torch import nn
 
 from convkan import KANConv1d, KANConv2d, KANConv3d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import BSpline
-from convkan.interpret import curves, edges_of
+from convkan.interpret import auto, curves, edges_of, importance, suggest
 from convkan.interpret.plot import (
     atlas,
     network,
@@ -339,3 +339,33 @@ def test_confusions_make_a_picture_also_of_a_class_that_never_occurs(classes):
 def test_confusion_title_is_the_accuracy():
     figure = plot_confusion(torch.tensor([[3, 1], [0, 4]]), ["a", "b"])
     assert "87.50%" in figure.axes[0].get_title()
+
+
+@pytest.mark.parametrize("case", LAYER_CLASSES)
+def test_inputs_that_do_not_fit_a_layer_are_refused(case):
+    layer, x = LAYER_CLASSES[case](), LAYER_CLASSES[case].input()
+    wide = torch.cat([x, x], dim=-1 if isinstance(layer, KANLinear) else 1)
+    for look in (curves, suggest):
+        for wrong, message in ((wide, "input"), (x[:0], "empty"), (x * float("nan"), "finite")):
+            with pytest.raises(ValueError, match=message):
+                look(layer, data=wrong)
+        with pytest.raises(TypeError, match="tensor, got ndarray"):
+            look(layer, data=x.numpy())
+
+
+@pytest.mark.parametrize("look", [importance, auto])
+def test_batches_that_no_model_can_be_called_with_are_refused(look):
+    model, x = nn.Sequential(KANLinear(2, 3), KANLinear(3, 1)), torch.rand(30, 2)
+    for batch, message in (({"x": x}, "got dict"), (x.numpy(), "got ndarray"), ((), "got tuple")):
+        with pytest.raises(TypeError, match=f"batches must be tensors.*{message}"):
+            look(model, [batch])
+    with pytest.raises(ValueError, match="not be empty"):
+        look(model, [x[:0]])
+    assert set(look(model, [(x, None)])) == {"0", "1"}
+
+
+def test_channels_are_followed_through_a_compiled_model():
+    model, x = nn.Sequential(KANLinear(2, 3), KANLinear(3, 1)), torch.rand(30, 2)
+    found = importance(torch.compile(model, backend="eager"), [x])
+    for name, score in importance(model, [x]).items():
+        torch.testing.assert_close(found[name].edges, score.edges)

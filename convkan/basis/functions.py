@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
+from math import ceil, floor, frexp, inf, ldexp
 from typing import Any, Literal
 
 import torch
@@ -39,11 +39,19 @@ class NamedFunction:
 
     def at(self, x: Tensor) -> Tensor:
         """``value``, which beyond the domain stays what it is at the domain's end, with a gradient of zero."""
-        low, high = self.domain
+        low, high = self.ends(x.dtype)
         if low == -inf and high == inf:
             return self.value(x)
-        least = torch.finfo(x.dtype).eps
-        return self.value(x.clamp(None if low == -inf else low + least, None if high == inf else high - least))
+        return self.value(x.clamp(None if low == -inf else low, None if high == inf else high))
+
+    def ends(self, dtype: torch.dtype) -> tuple[float, float]:
+        """The least and the greatest argument that ``at`` evaluates: numbers of this type just inside the domain."""
+        low, high = self.domain
+        above, below = _spacing(low, dtype), _spacing(high, dtype)
+        return (
+            low if low == -inf else (floor(low / above) + 1) * above,
+            high if high == inf else (ceil(high / below) - 1) * below,
+        )
 
     def __post_init__(self) -> None:
         if not self.domain[0] < self.domain[1]:
@@ -52,6 +60,11 @@ class NamedFunction:
             raise ValueError(f"parity must be 'even', 'odd' or None, got {self.parity!r}")
         if self.free not in ("ab", "a", "b", ""):
             raise ValueError(f"free must be 'ab', 'a', 'b' or '', got {self.free!r}")
+
+
+def _spacing(end: float, dtype: torch.dtype) -> float:
+    """How far apart numbers of a type are at an end of a domain; at 0, where they are dense, as far as at 1."""
+    return torch.finfo(dtype).eps * (ldexp(1.0, frexp(end)[1] - 1) if end else 1.0)
 
 
 class _BesselJ0(torch.autograd.Function):

@@ -78,7 +78,8 @@ def curves(
 
     Raises:
         TypeError: It is another kind of layer.
-        ValueError: There are fewer than two points, or the range is empty, or outputs chosen of a layer with groups.
+        ValueError: There are fewer than two points, or the range is empty, or outputs chosen of a layer with groups; or
+            ``data`` are empty, not finite, or of other channels than the layer's.
 
     Example:
         >>> from convkan import KANConv2d
@@ -102,6 +103,8 @@ def curves(
     counts = bin_edges = off_grid = None
     if data is not None:
         samples = edges.inputs(data)
+        if not bool(samples.isfinite().all()):
+            raise ValueError("data must be finite, got NaN or infinity")
         off_grid = _off_grid(edges, samples)
         bin_edges = low.unsqueeze(1) + (high - low).unsqueeze(1) * torch.linspace(0, 1, BINS + 1, device=low.device)
         counts = torch.stack(

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from convkan.basis import BSpline
 from convkan.basis.functions import get_function
 from convkan.grid.inputs import inputs_of
-from convkan.nn import KANLayer, LowRankKANConv2d, SymbolicEdges
+from convkan.nn import KANLayer, KANLinear, LowRankKANConv2d, SymbolicEdges
+from convkan.nn.conv import PaddedConvolution
 from convkan.ops import Channelwise, Geometry, Linear, Plan
+from convkan.ops.plan import at_least_float32
 
 # Numbers that one step over many edges may hold at a time.
 NUMBERS_AT_A_TIME = 2**24
@@ -82,9 +84,11 @@ class Edges:
         if self.symbolic is not None and part == slice(None):
             for row, (name, edge) in enumerate(zip(self.symbolic.functions, self.symbolic.edges.tolist(), strict=True)):
                 output, input_, *tap = edge
-                a, b, c, d = self.symbolic.affine[row].to(values.dtype).unbind()
-                column = x[:, self.channel(output, input_)].to(values.dtype)
-                values[(output, input_, slice(None), *tap)] += c * get_function(name).at(a * column + b) + d
+                column = at_least_float32(x[:, self.channel(output, input_)].to(values.dtype))
+                a, b, c, d = self.symbolic.affine[row].to(column.dtype).unbind()
+                values[(output, input_, slice(None), *tap)] += (c * get_function(name).at(a * column + b) + d).to(
+                    values
+                )
         return values
 
     def in_parts(self, points: int) -> Iterator[tuple[list[int], "Edges"]]:
@@ -119,10 +123,21 @@ class Edges:
         Args:
             x: The layer's input.
             at_most: Take only so many, evenly spread.
+
+        Raises:
+            TypeError: ``x`` is no tensor.
+            ValueError: It does not have the layer's channels, or is empty.
         """
+        if not isinstance(x, Tensor):
+            raise TypeError(f"inputs must be a tensor, got {type(x).__name__}")
         if isinstance(self.layer, LowRankKANConv2d):
+            self.layer.check_input(x)
             x = x.unsqueeze(0) if x.ndim == 3 else x
             x = x if self.layer.padding_mode == "zeros" else self.layer.pad(x)
+        seen = x.shape[-1:] if isinstance(self.holder, KANLinear) else x.shape[1:2]
+        expected = self.holder.num_inputs
+        if x.numel() == 0 or (seen != (expected,) and not isinstance(self.holder, PaddedConvolution)):
+            raise ValueError(f"inputs must have {expected} channels and not be empty, got shape {tuple(x.shape)}")
         samples = inputs_of(self.holder, x)
         if at_most is not None and samples.shape[1] > at_most:
             spread = torch.linspace(0, samples.shape[1] - 1, at_most, device=samples.device)
@@ -201,6 +216,18 @@ def layer_inputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
         for handle in handles:
             handle.remove()
     return found
+
+
+def input_of(batch: object) -> Tensor:
+    """What a model is called with, of a batch as loaders yield it: a tensor, or the first of a tuple or list.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    first = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if not isinstance(first, Tensor):
+        raise TypeError(f"batches must be tensors, or tuples that begin with one, got {type(first).__name__}")
+    return first
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Formulas of nets whose edges all compute named functions."""
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise, product
+from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 from convkan.basis.functions import get_function
 from convkan.grid.inputs import inputs_of
-from convkan.interpret.edges import edges_of
-from convkan.interpret.expressions import evaluated, rounded
-from convkan.interpret.suggestions import Edge
-from convkan.interpret.symbolic import fixed_edges, live_edges
-from convkan.nn import KANLayer, KANLinear, LearnableActivation, LowRankKANConv2d
+from convkan.interpret.composition import check_fixed, layers_of
+from convkan.interpret.edges import edges_of, evaluating
+from convkan.interpret.expressions import evaluated, rounded, within
+from convkan.nn import KANLayer, KANLinear, LearnableActivation
 from convkan.nn.conv import PaddedConvolution
+from convkan.regularization import recorded_inputs
 
 if TYPE_CHECKING:
     from sympy import Expr
 
-IGNORED = (nn.Identity, nn.Flatten)
+LARGEST_EXPONENT = 300  # that sympy may take out of a sum
 
 
 @overload
@@ -31,6 +31,7 @@ def formula(
     output: int,
     digits: int | None = None,
     simplify: bool = False,
+    data: Tensor | None = None,
 ) -> "Expr": ...
 
 
@@ -42,6 +43,7 @@ def formula(
     output: None = None,
     digits: int | None = None,
     simplify: bool = False,
+    data: Tensor | None = None,
 ) -> "list[Expr]": ...
 
 
@@ -52,22 +54,28 @@ def formula(
     output: int | None = None,
     digits: int | None = None,
     simplify: bool = False,
+    data: Tensor | None = None,
 ) -> "Expr | list[Expr]":
-    """What a model computes, as expressions of sympy.
+    """What a model computes in eval mode, as expressions of sympy.
+
+    Named functions that end, as logarithms, roots and 1/x do, keep the value of their domain's end beyond it; so their
+    arguments are written with Max and Min, and the formula is the model's wherever that is finite. ``data`` give the
+    readable form, without Max and Min where they change nothing for these inputs; elsewhere it may be undefined.
 
     Args:
-        model: A dense layer, an ``nn.Sequential`` of them, or one convolution. Every edge must be masked or fixed: see
-            ``fix`` and ``auto``.
+        model: A dense layer, an ``nn.Sequential`` of them (dropout may lie between), or one convolution. Every edge
+            must be masked or fixed: see ``fix`` and ``auto``.
         variables: Names or symbols of the inputs of a dense model; x_1, x_2, … by default. Those of a convolution are
             x[c, i, j] for channel c and tap (i, j), of ``sympy.IndexedBase("x")``.
         output: The only output asked for, or None for all.
         digits: Round numbers to so many decimals.
         simplify: Let sympy simplify, which may take long.
+        data: Inputs for which the formula must hold, as the model is called with; all by default.
 
     Raises:
         TypeError: The model is made of anything else.
         ValueError: Edges are neither masked nor fixed (the message lists them), there is no such output, or there are
-            not as many variables as inputs.
+            not as many variables as inputs or two are the same, or ``data`` are empty.
 
     Example:
         >>> from convkan import KANLinear
@@ -77,14 +85,15 @@ def formula(
         >>> formula(layer, ["t"])
         [1.5*sin(2*t)]
     """
-    layers = _layers(model)
-    _check_fixed(layers)
+    layers = layers_of(model)
+    check_fixed(layers)
     outputs = len(layers[-1][1].basis_weight)
     if output is not None and not 0 <= output < outputs:
         raise ValueError(f"output must be one of {outputs}, got {output}")
     values: Any = symbols_of(layers[0][1], variables)
-    for _, layer in layers:
-        values = _outputs(layer, values)
+    seen = [None] * len(layers) if data is None else _extents(model, data)
+    for (_, layer), extent in zip(layers, seen, strict=True):
+        values = _outputs(layer, values, extent)
     if digits is not None:
         values = [rounded(value, digits) for value in values]
     if simplify:
@@ -94,7 +103,14 @@ def formula(
     return values if output is None else values[output]
 
 
-def latex(model: nn.Module, variables: Sequence[Any] | None = None, *, output: int = 0, digits: int = 3) -> str:
+def latex(
+    model: nn.Module,
+    variables: Sequence[Any] | None = None,
+    *,
+    output: int = 0,
+    digits: int = 3,
+    data: Tensor | None = None,
+) -> str:
     r"""The formula of one output for LaTeX, numbers rounded; arguments as in ``formula``.
 
     Example:
@@ -107,70 +123,33 @@ def latex(model: nn.Module, variables: Sequence[Any] | None = None, *, output: i
     """
     import sympy
 
-    return str(sympy.latex(formula(model, variables, output=output, digits=digits)))
+    return str(sympy.latex(formula(model, variables, output=output, digits=digits, data=data)))
 
 
 @torch.no_grad()
-def formula_error(model: nn.Module, x: Tensor, *, digits: int | None = None) -> float:
+def formula_error(model: nn.Module, x: Tensor, *, digits: int | None = None, data: Tensor | None = None) -> float:
     """Root mean square difference of a model and its formula: the error of rounding, if ``digits`` are given.
 
     Args:
         model: See ``formula``.
         x: Inputs that the model was not trained on, as it is called with.
         digits: See ``formula``.
+        data: See ``formula``. The error is NaN if some of ``x`` are outside the domain of the formula for ``data``.
     """
-    layers = _layers(model)
-    found = evaluated(formula(model, digits=digits), symbols_of(layers[0][1], None), _columns(layers[0][1], x))
-    y = model(x).double().cpu()
+    layers = layers_of(model)
+    if not x.numel():
+        raise ValueError(f"x must not be empty, got shape {tuple(x.shape)}")
+    expressions = formula(model, digits=digits, data=data)
+    found = evaluated(expressions, symbols_of(layers[0][1], None), _columns(layers[0][1], x))
+    with evaluating(model):
+        y = model(x).double().cpu()
     first = layers[0][1]
     if isinstance(first, PaddedConvolution) and x.ndim == first.dims + 1:
         y = y.unsqueeze(0)
     channels_last = isinstance(layers[-1][1], KANLinear)
     expected = y.reshape(-1, y.shape[-1]) if channels_last else y.movedim(1, -1).flatten(0, -2)
-    return float((found - expected).square().mean().sqrt())
-
-
-def _layers(model: nn.Module) -> list[tuple[str, KANLayer]]:
-    """The layers of a model in order, by name.
-
-    Raises:
-        TypeError: It is made of anything but dense layers, or one convolution.
-    """
-    layers = list(_flat(model, ""))
-    if not layers:
-        raise TypeError("model must have a KAN layer, got none")
-    if len(layers) > 1 and any(layer.basis_weight.ndim > 2 for _, layer in layers):
-        raise TypeError("model must be dense, or a single convolution; got a convolution among other layers")
-    for (_, before), (name, after) in pairwise(layers):
-        if len(before.basis_weight) != after.num_inputs:
-            raise TypeError(
-                f"model must be dense, each layer having the outputs of the one before it as inputs; {name} has "
-                f"{after.num_inputs} inputs after {len(before.basis_weight)} outputs"
-            )
-    return layers
-
-
-def _flat(model: nn.Module, name: str) -> Iterator[tuple[str, KANLayer]]:
-    if isinstance(model, nn.Sequential):
-        for key, child in model.named_children():
-            yield from _flat(child, f"{name}.{key}" if name else key)
-    elif isinstance(model, KANLayer):
-        yield name, model
-    elif isinstance(model, LowRankKANConv2d):
-        raise TypeError("model must have edges of its own; of a LowRankKANConv2d, ask for layer.activation")
-    elif not isinstance(model, IGNORED):
-        raise TypeError(f"model must be a KAN layer or an nn.Sequential of them, got {type(model).__name__}")
-
-
-def _check_fixed(layers: Sequence[tuple[str, KANLayer]]) -> None:
-    free: list[tuple[str, Edge]] = []
-    for name, layer in layers:
-        masked = set() if layer.edge_mask is None else {tuple(edge) for edge in (~layer.edge_mask).nonzero().tolist()}
-        free += [(name, edge) for edge in sorted(live_edges(layer) - (fixed_edges(layer) & masked))]
-    if free:
-        listed = ", ".join(f"{name}{edge}" for name, edge in free[:20])
-        more = f" and {len(free) - 20} more" if len(free) > 20 else ""
-        raise ValueError(f"model must have no edges but masked ones and named functions; not yet: {listed}{more}")
+    difference = torch.where(found == expected, 0, found - expected)  # infinities may be equal
+    return float(difference.square().mean().sqrt())
 
 
 def symbols_of(layer: KANLayer, variables: Sequence[Any] | None) -> Any:
@@ -188,14 +167,31 @@ def symbols_of(layer: KANLayer, variables: Sequence[Any] | None) -> Any:
     names = variables if variables is not None else [f"x_{index + 1}" for index in range(layer.num_inputs)]
     if len(names) != layer.num_inputs:
         raise ValueError(f"variables must be one for each of {layer.num_inputs} inputs, got {len(names)}")
+    if len({str(name) for name in names}) != len(names):
+        raise ValueError(f"variables must differ, got {[str(name) for name in names]}")
     return [sympy.Symbol(name) if isinstance(name, str) else name for name in names]
 
 
-def _outputs(layer: KANLayer, inputs: Any) -> "list[Expr]":
-    """Expressions of the layer's outputs, from those of its inputs."""
+@torch.no_grad()
+def _extents(model: nn.Module, data: Tensor) -> list[Float[Tensor, "2 channels"]]:
+    """The least and the greatest that each layer of a model is given, in the order of calls."""
+    # Compiled code would not call hooks.
+    with evaluating(model), torch.compiler.set_stance("force_eager"), recorded_inputs(model) as calls:
+        model(data)
+    inputs = [inputs_of(layer, x) for layer, x in calls]
+    if not inputs[0].numel():
+        raise ValueError(f"data must not be empty, got shape {tuple(data.shape)}")
+    return [torch.stack([seen.amin(1), seen.amax(1)]) for seen in inputs]
+
+
+def _outputs(layer: KANLayer, inputs: Any, extent: Float[Tensor, "2 channels"] | None) -> "list[Expr]":
+    """Expressions of the layer's outputs, from those of its inputs, which lie within an extent or anywhere."""
     import sympy
 
+    from convkan.interpret.whole import Whole
+
     symbolic, edges = layer.symbolic, edges_of(layer)
+    precision = torch.promote_types(layer.basis_weight.dtype, torch.float32)  # in which functions are evaluated
     constants = [0.0] * len(layer.basis_weight) if layer.bias is None else layer.bias.tolist()
     sums = [_number(constant) for constant in constants]
     if symbolic is None:
@@ -203,10 +199,22 @@ def _outputs(layer: KANLayer, inputs: Any) -> "list[Expr]":
     for name, edge, affine in zip(symbolic.functions, symbolic.edges.tolist(), symbolic.affine.tolist(), strict=True):
         channel, tap = edges.channel(*edge[:2]), edge[2:]
         a, b, c, d = (_number(value) for value in affine)
+        named = get_function(name)
         argument = a * (inputs[(channel, *tap)] if tap else inputs[channel]) + b
-        function = sympy.sympify(get_function(name).expression, locals={"x": argument})
-        sums[edge[0]] += c * function + d
+        low, high = named.ends(precision)
+        if extent is None or not _inside(extent[:, channel].to(precision), affine[:2], (low, high)):
+            argument = within(argument, low, high)
+        if abs(argument.as_coeff_Add()[0]) > LARGEST_EXPONENT:
+            argument = Whole(argument)
+        sums[edge[0]] += c * sympy.sympify(named.expression, locals={"x": argument}) + d
     return sums
+
+
+def _inside(extent: Float[Tensor, "2"], affine: Sequence[float], ends: tuple[float, float]) -> bool:
+    """Whether a·x + b lies between the ends for all x of an extent."""
+    a, b = extent.new_tensor(affine)
+    argument = a * extent + b
+    return bool(((argument >= ends[0]) & (argument <= ends[1])).all())
 
 
 def _number(value: float) -> Any:

@@ -42,6 +42,7 @@ def channel_graph(model: nn.Module) -> ChannelGraph:
         >>> [(step.name, step.mode) for step in channel_graph(model).steps]
         [('0', 'layer'), ('1', 'inner'), ('2', 'inner'), ('3', 'layer')]
     """
+    model = getattr(model, "_orig_mod", model)  # of a compiled model, which cannot be traced
     root = nn.Sequential(model) if _Tracer().is_leaf_module(model, "") else model
     try:
         graph = _Tracer().trace(root)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.nn.modules import conv
 
-from convkan.interpret.edges import evaluating, is_channelwise, kan_layers
+from convkan.interpret.edges import evaluating, input_of, is_channelwise, kan_layers
 from convkan.interpret.flows import ChannelGraph, Step
 from convkan.interpret.graph import channel_graph
 from convkan.interpret.measuring import Measured, Moments, groups_of
@@ -91,7 +91,7 @@ def importance(
     try:
         with torch.no_grad(), _undisturbed(model), torch.compiler.set_stance("force_eager"):
             for batch in _watched(batches, progress):
-                run(batch[0] if isinstance(batch, tuple | list) else batch)
+                run(input_of(batch))
     finally:
         for handle in handles:
             handle.remove()

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from convkan.basis.functions import FUNCTIONS, NamedFunction, get_function
 from convkan.grid.inputs import Summary
 from convkan.interpret.edges import Edges, edges_of
-from convkan.interpret.fitting import Fits, Samples, affines, fit, refined
+from convkan.interpret.fitting import Samples, affines, fit, refined
+from convkan.interpret.ranking import constants_of, left_by, ranked_by, scores_of
 
 POINTS = 100  # at which an edge is looked at
 FEWEST = 10  # distinct inputs that more than a straight line is fitted to
 MORE = 3  # fits beyond those asked for that are made precise before they are ranked
-FLOOR = 1e-9  # of the unexplained share: less is as good as nothing
 SIMPLICITY = 1.0
-OF_A_CONSTANT = 0.5  # what each of a, b, c and d that matters adds to the complexity of f
-STEPS_OF_SCORE = 64  # scores closer than 1/64 count as equal
 
 Edge = tuple[int, ...]
 
@@ -37,6 +35,8 @@ class Suggestion:
         r2: Share of the variance of φ over the inputs that it explains; 1 where φ is constant.
         complexity: That of f.
         score: By which suggestions are ranked, see ``suggest``.
+        error: Standard error of R², as far as the curve's own degrees of freedom tell: R² that are less than two of the
+            better one's apart cannot be told from each other.
     """
 
     edge: Edge
@@ -45,6 +45,7 @@ class Suggestion:
     r2: float
     complexity: int
     score: float
+    error: float = 0.0
 
     def __str__(self) -> str:
         a, b, c, d = self.affine
@@ -88,9 +89,12 @@ def suggest(
     """Named functions f with φ(x) ≈ c·f(a·x + b) + d, the best first, for one edge or all.
 
     They are ranked by score = −log₂(1 − R²) − simplicity·(complexity + n/2), where n of the constants a, b, c, d
-    matter, and R² is adjusted for their number and bounded by the precision of φ. Ties stay in the order of the
-    library: "sin" is "cos" shifted, and comes first. Where an edge has seen fewer than ten distinct inputs, only
-    straight lines and constants are suggested; where its inputs or its values do not differ, a constant comes first.
+    matter, and R² is adjusted for their number and bounded by the precision of φ and by what noise allows. A curve that
+    K features make was learned from noise in K ways at most. So if f is the best fit and leaves a share s unexplained,
+    that is known to s·√(2/(K − n)), as of a χ² distribution, and all fits within two of these standard errors count as
+    equal: the simplest of them wins. Ties come in the order of their fits, and then in that of the library: "sin" is
+    "cos" shifted, and comes first. Where an edge has seen fewer than ten distinct inputs, only straight lines and
+    constants are suggested; where its inputs or its values do not differ, a constant comes first.
 
     Args:
         layer: Any KAN layer; of a low-rank convolution, the edges of the convolution it stands for.
@@ -106,7 +110,8 @@ def suggest(
 
     Raises:
         TypeError: It is no KAN layer.
-        ValueError: There is no such edge or function, or ``top`` is less than 1.
+        ValueError: There is no such edge or function, ``top`` is less than 1, ``data`` are empty, not finite or of
+            other channels than the layer's, or the layer's functions are not finite.
 
     Example:
         >>> from convkan import KANLinear
@@ -184,19 +189,30 @@ def ranked(
     """
     x = places_of(edges, summary).to(edges.weight.dtype)
     distinct = torch.full_like(x[:, 0], POINTS) if summary is None else (summary.points.diff(dim=1) > 0).sum(1) + 1
+    freedom = torch.minimum(distinct, _features_seen(edges, x))
     found: dict[Edge, list[Suggestion]] = {}
     for outputs, part in _parts(edges, x.shape[1], edge):
         curves = rearrange(part.at(x.mT), "(g o) i p ... -> (g i) (o ...) p", g=part.groups)
+        if not bool(curves.isfinite().all()):
+            raise ValueError("layer must have finite functions, got NaN or infinity among their values")
         names = torch.ones(part.shape).nonzero().view(*part.shape, -1)
         names[..., 0] = torch.tensor(outputs).view(-1, *(1,) * (names.ndim - 2))
         names = rearrange(names, "(g o) i ... d -> (g i) (o ...) d", g=part.groups)
         if edge is None:
-            found |= _suggestions(x, curves, names, distinct, functions, top, simplicity, fewest)
+            found |= _suggestions(x, curves, names, distinct, freedom, functions, top, simplicity, fewest)
             continue
         channel, curve = (names == torch.tensor(edge)).all(-1).nonzero()[0].tolist()
         one, its = slice(channel, channel + 1), slice(curve, curve + 1)
         found = _suggestions(
-            x[one], curves[one, its], names[one, its], distinct[one], functions, top, simplicity, fewest
+            x[one],
+            curves[one, its],
+            names[one, its],
+            distinct[one],
+            freedom[one],
+            functions,
+            top,
+            simplicity,
+            fewest,
         )
     return dict(sorted(found.items()))
 
@@ -209,11 +225,17 @@ def _parts(edges: Edges, points: int, edge: Edge | None) -> Iterator[tuple[list[
         yield [edge[0]], edges.only([edge[0]])
 
 
+def _features_seen(edges: Edges, x: Float[Tensor, "channels points"]) -> Float[Tensor, " channels"]:
+    """How many features of each channel say anything at the points: a curve has as many degrees of freedom."""
+    return (edges.features(x.mT) != 0).any(0).sum(1).flatten()
+
+
 def _suggestions(
     x: Float[Tensor, "channels points"],
     curves: Float[Tensor, "channels curves points"],
     names: Int[Tensor, "channels curves indices"],
     distinct: Float[Tensor, " channels"],
+    freedom: Float[Tensor, " channels"],
     functions: Sequence[NamedFunction],
     top: int,
     simplicity: float,
@@ -221,52 +243,30 @@ def _suggestions(
 ) -> dict[Edge, list[Suggestion]]:
     """The best fits of curves, whose edges are ``names``."""
     samples = Samples.of(x, curves, torch.finfo(curves.dtype).eps)
-    if bool((distinct < fewest).any()) and all(_constants(function) > 2 for function in functions):
+    if bool((distinct < fewest).any()) and all(constants_of(function) > 2 for function in functions):
         functions = [*functions, FUNCTIONS["0"], FUNCTIONS["x"]]
     fits = [fit(samples, function) for function in functions]
-    scores = _scores(samples, fits, functions, distinct, simplicity, fewest)
-    promising = scores.argsort(stable=True, dim=0, descending=True)[: top + MORE]
+    enough = distinct >= fewest
+    left = torch.stack([one.left for one in fits])
+    scores, unexplained, _ = scores_of(samples, left, functions, enough, freedom, simplicity)
+    promising = ranked_by(scores, unexplained)[: top + MORE]
     wanted = torch.zeros_like(scores, dtype=torch.bool).scatter_(0, promising, True)
     fits = [refined(samples, *pair, some) for pair, some in zip(zip(functions, fits, strict=True), wanted, strict=True)]
-    scores = _scores(samples, fits, functions, distinct, simplicity, fewest)
-    scores = torch.where(wanted, scores, -inf)  # the others' are not precise
     affine = torch.stack([affines(samples, *pair) for pair in zip(functions, fits, strict=True)])
-    r2 = 1 - torch.stack([one.left for one in fits])
-    best = scores.argsort(stable=True, dim=0, descending=True)[:top]
-    numbers = (part.flatten(1, 2).mT.tolist() for part in (best, scores.gather(0, best), r2.gather(0, best)))
+    left = torch.stack([left_by(samples, x, curves, *fitted) for fitted in zip(functions, affine, fits, strict=True)])
+    scores, unexplained, error = scores_of(samples, left, functions, enough, freedom, simplicity)
+    scores = torch.where(wanted, scores, -inf)  # the others' are not precise
+    r2 = 1 - left
+    best = ranked_by(scores, unexplained)[:top]
+    columns = (best, scores.gather(0, best), r2.gather(0, best), (error * (1 - r2)).gather(0, best))
+    numbers = (part.flatten(1, 2).mT.tolist() for part in columns)
     constants = affine.gather(0, best.unsqueeze(-1).expand(-1, -1, -1, 4)).flatten(1, 2).transpose(0, 1).tolist()
     found: dict[Edge, list[Suggestion]] = {}
-    for name, *columns in zip(names.flatten(0, 1).tolist(), *numbers, constants, strict=True):
+    for name, *columns_of, abcd in zip(names.flatten(0, 1).tolist(), *numbers, constants, strict=True):
         edge = tuple(name)
         found[edge] = [
-            Suggestion(edge, functions[which].name, tuple(abcd), share, functions[which].complexity, score)
-            for which, score, share, abcd in zip(*columns, strict=True)
+            Suggestion(edge, functions[which].name, tuple(four), share, functions[which].complexity, score, spread)
+            for which, score, share, spread, four in zip(*columns_of, abcd, strict=True)
             if score > -inf
         ]
     return found
-
-
-def _scores(
-    samples: Samples,
-    fits: Sequence[Fits],
-    functions: Sequence[NamedFunction],
-    distinct: Float[Tensor, " channels"],
-    simplicity: float,
-    fewest: int,
-) -> Float[Tensor, "functions channels curves"]:
-    """−log₂ of the unexplained share, less what complexity costs; −∞ where there are too few inputs for a function."""
-    left = torch.stack([one.left for one in fits])
-    constants = left.new_tensor([_constants(function) for function in functions]).view(-1, 1, 1)
-    costs = [function.complexity + OF_A_CONSTANT * _constants(function) for function in functions]
-    count = distinct.to(left).view(1, -1, 1)
-    adjusted = left * (count - 1).clamp_min(1) / (count - constants).clamp_min(1)
-    size = samples.norm.square() + samples.u.shape[1] * samples.mean.square()
-    rounding = (4 * samples.eps) ** 2 * size / samples.norm.square().clamp_min(torch.finfo(left.dtype).tiny)
-    scores = -(adjusted + rounding.clamp(FLOOR, 1)).log2() - simplicity * left.new_tensor(costs).view(-1, 1, 1)
-    scores = (scores * STEPS_OF_SCORE).round() / STEPS_OF_SCORE
-    return torch.where((count < fewest) & (constants > 2), -inf, scores)
-
-
-def _constants(function: NamedFunction) -> int:
-    """How many of a, b, c and d matter."""
-    return 1 if function.name == "0" else 2 + len(function.free)

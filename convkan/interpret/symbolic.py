@@ -8,9 +8,19 @@ from torch import Tensor, nn
 
 from convkan.basis.functions import NamedFunction, get_function
 from convkan.grid.inputs import Summary
-from convkan.interpret.edges import Edges, edges_of, evaluating
-from convkan.interpret.suggestions import SIMPLICITY, Edge, Suggestion, check_edge, library_of, places_of, ranked
+from convkan.interpret.edges import Edges, edges_of, evaluating, input_of
+from convkan.interpret.ranking import STANDARD_ERRORS
+from convkan.interpret.suggestions import (
+    SIMPLICITY,
+    Edge,
+    Suggestion,
+    check_edge,
+    library_of,
+    places_of,
+    ranked,
+)
 from convkan.nn import KANLayer, LowRankKANConv2d
+from convkan.ops.plan import at_least_float32
 from convkan.regularization import recorded_inputs
 
 
@@ -47,8 +57,9 @@ def fix(
     check_edge(edge, edges)
     chosen = get_function(function)
     summary = None if data is None else Summary.of(edges.inputs(data))
-    found = ranked(edges, summary, [chosen], 1, SIMPLICITY, edge, fewest=0)[edge][0]
-    if affine is not None:
+    if affine is None:
+        found = ranked(edges, summary, [chosen], 1, SIMPLICITY, edge, fewest=0)[edge][0]
+    else:
         found = _with_affine(edges, summary, edge, chosen, affine)
     fix_all(owner, [found])
     return found
@@ -91,7 +102,8 @@ def auto(
     Args:
         model: The model; it is run in eval mode.
         batches: Inputs of the model; of a tuple or list, as loaders yield, the first is taken.
-        threshold: The least R² that is well enough. The best suggestion by score that reaches it is taken.
+        threshold: The least R² that is well enough. The best suggestion by score that reaches it is taken, or that
+            cannot be told from the best fit if this reaches it: see ``suggest`` for what noise allows.
         simplicity: See ``suggest``.
         library: See ``suggest``.
 
@@ -110,10 +122,19 @@ def auto(
         edges = edges_of(layer)
         free = live_edges(layer) - fixed_edges(layer)
         best = ranked(edges, summary, functions, len(functions), simplicity)
-        good = [[one for one in best[edge] if one.r2 >= threshold][:1] for edge in sorted(free)]
-        report[name] = [first for some in good for first in some]
+        chosen = [_well_enough(best[edge], threshold) for edge in sorted(free)]
+        report[name] = [one for one in chosen if one is not None]
         fix_all(layer, report[name])
     return report
+
+
+def _well_enough(suggestions: Sequence[Suggestion], threshold: float) -> Suggestion | None:
+    """The first that explains enough, or as much as the best fit, which does, but for noise."""
+    closest = max(suggestions, key=lambda one: one.r2)
+    if closest.r2 < threshold:
+        return None
+    enough = min(threshold, closest.r2 - STANDARD_ERRORS * closest.error)
+    return next(one for one in suggestions if one.r2 >= enough)
 
 
 def live_edges(layer: KANLayer) -> set[Edge]:
@@ -151,7 +172,8 @@ def _with_affine(
     index: tuple[slice | int, ...] = (slice(None), *edge[2:])
     values = edges.at(x.mT)[edge[:2]][index].double()
     places = x[edges.channel(*edge[:2])].double()
-    left = (c * function.at(a * places + b) + d - values).square().sum()
+    computed = function.at(at_least_float32((a * places + b).to(x.dtype))).double()  # as the layer will
+    left = (c * computed + d - values).square().sum()
     whole = (values - values.mean()).square().sum()
     r2 = 1 - float(left / whole) if whole > 0 else float(left == 0)
     return Suggestion(edge, function.name, (a, b, c, d), r2, function.complexity, 0.0)
@@ -164,7 +186,7 @@ def _summaries(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, tuple[K
     with evaluating(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for batch in batches:
             with recorded_inputs(model) as calls:
-                model(batch[0] if isinstance(batch, tuple | list) else batch)
+                model(input_of(batch))
             for layer, x in calls:
                 parts.setdefault(layer, []).append(Summary.of(edges_of(layer).inputs(x)))
     if not parts:

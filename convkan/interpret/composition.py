@@ -1,0 +1,59 @@
+"""Models that a formula can be written of: dense layers in a row, or one convolution."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from convkan.interpret.suggestions import Edge
+from convkan.interpret.symbolic import fixed_edges, live_edges
+from convkan.nn import KANLayer, LowRankKANConv2d
+
+# What changes nothing in eval mode but the shape.
+IGNORED = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout1d, nn.AlphaDropout)
+
+
+def layers_of(model: nn.Module) -> list[tuple[str, KANLayer]]:
+    """The layers of a model in order, by name.
+
+    Raises:
+        TypeError: It is made of anything but dense layers, or one convolution.
+    """
+    layers = list(_flat(model, ""))
+    if not layers:
+        raise TypeError("model must have a KAN layer, got none")
+    if len(layers) > 1 and any(layer.basis_weight.ndim > 2 for _, layer in layers):
+        raise TypeError("model must be dense, or a single convolution; got a convolution among other layers")
+    for (_, before), (name, after) in pairwise(layers):
+        if len(before.basis_weight) != after.num_inputs:
+            raise TypeError(
+                f"model must be dense, each layer having the outputs of the one before it as inputs; {name} has "
+                f"{after.num_inputs} inputs after {len(before.basis_weight)} outputs"
+            )
+    return layers
+
+
+def _flat(model: nn.Module, name: str) -> Iterator[tuple[str, KANLayer]]:
+    model = getattr(model, "_orig_mod", model)  # of a compiled one
+    if isinstance(model, nn.Sequential):
+        for key, child in model._modules.items():  # named_children would name a layer once that is called twice
+            assert child is not None
+            yield from _flat(child, f"{name}.{key}" if name else key)
+    elif isinstance(model, KANLayer):
+        yield name, model
+    elif isinstance(model, LowRankKANConv2d):
+        raise TypeError("model must have edges of its own; of a LowRankKANConv2d, ask for layer.activation")
+    elif not isinstance(model, IGNORED):
+        raise TypeError(f"model must be a KAN layer or an nn.Sequential of them, got {type(model).__name__}")
+
+
+def check_fixed(layers: Sequence[tuple[str, KANLayer]]) -> None:
+    """Raise ValueError, with a list, if edges are neither masked nor fixed."""
+    free: list[tuple[str, Edge]] = []
+    for name, layer in layers:
+        masked = set() if layer.edge_mask is None else {tuple(edge) for edge in (~layer.edge_mask).nonzero().tolist()}
+        free += [(name, edge) for edge in sorted(live_edges(layer) - (fixed_edges(layer) & masked))]
+    if free:
+        listed = ", ".join(f"{name}{edge}" for name, edge in free[:20])
+        more = f" and {len(free) - 20} more" if len(free) > 20 else ""
+        raise ValueError(f"model must have no edges but masked ones and named functions; not yet: {listed}{more}")
