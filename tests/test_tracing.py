@@ -18,6 +18,8 @@ from convkan.basis import RBF, BSpline, Chebyshev
 from convkan.grid import adapt_grid, refine_grid
 from convkan.interpret import fix
 from convkan.models import create_model, list_models
+from convkan.ops import evaluate
+from convkan.ops.counting import register_formulas
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.torch.jit.[a-z_]+. is deprecated"),  # which is known, and tested on purpose
@@ -232,6 +234,14 @@ class TestFloatingPointOperations:
         module, x = LAYERS[name](), LAYERS[name].input().requires_grad_()
         forward = self.counted(lambda: module(x))
         assert self.counted(lambda: module(x).sum().backward()) == 3 * forward
+
+    @every_class
+    def test_are_known_of_the_operation_in_compiled_graphs(self, case):
+        register_formulas()
+        layer, x = kan_layers(case())[0], case.input()
+        plan, tensors = layer.plan, (x, *layer.edge_weights(), layer.grid)
+        expected = self.counted(lambda: evaluate(*tensors, plan))
+        assert self.counted(lambda: torch.ops.convkan.dense(*tensors, plan.key)) == expected > 0
 
     @every_class
     def test_counting_changes_no_result(self, case):

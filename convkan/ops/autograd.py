@@ -13,6 +13,7 @@ from torch.autograd.function import FunctionCtx
 from convkan.basis.base import is_recorded
 from convkan.ops import custom
 from convkan.ops.contraction import contract
+from convkan.ops.counting import is_counted
 from convkan.ops.dense import backward as dense_backward
 from convkan.ops.dense import forward as dense_forward
 from convkan.ops.dense import pixels_of
@@ -24,7 +25,7 @@ class _Dense(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
-        if custom.are_counted():
+        if is_counted():
             return custom.dense(x, base_weight, basis_weight, grid, plan.key)
         return dense_forward(x, base_weight, basis_weight, grid, plan)
 
@@ -39,7 +40,7 @@ class _Dense(torch.autograd.Function):
         x, base_weight, basis_weight, grid = ctx.saved_tensors
         need_x, *need_weights = ctx.needs_input_grad[:3]
         differentiable = torch.is_grad_enabled()
-        if custom.are_counted() and not differentiable:
+        if is_counted() and not differentiable:
             gradients = custom.dense_backward(
                 grad, x, base_weight, basis_weight, grid, ctx.plan.key, need_x, any(need_weights)
             )

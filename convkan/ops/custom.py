@@ -5,20 +5,16 @@ own it goes on working tile by tile. Its plan is passed as text, the only thing 
 """
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any, Optional
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
-from torch.utils.flop_counter import _FlopCounterMode, register_flop_formula
 
 from convkan.basis import BSpline
+from convkan.ops.counting import register_formulas
 from convkan.ops.dense import backward, forward
 from convkan.ops.knots import knot_facts
 from convkan.ops.plan import PLANS, Channelwise, Convolution, Geometry, Linear, Plan
-
-Shape = Sequence[int]
 
 
 # The schema is read off the annotations, in which torch 2.11 does not know ``Tensor | None``.
@@ -38,6 +34,7 @@ def dense(
 
 @dense.register_fake
 def _(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: str) -> Tensor:
+    register_formulas()
     geometry, out = PLANS[plan].geometry, basis_weight.shape[0]
     if isinstance(geometry, Linear):
         return basis_weight.new_empty((*x.shape[:-1], out))
@@ -121,40 +118,6 @@ def _plan(key: str, grid: Tensor | None) -> Plan:
     if grid is None or not plan.expansion.uniform or not isinstance(plan.expansion.basis, BSpline):
         return plan
     return plan.with_spacing(knot_facts(plan.expansion.basis, grid).uniform)
-
-
-def are_counted() -> bool:
-    """Whether floating point operations are being counted, of which torch must be told what a layer's are."""
-    return any(isinstance(mode, _FlopCounterMode) for mode in _get_current_dispatch_mode_stack())
-
-
-@register_flop_formula(torch.ops.convkan.dense)
-def _flops(x: Shape, base_weight: Shape | None, basis_weight: Shape, *_: Any, out_shape: Shape, **__: Any) -> int:
-    """Two for every multiply-add of a weight: one for each feature that an entry of the output is a sum over.
-
-    To evaluate the basis is elementwise work, which torch does not count either.
-    """
-    return 2 * _multiply_adds(base_weight, basis_weight, out_shape)
-
-
-@register_flop_formula(torch.ops.convkan.dense_backward)
-def _backward_flops(
-    grad: Shape,
-    x: Shape,
-    base_weight: Shape | None,
-    basis_weight: Shape,
-    grid: Shape | None,
-    plan: str,
-    need_x: bool,
-    need_weight: bool,
-    **_: Any,
-) -> int:
-    """As many as forward for each of both gradients, as of any product."""
-    return 2 * (need_x + need_weight) * _multiply_adds(base_weight, basis_weight, grad)
-
-
-def _multiply_adds(base_weight: Shape | None, basis_weight: Shape, out: Shape) -> int:
-    return prod(out) * (prod(basis_weight[1:]) + (0 if base_weight is None else prod(base_weight[1:])))
 
 
 def _laid_out(y: Tensor, geometry: Geometry) -> Tensor:

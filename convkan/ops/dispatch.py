@@ -11,12 +11,6 @@ from convkan.ops.plan import Plan
 from convkan.ops.reference import reference
 
 
-@torch.compiler.assume_constant_result
-def _knows_autocast(device: str) -> bool:
-    # torch 2.11 cannot compile the question; the answer does not change.
-    return torch.amp.is_autocast_available(device)
-
-
 def _runs_everywhere(x: Tensor, plan: Plan) -> str | None:
     return None
 
@@ -39,6 +33,13 @@ BACKENDS: dict[str, Backend] = {
     "dense": Backend(dense),
     "reference": Backend(reference),
 }
+
+
+def _autocasts(device: str) -> bool:
+    """Whether autocast is on, on a device that may not know it."""
+    # torch 2.11 cannot compile the question whether a device does; those with numbers, that are compiled for, do.
+    known = device != "meta" if torch.compiler.is_compiling() else torch.amp.is_autocast_available(device)
+    return known and torch.is_autocast_enabled(device)
 
 
 def check_backend(backend: str) -> None:
@@ -98,8 +99,7 @@ def evaluate(
     """
     run = select_backend(backend, x, plan).run
     device = x.device.type
-    autocast = _knows_autocast(device) and torch.is_autocast_enabled(device)
-    if autocast and x.is_floating_point() and x.dtype != torch.float64:
+    if _autocasts(device) and x.is_floating_point() and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         base_weight = None if base_weight is None else base_weight.to(dtype)
         basis_weight = basis_weight.to(dtype)

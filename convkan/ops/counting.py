@@ -1,0 +1,67 @@
+"""What torch's counter of floating point operations is told about a layer.
+
+Two for every multiply-add of a weight: an entry of the output is a sum over features, each times a weight. To evaluate
+features is elementwise work, once a pixel, which torch does not count anywhere.
+"""
+
+import sys
+from collections.abc import Sequence
+from functools import cache
+from math import prod
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+Shape = Sequence[int]
+
+
+def is_counted() -> bool:
+    """Whether operations are being counted, by a counter that now knows those of ``convkan.ops.custom``.
+
+    It counts products of matrices as they come, but no other sums of products, such as those of a learnable activation.
+    """
+    module = sys.modules.get("torch.utils.flop_counter")  # if it is not loaded, none is counting
+    if module is None:
+        return False
+    counters = [
+        mode.counter for mode in _get_current_dispatch_mode_stack() if isinstance(mode, module._FlopCounterMode)
+    ]
+    if counters:
+        register_formulas()
+    for counter in counters:  # which took over the formulas there were when it was made
+        for operation in (torch.ops.convkan.dense, torch.ops.convkan.dense_backward):
+            counter.flop_registry.setdefault(operation, module.flop_registry[operation])
+    return bool(counters)
+
+
+@cache
+def register_formulas() -> None:
+    """Tell torch what the operations of ``convkan.ops.custom`` count."""
+    from torch.utils.flop_counter import register_flop_formula  # which loads triton, and so not before it is needed
+
+    register_flop_formula(torch.ops.convkan.dense)(_dense)
+    register_flop_formula(torch.ops.convkan.dense_backward)(_dense_backward)
+
+
+def _dense(x: Shape, base_weight: Shape | None, basis_weight: Shape, *_: Any, out_shape: Shape, **__: Any) -> int:
+    return 2 * _multiply_adds(base_weight, basis_weight, out_shape)
+
+
+def _dense_backward(
+    grad: Shape,
+    x: Shape,
+    base_weight: Shape | None,
+    basis_weight: Shape,
+    grid: Shape | None,
+    plan: str,
+    need_x: bool,
+    need_weight: bool,
+    **_: Any,
+) -> int:
+    """As many as forward for each of both gradients, as of any product."""
+    return 2 * (need_x + need_weight) * _multiply_adds(base_weight, basis_weight, grad)
+
+
+def _multiply_adds(base_weight: Shape | None, basis_weight: Shape, out: Shape) -> int:
+    return prod(out) * (prod(basis_weight[1:]) + (0 if base_weight is None else prod(base_weight[1:])))
