@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil, inf, isfinite
+from math import ceil, isfinite
 from typing import Any, Literal, get_args
 
 import lightning as L
@@ -76,12 +76,15 @@ class Recipe:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
         for name in ("learning_rate", "coefficient_rate"):
-            if not 0 < getattr(self, name) < inf:
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("momentum", "warmup_epochs", "coefficient_penalty", *DECAYS):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < inf:
-                raise ValueError(f"{name} must not be negative, and must be finite, got {value}")
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not isfinite(value):
+                raise ValueError(f"{name} must be finite, got {value}")
         if self.momentum >= 1:
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
 
