@@ -144,7 +144,7 @@ def mse(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
 
 def main() -> None:
     """Choose settings on noisy validation points, train anew with each seed, test on clean points."""
-    config = parse(ChebyshevConfig, (__doc__ or "").splitlines()[0])
+    config = parse(ChebyshevConfig, __doc__)
     with claimed(Path(config.out)):
         study(config)
 

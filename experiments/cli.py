@@ -24,13 +24,14 @@ class UserError(Exception):
     """Something the user can mend; the message says what."""
 
 
-def parse(config_class: type[Config], description: str, arguments: Sequence[str] | None = None) -> Config:
+def parse(config_class: type[Config], description: str | None, arguments: Sequence[str] | None = None) -> Config:
     """Fill a dataclass from flags and ``--config FILE.yaml``.
 
     Flags may be spelled with hyphens or underscores, a switch given without a value is turned on, and mappings of
     numbers may do without spaces. A value that begins with ~ is a path below a home folder, in a file as in a shell.
+    Of the description, a script's docstring, the first line is shown; Python without docstrings has none.
     """
-    parser = ArgumentParser(description=description, exit_on_error=True)
+    parser = ArgumentParser(description=first_line(description), exit_on_error=True)
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
     parser.add_class_arguments(config_class, as_group=False)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -40,16 +41,26 @@ def parse(config_class: type[Config], description: str, arguments: Sequence[str]
     return config_class(**{name: _from_home(value) for name, value in values.as_dict().items()})
 
 
+def first_line(text: str | None) -> str:
+    """What a docstring begins with."""
+    return (text or "").partition("\n")[0]
+
+
 def given(arguments: Sequence[str]) -> set[str]:
     """The names of the options in a command line, spelled with underscores."""
     flags = [argument[2:] for argument in arguments if argument.startswith("--")]
     return {flag.partition("=")[0].replace("-", "_").partition(".")[0] for flag in flags}
 
 
+def from_home(text: str) -> str:
+    """A path in which ~ at the beginning is a home folder; other texts are left as they are."""
+    return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
 def _from_home(value: Any) -> Any:
     if isinstance(value, list):
         return [_from_home(item) for item in value]
-    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
+    return from_home(value) if isinstance(value, str) else value
 
 
 def _spelled(arguments: list[str], switches: set[str]) -> list[str]:

@@ -106,7 +106,7 @@ def learn(
 
 def main() -> None:
     """Train, record and draw."""
-    config = parse(ContinualConfig, (__doc__ or "").splitlines()[0])
+    config = parse(ContinualConfig, __doc__)
     with claimed(Path(config.out)):
         study(config)
 

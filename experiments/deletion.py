@@ -85,7 +85,7 @@ class DeletionConfig:
 
 def main() -> None:
     """Attribute, delete, insert, record and draw."""
-    config = parse(DeletionConfig, (__doc__ or "").splitlines()[0])
+    config = parse(DeletionConfig, __doc__)
     torch.set_num_threads(config.threads)
     device = torch.device(config.device)
     model, description = load_classifier(Path(config.run) / "model.safetensors")

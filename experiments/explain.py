@@ -6,8 +6,7 @@ were classified rightly and wrongly, or of given pictures, contributed to the an
 """
 
 import base64
-import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,8 @@ from convkan.training.data import ImageData, normalize
 from experiments.cli import UserError, check_positive, parse, run
 from experiments.explain_page import HTML
 from experiments.predict import read_image
-from experiments.records import count_multiply_adds, count_parameters
+from experiments.records import count_multiply_adds, count_parameters, read_record
+from experiments.train_config import TrainConfig
 
 BATCH = 64
 
@@ -73,7 +73,7 @@ class ExplainConfig:
 
 def main() -> None:
     """Measure, draw and write the page."""
-    config = parse(ExplainConfig, (__doc__ or "").splitlines()[0])
+    config = parse(ExplainConfig, __doc__)
     if not config.run:
         raise UserError("run must be the folder of a finished run: --run RUNDIR")
     if config.threads is not None:
@@ -84,7 +84,7 @@ def main() -> None:
     if not layers:
         raise UserError(f"run must hold a KAN: {description.model} has no KAN layer")
     result = weights.parent / "result.json"
-    record: dict[str, Any] = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
+    record = read_record(result) if result.exists() else {}
     data = _data(record, description, config)
     paths = [config.image] if isinstance(config.image, str) else config.image
     pictures = [read_image(Path(path), description) for path in paths]
@@ -122,12 +122,12 @@ def main() -> None:
 
 def _data(record: dict[str, Any], description: Description, config: ExplainConfig) -> ImageData:
     """The data set that the run was trained on, its classes numbered as the model's."""
-    trained = record.get("config")
-    if trained is None:
+    if "config" not in record:
         raise UserError(f"run must be a finished run's folder, with its result.json, got {config.run}")
+    trained = asdict(TrainConfig()) | record["config"]  # one that is older knew fewer options
     data = ImageData(
         trained["dataset"],
-        data_root=config.data_root or trained.get("data_root"),
+        data_root=config.data_root or trained["data_root"],
         val_fraction=trained["val_fraction"],
         image_size=trained["image_size"],
     )

@@ -138,7 +138,7 @@ def joined(first: Outcome, second: Outcome) -> Outcome:
 
 def main() -> None:
     """Fit, record and draw."""
-    config = parse(FitConfig, (__doc__ or "").splitlines()[0])
+    config = parse(FitConfig, __doc__)
     with claimed(Path(config.out)):
         study(config)
 

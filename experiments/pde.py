@@ -134,7 +134,7 @@ def solve_mlp(rival: Rival, problem: Problem, seconds: float, seed: int) -> dict
 
 def main() -> None:
     """Solve, record and draw."""
-    config = parse(PdeConfig, (__doc__ or "").splitlines()[0])
+    config = parse(PdeConfig, __doc__)
     with claimed(Path(config.out)):
         study(config)
 

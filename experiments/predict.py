@@ -11,23 +11,23 @@ from convkan.models import Description, load_classifier
 from convkan.training import DataError
 from convkan.training.data import normalize
 from convkan.training.pictures import read_picture
-from experiments.cli import UserError, run
+from experiments.cli import UserError, first_line, from_home, run
 
 
 def main() -> None:
     """Print the likeliest classes of each picture."""
-    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--run", type=str, required=True, help="folder of a finished run, or its model.safetensors")
     parser.add_argument("--top", type=int, default=3, help="how many classes to name")
     parser.add_argument("images", nargs="+", type=str, help="pictures, in any format that Pillow reads")
     arguments = parser.parse_args()
-    path = Path(arguments.run)
+    path = Path(from_home(arguments.run))
     model, description = load_classifier(path / "model.safetensors" if path.is_dir() else path)
     top = max(1, min(arguments.top, len(description.class_names)))
     failed = 0
     for image in arguments.images:
         try:
-            pixels = read_image(Path(image), description)
+            pixels = read_image(Path(from_home(image)), description)
         except DataError as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1

@@ -29,7 +29,8 @@ class StudyProgress(Progress):
 
     def __init__(self, unit: str = "") -> None:
         counted = TextColumn(f"{{task.completed}}/{{task.total}} {unit}") if unit else MofNCompleteColumn()
-        columns = (TextColumn("{task.description}"), BarColumn(), counted, TimeElapsedColumn())
+        # Names may have brackets in them, which mean nothing.
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), counted, TimeElapsedColumn())
         super().__init__(*columns, TextColumn("left"), TimeRemainingColumn())
         self.unit, self._last_line = unit, time.monotonic()
 

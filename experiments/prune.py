@@ -69,7 +69,7 @@ class PruneConfig:
 
 def main() -> None:
     """Prune, train, record."""
-    prune(parse(PruneConfig, (__doc__ or "").splitlines()[0]))
+    prune(parse(PruneConfig, __doc__))
 
 
 def prune(config: PruneConfig) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 ``create_model(MODEL, weights=DATASET)`` then loads it. The record of the run goes with the weights.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from convkan.models import load_classifier
 from convkan.models.pretrained import FOLDER
 from convkan.training import save_classifier
 from experiments.cli import UserError, parse, run
+from experiments.records import read_record
 
 # What of a run's record is kept beside the weights.
 KEPT = ("test_accuracy", "val_accuracy", "parameters", "multiply_adds", "epochs", "best_epoch", "seed", "git_commit")
@@ -35,12 +35,12 @@ class PublishConfig:
 
 def main() -> None:
     """Copy a run's weights and record."""
-    config = parse(PublishConfig, (__doc__ or "").splitlines()[0])
+    config = parse(PublishConfig, __doc__)
     folder = Path(config.run)
     try:
-        record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        record = read_record(folder / "result.json")
         model, description = load_classifier(folder / "model.safetensors")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UserError) as error:
         raise UserError(f"run must be the folder of a finished run: {error}") from error
     if "test_accuracy" not in record:
         raise UserError(f"run must be one that was tested, and {folder} was run with --test false")

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convkan.training import write_text
+from experiments.cli import UserError
 
+DIVERGED = "diverged.txt"  # what a run leaves in place of a record if its loss became infinite
 PACKAGES = ("convkan-vision", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
 
 
@@ -29,6 +31,21 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
         OSError: It cannot be written.
     """
     write_text(path, json.dumps(record, indent=2) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record that ``write_record`` wrote.
+
+    Raises:
+        UserError: It is missing, or cannot be read.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable record: {error}") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path} is not a readable record: it must be a mapping, got {type(record).__name__}")
+    return record
 
 
 def packed(flags: Bool[Tensor, " count"]) -> str:

@@ -37,7 +37,7 @@ class SummaryConfig:
 
 def main() -> None:
     """Bring the tables up to date, or check that they are."""
-    config = parse(SummaryConfig, (__doc__ or "").splitlines()[0])
+    config = parse(SummaryConfig, __doc__)
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     updated = text

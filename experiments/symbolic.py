@@ -228,7 +228,7 @@ def named_right(tap: dict[str, Any]) -> bool:
 
 def main() -> None:
     """Look for formulas, record and draw."""
-    config = parse(SymbolicConfig, (__doc__ or "").splitlines()[0])
+    config = parse(SymbolicConfig, __doc__)
     with claimed(Path(config.out)):
         study(config)
 

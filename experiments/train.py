@@ -5,7 +5,6 @@ Bare, it trains a small KAN on the digits that come with scikit-learn, in under 
 and a finished one with ``--resume runs/NAME --epochs N``.
 """
 
-import json
 import logging
 import math
 import os
@@ -40,6 +39,7 @@ from convkan.training import (
     History,
     ImageData,
     RefineGrids,
+    TrainingDivergedError,
     WatchCoverage,
     checkpoints,
     early_stopping,
@@ -53,12 +53,14 @@ from experiments.cli import UserError, given, parse, run
 from experiments.folders import claimed, new_folder, tidy
 from experiments.parent import end_with_parent
 from experiments.records import (
+    DIVERGED,
     count_multiply_adds,
     count_parameters,
     count_step_memory_bytes,
     environment,
     packed,
     peak_memory_bytes,
+    read_record,
     write_record,
 )
 from experiments.run_data import check_data, note_data
@@ -68,7 +70,7 @@ RUN_NAME_VARIABLE = "CONVKAN_RUN_NAME"
 JUDGED = ("val_accuracy", "val_balanced_accuracy")  # what the record keeps of the best epoch
 GOING_ON = "python -m experiments.train --resume"
 # What may be given with it.
-RESUMING = ("resume", "epochs", "on_resume")
+RESUMING = ("resume", "epochs", "on_resume", "data_root")
 
 # Lightning's advice that does not apply, and torch's own notices: each is a line of noise in front of the results.
 QUIET = (
@@ -83,7 +85,7 @@ QUIET = (
 def main() -> None:
     """Train, test and record one run."""
     end_with_parent()
-    config = parse(TrainConfig, (__doc__ or "").splitlines()[0])
+    config = parse(TrainConfig, __doc__)
     with tidy(Path(config.runs_root)):
         if config.resume is None:
             config, folder = start(config)
@@ -107,6 +109,8 @@ def start(config: TrainConfig) -> tuple[TrainConfig, Path]:
     """
     config.recipe()  # checked before anything is left on disk
     root = Path(config.runs_root)
+    if config.run_name is not None and not is_below(config.run_name):
+        raise UserError(f"run_name must be that of a folder within runs_root, got {config.run_name!r}")
     started_by_another = os.environ.get(RUN_NAME_VARIABLE)  # one process a device: all belong to one run
     if started_by_another:
         folder = root / started_by_another
@@ -126,6 +130,12 @@ def start(config: TrainConfig) -> tuple[TrainConfig, Path]:
     return replace(config, run_name=name), folder
 
 
+def is_below(name: str) -> bool:
+    """Whether a folder of this name lies within the one that it is joined to."""
+    parts = Path(name).parts
+    return bool(parts) and not Path(name).is_absolute() and ".." not in parts and name.isprintable()
+
+
 def take_up(config: TrainConfig) -> tuple[TrainConfig, Path, Path | None]:
     """The configuration and last checkpoint of a run that is to go on.
 
@@ -136,12 +146,14 @@ def take_up(config: TrainConfig) -> tuple[TrainConfig, Path, Path | None]:
     others = sorted(options.difference(RESUMING))
     if others:
         raise UserError(
-            "--resume takes the run's own configuration; of it --epochs may be changed, and --on_resume says how: "
-            f"got {', '.join('--' + name for name in others)}"
+            "--resume takes the run's own configuration; of it --epochs may be changed, and --on_resume says how, and "
+            f"--data_root, where its images lie now: got {', '.join('--' + name for name in others)}"
         )
     if "on_resume" in options and "epochs" not in options:
         raise UserError("on_resume must come with --epochs: it says how the schedule goes on with another number")
     stored = stored_config(folder)
+    if "data_root" in options:
+        stored = replace(stored, data_root=config.data_root)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     done = epochs_done(checkpoint) if checkpoint.exists() else 0
     if "epochs" in options and config.epochs <= done:
@@ -168,10 +180,13 @@ def epochs_done(checkpoint: Path) -> int:
 
 
 def earlier_record(folder: Path) -> dict[str, Any]:
-    """The record in the folder of a run, which may be of fewer epochs than it is to have; empty without one."""
+    """The record in the folder of a run, which may be of fewer epochs than it is to have; empty without one.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     path = folder / "result.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
+    return read_record(path) if path.exists() else {}
 
 
 def is_finished(folder: Path, config: TrainConfig) -> bool:
@@ -198,6 +213,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     L.seed_everything(config.seed, verbose=False)
     data = data_of(config, config.seed)
     check_data(folder, data)
+    before = earlier_record(folder)
     channels, height, width = data.image_shape
     options = dict(config.model_options)
     if "image_size" in model_options(config.model):
@@ -226,7 +242,12 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         print(f"in {folder}; if it is stopped, go on with: {GOING_ON} {folder}")
     if config.compile:
         model.compile()
-    fit(trainer, classifier, data, checkpoint)
+    (folder / DIVERGED).unlink(missing_ok=True)
+    try:
+        fit(trainer, classifier, data, checkpoint)
+    except TrainingDivergedError as error:
+        write_text(folder / DIVERGED, f"{error}\n")
+        raise
 
     best = torch.load(best_checkpoint(trainer), weights_only=True, map_location="cpu")
     classifier.load_state_dict(best["state_dict"])
@@ -257,7 +278,6 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         "peak_memory_bytes": peak_memory_bytes(device),
         "off_grid": watch.off_grid,
     }
-    before = earlier_record(folder)
     if before:  # the run was given more epochs: its test set has been seen by those who did
         kept = {key: before[key] for key in before if key in ("epochs", "best_epoch") or key.endswith("accuracy")}
         record["earlier"] = [*before.get("earlier", []), kept]
@@ -311,7 +331,7 @@ def build_trainer(config: TrainConfig, folder: Path, more: list[Callback]) -> tu
             reload_dataloaders_every_n_epochs=1,  # an epoch's order and augmentation follow from its number
             num_sanity_val_steps=0,
             enable_model_summary=False,
-            enable_progress_bar=sys.stderr.isatty(),
+            enable_progress_bar=sys.stderr is not None and sys.stderr.isatty(),  # none without a console
         )
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
@@ -329,7 +349,7 @@ def grid_callbacks(config: TrainConfig, steps: int) -> list[Callback]:
     """What changes grids in a training of so many steps."""
     found: list[Callback] = []
     if config.adapt_every:
-        until = config.adapt_until or max(1, steps // 2)
+        until = max(1, steps // 2) if config.adapt_until is None else config.adapt_until
         found.append(AdaptGrids(config.adapt_every, until, config.adapt_eps))
     if config.refine:
         found.append(RefineGrids(config.refine))

@@ -67,8 +67,9 @@ class TrainConfig:
         data_root: Where data sets lie; by default the environment variable CONVKAN_DATA, or ./data.
         runs_root: Where runs are kept.
         run_name: Name of this run; by default data set, model and time, and a number where that name is taken.
-        resume: Folder of a run to go on with, in its own configuration; one that is finished, or is to train longer
-            than it was meant to, with --epochs as well: so many in all.
+        resume: Folder of a run to go on with, in its own configuration (with --data_root, should its images have
+            moved); one that is finished, or is to train longer than it was meant to, with --epochs as well: so many in
+            all.
         on_resume: With --resume and --epochs, how the schedule goes on: stretch lays it over all epochs, so that the
             learning rate is what it would be, had they been planned; restart begins it anew for those to come.
         continued: For epochs, counted from 0, from which a run went on with another number of epochs: how its schedule
@@ -122,7 +123,7 @@ class TrainConfig:
     continued: dict[int, Literal["stretch", "restart"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "devices", "threads", "early_stopping"):
+        for name in ("epochs", "batch_size", "devices", "threads", "early_stopping", "adapt_until"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -135,6 +136,8 @@ class TrainConfig:
             )
         if not self.gradient_clip >= 0:
             raise ValueError(f"gradient_clip must not be negative, got {self.gradient_clip}")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
 
     @property
     def chosen_by(self) -> str:

@@ -1,6 +1,7 @@
 """What is noted while training goes on."""
 
 import csv
+import math
 import statistics
 import time
 from collections.abc import Collection
@@ -18,6 +19,7 @@ from convkan.training.compiling import CompileWatch
 from convkan.training.files import write_atomically
 from convkan.training.optim import set_rates
 
+FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 # Between lines within an epoch, where there is no bar.
 LINE_SECONDS = 30.0
 COMPILING = (
@@ -29,7 +31,8 @@ COMPILING = (
 class History(Callback):
     """One row of figures an epoch, kept across resumption, written to ``history.csv`` and printed with the time left.
 
-    Each row has the epoch (from 1), ``{train,val}_{loss,accuracy}``, ``val_balanced_accuracy`` if the module logs it,
+    Each row has the epoch (from 1), ``{train,val}_{loss,accuracy}`` (NaN for what the module does not log, and for an
+    epoch without validation), ``val_balanced_accuracy`` if the module logs it,
     the learning rate, and durations in seconds: ``epoch_seconds`` (the training part of the epoch, in steady steps), of
     it ``input_seconds`` waiting for batches and in the loop between steps, ``compile_seconds``, by which the first
     step, and those in which torch compiled something, took longer than the others, and which it compiled in validation,
@@ -49,7 +52,7 @@ class History(Callback):
         self.rows: list[dict[str, float]] = []
         self._compilations = CompileWatch(lambda: self._say(COMPILING))
         self._trainer: L.Trainer | None = None
-        self._has_stepped = False
+        self._has_stepped = self._has_validated = False
         self._last_line = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,6 +83,11 @@ class History(Callback):
         self._steps: list[float] = []
         self._slow_steps: list[float] = []
         self._compiled = self._compilations.count
+        self._has_validated = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that this epoch has figures of validation; those of an earlier one stay where Lightning keeps them."""
+        self._has_validated = True
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -105,9 +113,11 @@ class History(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if isinstance(pl_module, Classifier):  # whose own figures of this epoch are logged after this hook
             metrics |= {name: float(pl_module.metrics[name].compute()) for name in ("train_loss", "train_accuracy")}
+        if not self._has_validated:
+            metrics = {name: math.nan if name.startswith("val_") else value for name, value in metrics.items()}
         row = {
             "epoch": trainer.current_epoch + 1,
-            **{name: metrics[name] for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")},
+            **{name: metrics.get(name, math.nan) for name in FIGURES},
             **{name: metrics[name] for name in ("val_balanced_accuracy",) if name in metrics},
             "learning_rate": trainer.optimizers[0].param_groups[-1]["lr"],  # coefficients, which may differ, come first
             "epoch_seconds": self._step_end - self._epoch_start - self._lost_in_steps(),
@@ -122,18 +132,22 @@ class History(Callback):
     def _publish(self, trainer: L.Trainer, row: dict[str, float]) -> None:
         def write(partial: Path) -> None:
             with partial.open("w", newline="", encoding="utf-8") as file:
-                table = csv.DictWriter(file, fieldnames=list(row))
+                columns = dict.fromkeys(name for row in self.rows for name in row)  # an epoch may lack some
+                table = csv.DictWriter(file, fieldnames=list(columns), restval=math.nan)
                 table.writeheader()
                 table.writerows(self.rows)
 
         write_atomically(self.path, write)
         max_epochs = trainer.max_epochs or 0
         remaining = (max_epochs - row["epoch"]) * (row["total_seconds"] - row["compile_seconds"])
-        self._say(
-            f"epoch {row['epoch']:.0f}/{max_epochs}  train loss {row['train_loss']:.4f}  "
-            f"val accuracy {row['val_accuracy']:.2%}  {row['total_seconds']:.1f} s  "
-            f"left {clock(remaining)}"
-        )
+        parts = [f"epoch {row['epoch']:.0f}" + (f"/{max_epochs}" if max_epochs > 0 else "")]
+        parts.append(f"train loss {row['train_loss']:.4f}")
+        if self._has_validated:
+            parts.append(f"val accuracy {row['val_accuracy']:.2%}")
+        parts.append(f"{row['total_seconds']:.1f} s")
+        if max_epochs > 0:
+            parts.append(f"left {clock(remaining)}")
+        self._say("  ".join(parts))
 
     def _lost_in_steps(self) -> float:
         """By how much this epoch's slow steps took longer than steady ones; 0 where there are none to compare with."""
@@ -200,7 +214,19 @@ def early_stopping(
     return _EarlyStopping(patience, first_epoch, anew, by)
 
 
-class _Best(ModelCheckpoint):
+class _Kept(ModelCheckpoint):
+    """Goes on with the files in its own folder, which may have been moved or copied since."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return path and str(Path(str(self.dirpath), Path(path).name))
+
+        paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": scores, "dirpath": self.dirpath})
+
+
+class _Best(_Kept):
     def __init__(self, folder: Path, first_epoch: int, by: str) -> None:
         super().__init__(
             dirpath=folder,
@@ -227,7 +253,7 @@ class _Best(ModelCheckpoint):
         return int(Path(self.best_model_path).stem.rpartition("=")[2])
 
 
-class _Last(ModelCheckpoint):
+class _Last(_Kept):
     """Every epoch: ``save_last`` of the callback above would leave out those that are not the best."""
 
     def __init__(self, folder: Path) -> None:
@@ -237,7 +263,7 @@ class _Last(ModelCheckpoint):
 class _EarlyStopping(EarlyStopping):
     def __init__(self, patience: int, first_epoch: int, anew: Collection[int], by: str) -> None:
         super().__init__(by, mode="max", patience=patience, check_on_train_epoch_end=True)
-        self.first_epoch, self.anew = first_epoch, anew
+        self.first_epoch, self.anew, self._has_validated = first_epoch, anew, False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.current_epoch in self.anew:
@@ -245,8 +271,14 @@ class _EarlyStopping(EarlyStopping):
         if self.wait_count >= self.patience:  # it had stopped, and was taken up again
             trainer.should_stop = True
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._has_validated = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._has_validated = True
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.current_epoch >= self.first_epoch:
+        if trainer.current_epoch >= self.first_epoch and self._has_validated:
             super().on_train_epoch_end(trainer, pl_module)
 
 

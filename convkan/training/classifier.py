@@ -1,8 +1,9 @@
 """A classifier and how it is trained, as a Lightning module."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from math import ceil, isfinite
 from typing import Any, Literal, get_args
 
 import lightning as L
@@ -81,6 +82,11 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not isfinite(value):
+                raise ValueError(f"{name} must be finite, got {value}")
+        if self.momentum >= 1:
+            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
 
 
 class Classifier(L.LightningModule):
@@ -145,6 +151,15 @@ class Classifier(L.LightningModule):
         """Logits."""
         return self.model(x)
 
+    @property
+    def learning_rate(self) -> float:
+        """The recipe's; Lightning's learning-rate finder reads it, and sets it to what it found."""
+        return self.recipe.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self.recipe = replace(self.recipe, learning_rate=value)
+
     def on_fit_start(self) -> None:
         """Put a model in eval mode into train mode: Lightning leaves modes as it finds them."""
         if not self.model.training:
@@ -153,6 +168,23 @@ class Classifier(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Seed the model's own randomness, so that an epoch does not depend on those before it; devices differ."""
         torch.manual_seed(self.seed * 10_007 + self.current_epoch + 7_919 * self.global_rank)
+        self._begin("train")
+
+    def on_validation_epoch_start(self) -> None:
+        """Count from nothing."""
+        self._begin("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Count from nothing: an earlier test counts no more."""
+        self._begin("test")
+        self.test_confusion.reset()
+        self.test_correct.reset()
+
+    def _begin(self, part: str) -> None:
+        """Forget what a part's metrics counted; what was set in inference mode could not be added to, besides."""
+        for name, metric in self.metrics.items():
+            if name.startswith(part):
+                metric.reset()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of a batch, with the penalty if the recipe has one."""
@@ -183,6 +215,11 @@ class Classifier(L.LightningModule):
         self.test_confusion.update(logits, batch[1])
         self.test_correct.update((logits.argmax(1) == batch[1]).float())
 
+    def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> Tensor:
+        """Probabilities of the classes, (batch, classes), for images alone or as first of a batch's tensors."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        return self.model(images).softmax(1)
+
     def on_train_epoch_end(self) -> None:
         """Log the epoch's figures."""
         self._log("train")
@@ -211,7 +248,11 @@ class Classifier(L.LightningModule):
         self.log_dict({name: self.metrics[name] for name in names if name in self.metrics})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The recipe's optimiser, and its schedule step by step."""
+        """The recipe's optimiser, and its schedule step by step.
+
+        Raises:
+            ValueError: Training has no end, and the schedule needs one.
+        """
         recipe = self.recipe
         groups = parameter_groups(
             self.model,
@@ -221,14 +262,37 @@ class Classifier(L.LightningModule):
             coefficient_lr=recipe.coefficient_rate * recipe.learning_rate,
         )
         optimizer = create_optimizer(recipe.optimizer, groups, recipe.learning_rate, recipe.momentum)
-        total = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs or 1
+        total, epochs = self._length()
         schedule = create_schedule(
             recipe.schedule,
             optimizer,
             total,
             round(total * min(1.0, recipe.warmup_epochs / epochs)),
-            restarts=[epoch * total // epochs for epoch in recipe.restarts],
+            restarts=[round(epoch * total / epochs) for epoch in recipe.restarts],
         )
         config: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
+
+    def _length(self) -> tuple[int, float]:
+        """How many steps training has, and how many epochs; if it has no end, as many as the schedule changes in.
+
+        Raises:
+            ValueError: It has none, and the schedule needs one.
+        """
+        recipe = self.recipe
+        self.trainer.fit_loop.setup_data()  # batches are not counted before, unless training ends with an epoch
+        steps = self.trainer.estimated_stepping_batches
+        an_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        an_epoch = ceil(an_epoch) if isfinite(an_epoch) else steps
+        if not isfinite(steps):  # it ends by the clock or by hand
+            if recipe.schedule != "constant":
+                raise ValueError(
+                    f"schedule must be constant where training has no last epoch or step, got {recipe.schedule!r}"
+                )
+            changing = max([1, ceil(recipe.warmup_epochs), *(epoch + 1 for epoch in recipe.restarts)])
+            if not isfinite(an_epoch):
+                if recipe.warmup_epochs or recipe.restarts:
+                    raise ValueError("warmup_epochs and restarts must not be given where epochs have no end")
+                an_epoch = 1
+            steps = changing * an_epoch
+        return int(steps), steps / an_epoch

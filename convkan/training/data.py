@@ -91,6 +91,8 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"dataset must be one of {', '.join(DATASETS)}; got {dataset!r}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {num_workers}")
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
         if not 0 < train_fraction <= 1:
@@ -215,6 +217,10 @@ class ImageData(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """The test part in order; of several processes, each has a share of it."""
         return self._evaluation_loader(BatchedImages(self.test))
+
+    def predict_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """The test part in order."""
+        return self.test_dataloader()
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor], dataloader_idx: int

@@ -111,7 +111,7 @@ def list_pictures(root: Path) -> tuple[Listing, list[str]]:
     for folder in _folders_in(root):
         found: list[Path] = []
         for place, inner, names in os.walk(folder, followlinks=True):
-            inner[:] = sorted(filter(_visible, inner))
+            inner[:] = sorted(name for name in inner if _visible(name) and not _leads_back(Path(place, name)))
             paths = [Path(place, name) for name in sorted(filter(_visible, names))]
             found += filter(is_picture, paths)
             skipped.update(path.suffix.lower() or path.name for path in paths if not is_picture(path))
@@ -197,6 +197,11 @@ def _folders_in(root: Path) -> list[Path]:
 
 def _holds_pictures(folder: Path) -> bool:
     return any(is_picture(path) and _visible(path.name) for path in folder.iterdir())
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to one that it lies in, and so would be found in itself without end."""
+    return folder.is_symlink() and folder.resolve() in (parent.resolve() for parent in folder.parents)
 
 
 def _visible(name: str) -> bool:

@@ -39,12 +39,20 @@ class AdaptGrids(Callback):
             raise ValueError(f"every and until must be at least 1, got {every} and {until}")
         self.every, self.until, self.grid_eps = every, until, grid_eps
         self.changes: dict[int, float] = {}
+        self._last_step = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """No step has been adapted at yet."""
+        self._last_step = 0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Adapt if it is time."""
         step = trainer.global_step
+        if step == self._last_step:  # gradients accumulate: those so far belong to the grids as they are
+            return
+        self._last_step = step
         if 0 < step <= self.until and step % self.every == 0 and spline_layers(pl_module):
             averages = _averages(trainer, pl_module)
             changes = adapt_grids(_model_of(pl_module), [batch[0]], grid_eps=self.grid_eps, averages=averages)

@@ -57,7 +57,7 @@ class BenchmarkConfig:
 
 def main() -> None:
     """Time the workloads, and report."""
-    config = parse(BenchmarkConfig, (__doc__ or "").splitlines()[0])
+    config = parse(BenchmarkConfig, __doc__)
     for name in ("rounds", "threads"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} must be at least 1, got {getattr(config, name)}")

@@ -6,6 +6,7 @@ A suite names models, data sets and seeds, and how sizes are made equal and hype
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from experiments.compare.search import best_of, check_search, split, trials_of
 from experiments.compare.suite import Entry, Suite, load_suite
 from experiments.folders import claimed
 from experiments.progress import StudyProgress
-from experiments.records import environment, write_record
+from experiments.records import environment, read_record, write_record
 
 DEFAULT_SUITE = Path(__file__).parents[1] / "configs" / "compare" / "digits.yaml"
 # What of a run's record the comparison keeps.
@@ -112,7 +113,11 @@ class Plan:
         jobs = self.trial_jobs(dataset, entry)
         if not jobs:
             return {}
-        accuracies = [_record(job)["val_accuracy"] for job in jobs]
+        accuracies = [-math.inf if job.has_diverged else _record(job)["val_accuracy"] for job in jobs]
+        if max(accuracies) == -math.inf:
+            raise UserError(
+                f"all trials of {entry.name} on {dataset} diverged: search.space needs lower learning rates"
+            )
         return best_of(trials_of(self.suite, entry), accuracies)
 
     def final_jobs(self, dataset: str, entry: Entry) -> list[Job]:
@@ -159,7 +164,7 @@ class Plan:
 
 def main() -> None:
     """Search, train, test and report."""
-    config = parse(CompareConfig, (__doc__ or "").splitlines()[0])
+    config = parse(CompareConfig, __doc__)
     suite = load_suite(Path(config.suite))
     if suite.search is not None:
         check_search(suite.search)
@@ -168,7 +173,7 @@ def main() -> None:
     if not config.report_only:
         with claimed(plan.folder), StudyProgress("epochs") as progress:
             if suite.search is not None:
-                _run("trials", [job for cell in cells for job in plan.trial_jobs(*cell)], config, progress)
+                _run("trials", [job for cell in cells for job in plan.trial_jobs(*cell)], config, progress, True)
             # Seed by seed, so that a comparison cut short has something to say of every entry.
             by_seed = zip(*(plan.final_jobs(*cell) for cell in cells), strict=True)
             _run("final runs", [job for jobs in by_seed for job in jobs], config, progress)
@@ -180,14 +185,14 @@ def main() -> None:
     print(f"report in {folder}: report.md, report.html, figures; all figures in {folder / 'suite.json'}")
 
 
-def _run(what: str, jobs: list[Job], config: CompareConfig, progress: StudyProgress) -> None:
+def _run(what: str, jobs: list[Job], config: CompareConfig, progress: StudyProgress, may_diverge: bool = False) -> None:
     jobs = list({job.folder: job for job in jobs}.values())  # trials may be shared
     task: TaskID = progress.add_task(what, total=sum(job.epochs for job in jobs))
 
     def report(epochs: int, now: str) -> None:
         progress.update(task, completed=epochs, description=f"{what}: {now}")
 
-    run_jobs(jobs, config.processes, config.gpus, config.data_root, report)
+    run_jobs(jobs, config.processes, config.gpus, config.data_root, report, may_diverge)
     progress.update(task, completed=sum(job.epochs for job in jobs), description=what)
 
 
@@ -198,11 +203,11 @@ def _gather(plan: Plan, cells: list[tuple[str, Entry]]) -> dict[str, Any]:
     searches: list[dict[str, Any]] = []
     for dataset, entry in cells:
         trials = plan.trial_jobs(dataset, entry)
-        if any(not job.is_done for job in trials):
+        if any(not (job.is_done or job.has_diverged) for job in trials):
             continue
         for settings, job in zip(trials_of(plan.suite, entry) if trials else [], trials, strict=True):
             found = {"dataset": dataset, "entry": entry.name, "settings": settings}
-            searches.append(found | {"val_accuracy": _record(job)["val_accuracy"]})
+            searches.append(found | {"val_accuracy": None if job.has_diverged else _record(job)["val_accuracy"]})
         for seed, job in zip(plan.suite.seeds, plan.final_jobs(dataset, entry), strict=True):
             if job.is_done:
                 job.check()
@@ -246,8 +251,7 @@ def _images(dataset: str, data_root: str | None, image_size: int | None) -> tupl
 
 
 def _record(job: Job) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((job.folder / "result.json").read_text(encoding="utf-8"))
-    return record
+    return read_record(job.folder / "result.json")
 
 
 if __name__ == "__main__":

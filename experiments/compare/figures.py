@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
+from convkan.interpret.plot import style
 from convkan.models import twin
 from convkan.training import write_atomically
 from experiments.compare.statistics import pareto_front
@@ -110,9 +111,9 @@ def _curves(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> F
         histories = [pd.DataFrame(history) for history in runs[runs["entry"] == entry]["history"]]
         mean = pd.concat(histories).groupby("epoch").mean()
         *_, plain = styles[entry]
-        style = {"color": color, "linestyle": "--" if plain else "-", "label": entry}
-        axes[0].plot(mean.index, 100 * mean["val_accuracy"], **style)
-        axes[1].plot(mean.index, mean["train_loss"], **style)
+        line = {"color": color, "linestyle": "--" if plain else "-", "label": entry}
+        axes[0].plot(mean.index, 100 * mean["val_accuracy"], **line)
+        axes[1].plot(mean.index, mean["train_loss"], **line)
     axes[0].set_ylabel("validation accuracy, %")
     axes[1].set_ylabel("training loss")
     axes[1].set_yscale("log")
@@ -143,7 +144,7 @@ def _classes(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> 
             edgecolor=color,
             label=entry,
         )
-    axis.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
+    axis.set_xticks(range(len(classes)), map(style.label, classes), rotation=30, ha="right")
     axis.set_ylim(max(0.0, lowest - 5), 100)
     axis.set_ylabel("right, %")
     _legend(figure, axis)
@@ -158,7 +159,8 @@ def _most_accurate(runs: pd.DataFrame) -> list[str]:
 
 
 def _legend(figure: Figure, axis: Axes) -> None:
-    handles, labels = axis.get_legend_handles_labels()
+    handles, entries = axis.get_legend_handles_labels()
+    labels = [style.plain(entry) for entry in entries]
     columns = min(4, len(labels))
     lines = -(-len(labels) // columns)
     height = 0.22 * lines / figure.get_figheight()

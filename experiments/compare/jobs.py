@@ -16,6 +16,7 @@ from convkan.training.datasets import DATA_ROOT_VARIABLE
 from experiments.cli import UserError
 from experiments.folders import claimed
 from experiments.parent import release, start_child
+from experiments.records import DIVERGED
 from experiments.train_config import TrainConfig
 
 POLL_SECONDS = 0.5
@@ -40,6 +41,11 @@ class Job:
     def is_done(self) -> bool:
         """Whether its record is there."""
         return (self.folder / "result.json").exists()
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether it ended without a record, since its loss became infinite, as it would again."""
+        return not self.is_done and (self.folder / DIVERGED).exists()
 
     @property
     def epochs(self) -> int:
@@ -73,7 +79,12 @@ class Job:
 
 
 def run_jobs(
-    jobs: Sequence[Job], processes: int, gpus: int, data_root: str | None, report: Callable[[int, str], None]
+    jobs: Sequence[Job],
+    processes: int,
+    gpus: int,
+    data_root: str | None,
+    report: Callable[[int, str], None],
+    may_diverge: bool = False,
 ) -> None:
     """Run what is not done yet.
 
@@ -83,13 +94,14 @@ def run_jobs(
         gpus: GPUs over which the processes are spread; 0 for none.
         data_root: Where data sets lie.
         report: Told the number of epochs done so far over all jobs, and what is running.
+        may_diverge: Whether one that diverges has not failed, and is not run again.
 
     Raises:
         UserError: Runs failed; the message ends with the last lines of the first one's log. The others were finished.
     """
     for job in jobs:
         job.check()
-    waiting = [job for job in jobs if not job.is_done]
+    waiting = [job for job in jobs if not (job.is_done or (may_diverge and job.has_diverged))]
     running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
     failed: list[Job] = []
     try:
@@ -103,7 +115,8 @@ def run_jobs(
                 if process.poll() is not None:
                     del running[slot]
                     release(process)
-                    if process.returncode or not job.is_done:
+                    is_out = may_diverge and job.has_diverged
+                    if (process.returncode or not job.is_done) and not is_out:
                         failed.append(job)
             now = ", ".join(job.label for job, _ in running.values())
             report(sum(job.epochs if job.is_done else job.epochs_done for job in jobs), now)

@@ -39,7 +39,8 @@ class Search:
     """Hyper-parameters tried for each entry on the validation part, the same number for all.
 
     Attributes:
-        trials: Configurations tried for each entry and data set, the first being the entry's own.
+        trials: Configurations tried for each entry and data set, the first being the entry's own. One whose loss
+            becomes infinite is never the best.
         epochs: Epochs of a trial.
         train_fraction: Share of the training part that a trial sees.
         space: For each option of the training script, and for each option of a model (where it has it), a list of

@@ -26,9 +26,10 @@ class Table:
 
     def markdown(self) -> list[str]:
         """Lines of a Markdown table, numbers to the right."""
-        cells = zip(*self.rows, strict=True)
+        texts = [[cell.replace("|", r"\|") for cell in row] for row in (self.columns, *self.rows)]
+        cells = zip(*texts[1:], strict=True)
         rule = ["---:" if all(cell[:1].isdigit() for cell in column if cell) else "---" for column in cells]
-        return [f"| {' | '.join(row)} |" for row in (self.columns, rule, *self.rows)]
+        return [f"| {' | '.join(row)} |" for row in (texts[0], rule, *texts[1:])]
 
 
 def runs_of(record: dict[str, Any]) -> pd.DataFrame:
@@ -101,7 +102,8 @@ def search_rows(record: dict[str, Any]) -> Table | None:
     models = {entry["name"]: entry["model"] for entry in record["suite"]["entries"]}
     rows = []
     for (dataset, entry), group in frame.groupby(["dataset", "entry"], sort=False):
-        best = group.loc[group["val_accuracy"].idxmax()]
+        accuracies = group["val_accuracy"].astype(float)  # None, here NaN, of a trial that diverged
+        best = group.loc[accuracies.idxmax()]
         defaults = model_options(models[entry])  # that of a training option which may be None is None
         chosen = {key: value for key, value in best["settings"].items() if value is not None or defaults.get(key)}
         rows.append(
@@ -109,7 +111,7 @@ def search_rows(record: dict[str, Any]) -> Table | None:
                 "data": dataset,
                 "entry": entry,
                 "trials": len(group),
-                "worst %": f"{100 * group['val_accuracy'].min():.2f}",
+                "worst %": "diverged" if accuracies.isna().any() else f"{100 * accuracies.min():.2f}",
                 "best %": f"{100 * best['val_accuracy']:.2f}",
                 "chosen": _listed(chosen),
             }

@@ -9,9 +9,18 @@ IMPORTANCE = "viridis_r"  # dark: important
 SIGNED = "PuOr"
 
 
+LONGEST = 28  # of a name, in characters: a longer one would leave no room for what is drawn
+
+
 def plain(text: str) -> str:
     """A text in which a dollar is a dollar, and begins no formula."""
     return text.replace("$", r"\$")
+
+
+def label(name: str) -> str:
+    """A name as it stands beside a picture: in one line, and its beginning if it is long."""
+    name = " ".join(name.split())
+    return plain(name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…")
 
 
 def new_figure(size: tuple[float, float]) -> Figure:

@@ -7,7 +7,7 @@ from jaxtyping import Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from convkan.interpret.plot.style import BLUE, ORANGE, new_figure, plain
+from convkan.interpret.plot.style import BLUE, ORANGE, label, new_figure
 
 
 def plot_learning_curves(rows: Sequence[dict[str, float]]) -> Figure:
@@ -20,12 +20,12 @@ def plot_learning_curves(rows: Sequence[dict[str, float]]) -> Figure:
     epochs = [row["epoch"] for row in rows]
     for axis, name, unit in zip(figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), strict=True):
         for part, color in (("train", BLUE), ("val", ORANGE)):
-            label = {"train": "training", "val": "validation"}[part]
+            title = {"train": "training", "val": "validation"}[part]
             axis.plot(
                 epochs,
                 [unit * row[f"{part}_{name}"] for row in rows],
                 color=color,
-                label=label,
+                label=title,
                 marker=".",
                 markersize=4,
             )
@@ -50,7 +50,7 @@ def plot_confusion(matrix: Int[Tensor, "classes classes"], class_names: Sequence
     totals = counts.sum(axis=1)
     shares = counts / np.maximum(totals, 1)[:, None]
     recall = np.diagonal(shares)[totals > 0]
-    few, class_names = len(class_names) <= 20, [plain(name) for name in class_names]
+    few, class_names = len(class_names) <= 20, [label(name) for name in class_names]
     side = max(4.5, 0.42 * min(len(class_names), 30) + 1.6)
     figure = new_figure((side + 0.8, side))
     axis = figure.subplots()
