@@ -177,7 +177,8 @@ class KANLayer(Whole, MaskedEdges):
             old.copy_(_as(basis_weight, old))
         else:
             self._buffers["grid"] = _as(knots, self.grid)
-            new = in_memory_format(_as(basis_weight, old), keeps_channels_last(old))
+            # Contiguous first: to change the format leaves a transposed matrix as it is.
+            new = in_memory_format(_as(basis_weight, old).contiguous(), keeps_channels_last(old))
             self.basis_weight = nn.Parameter(new, requires_grad=old.requires_grad)
         self._describe_grid()
         self._lineage.settle()

@@ -14,6 +14,6 @@ def keeps_channels_last(x: Tensor) -> bool:
 def in_memory_format(y: Tensor, channels_last: bool) -> Tensor:
     """``y`` with channels together, if that is wanted and the format exists, else with pixels together."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    if channels_last and y.ndim in formats:
-        return y.to(memory_format=formats[y.ndim])
-    return y.contiguous()  # not ``to``, which takes a transposed matrix as it is
+    return y.to(
+        memory_format=formats.get(y.ndim, torch.contiguous_format) if channels_last else torch.contiguous_format
+    )
