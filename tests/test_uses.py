@@ -102,6 +102,16 @@ class TestAutograd:
 
         assert_agree(hessian(True), hessian(False))
 
+    def test_many_gradients_by_weights_that_depend_on_the_input_are_partial(self):
+        layer, x = KANLinear(3, 2).double(), torch.randn(1, 3, dtype=torch.float64)
+
+        def y(x):
+            weights = {"basis_weight": layer.basis_weight * x.sum()}
+            return torch.func.functional_call(layer, weights, (x,)).pow(3).sum()
+
+        hessian = torch.autograd.functional.hessian
+        assert_agree(hessian(y, x, vectorize=True), hessian(y, x))
+
     def test_frozen_parts_get_no_gradient_among_many(self):
         layer, x = KANLinear(3, 2), torch.randn(4, 3)
         layer.base_weight.requires_grad_(False)

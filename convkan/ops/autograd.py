@@ -101,22 +101,17 @@ def _backward_of_many(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     To them only the operations apply that autograd itself is made of: so it derives plain operations.
     """
     needed, differentiable = ctx.needs_input_grad[:3], torch.is_grad_enabled()
-    x, base_weight, basis_weight, grid = ctx.saved_tensors
-    inputs = [x, base_weight, basis_weight] if differentiable else _cut_off([x, base_weight, basis_weight], needed)
-    x, base_weight, basis_weight = inputs
+    *inputs, grid = ctx.saved_tensors
     with torch.enable_grad():
-        y = _plain(x, base_weight, basis_weight, grid, ctx.plan)
-    wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+        # Tensors of their own, by which gradients are partial ones even where one input was computed from another.
+        inputs = [
+            tensor if tensor is None else tensor.view_as(tensor) if differentiable else tensor.detach()
+            for tensor in inputs
+        ]
+        wanted = [tensor.requires_grad_() for tensor, need in zip(inputs, needed, strict=True) if need]
+        y = _plain(inputs[0], inputs[1], inputs[2], grid, ctx.plan)
     gradients = iter(torch.autograd.grad(y, wanted, grad, create_graph=differentiable))
     return *(next(gradients) if need else None for need in needed), None, None
-
-
-def _cut_off(tensors: list[Tensor | None], needed: tuple[bool, ...]) -> list[Tensor | None]:
-    """The tensors without what they came from, to take gradients by where they are needed."""
-    return [
-        None if tensor is None else tensor.detach().requires_grad_(need)
-        for tensor, need in zip(tensors, needed, strict=True)
-    ]
 
 
 def dense(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
