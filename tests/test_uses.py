@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import BSpline
 from convkan.grid import adapt_grid, adapt_grids, coverages, refine_grid, refine_grids
-from convkan.interpret import fix
+from convkan.interpret import auto, fix, importance, prune_edges
 from convkan.ops import kernels, tiles
 from convkan.ops.plan import PLANS
 
@@ -259,6 +259,22 @@ class TestNumbers:
                 results.append([change, shares, y.tolist(), [g.tolist() for g in gradients(y, model, x)]])
                 kan_layers(model)[0].reset_parameters()
                 model(x)
+            finally:
+                torch.set_default_device(None)
+        assert results[0] == results[1]
+
+    def test_of_interpretation_are_worked_on_whatever_the_default_device(self):
+        torch.manual_seed(0)
+        model, x = nn.Sequential(KANLinear(2, 3), KANLinear(3, 1)), torch.randn(64, 2)
+        results = []
+        for default in (None, "meta"):
+            copied = copy.deepcopy(model)
+            torch.set_default_device(default)
+            try:
+                scores = importance(copied, [x])
+                alive = prune_edges(copied, scores, share=0.4)
+                auto(copied, [x], threshold=0.9, library=["sin", "x^2", "tanh"])
+                results.append([alive, copied[0].symbolic.functions, copied(x).tolist()])
             finally:
                 torch.set_default_device(None)
         assert results[0] == results[1]
