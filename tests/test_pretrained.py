@@ -66,8 +66,9 @@ def test_weights_in_the_package_are_small():
 
 
 @pytest.mark.skipif(DATA_ROOT is None, reason="CONVKAN_DATA says where the real data sets lie")
+@pytest.mark.parametrize("images", [1500, pytest.param(None, marks=pytest.mark.thorough, id="all")])
 @pytest.mark.parametrize("weights", list_weights(), ids=lambda weights: f"{weights.model}-{weights.name}")
-def test_weights_in_the_package_reproduce_their_accuracy(weights):
+def test_weights_in_the_package_reproduce_their_accuracy(weights, images):
     record = weights.record()
     data = ImageData(record["dataset"])
     try:
@@ -76,10 +77,13 @@ def test_weights_in_the_package_reproduce_their_accuracy(weights):
         pytest.skip(str(error))
     model = create_model(weights.model, weights=weights.name)
     _, description = load_classifier(weights.path)
+    pixels, labels = data.test.pixels[:images], data.test.labels[:images]
     with torch.no_grad():
         right = sum(
-            (model(normalize(pixels, description.mean, description.std)).argmax(1) == labels).sum().item()
-            for pixels, labels in zip(data.test.pixels.split(500), data.test.labels.split(500), strict=True)
+            (model(normalize(part, description.mean, description.std)).argmax(1) == of_part).sum().item()
+            for part, of_part in zip(pixels.split(500), labels.split(500), strict=True)
         )
-    # Other machines round differently, which may turn an image or two.
-    assert right / len(data.test) == pytest.approx(record["test_accuracy"], abs=5e-4)
+    share = record["test_accuracy"]
+    # Of all images only those may differ that other machines' rounding turns; of some, as many as chance allows.
+    tolerance = 5e-4 if images is None else 4 * (share * (1 - share) / images) ** 0.5
+    assert right / len(labels) == pytest.approx(share, abs=tolerance)

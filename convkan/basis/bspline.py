@@ -89,6 +89,10 @@ def cox_de_boor(
     """
     x = x.unsqueeze(-2)
     values = _intervals(x, knots, margin).to(x.dtype)
+    if order == 0:
+        return torch.where(x.isnan(), x, values)
+    # Beyond all knots everything is 0: there factors must stay finite.
+    x = _held_within(x, knots[..., :1, :], knots[..., -1:, :])
     for k in range(1, order + 1):
         scale = _reciprocal_spans(knots, k)
         rising = (x - knots[..., :-k, :]) * scale
@@ -163,7 +167,7 @@ def alive_bsplines(
         order: Polynomial degree k.
     """
     middle = len(around) // 2
-    values = [torch.ones_like(x)]
+    values = [torch.where(x.isnan(), x, 1) if order == 0 else torch.ones_like(x)]
     for k in range(1, order + 1):
         # Spline b of order k − 1 lives on the knots left[b] … right[b].
         left, right = around[middle - k : middle], around[middle : middle + k]

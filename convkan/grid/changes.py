@@ -58,7 +58,7 @@ def refined_knots(layer: KANLayer, grid_size: int, keep_beyond: bool) -> Refinem
     if nested:
         new_inner = split(inner, grid_size)
     else:
-        steps = torch.linspace(0, 1, grid_size + 1, dtype=knots.dtype)
+        steps = torch.linspace(0, 1, grid_size + 1, dtype=knots.dtype, device=knots.device)
         position = steps * basis.grid_size
         left = position.floor().long().clamp_max(basis.grid_size - 1)
         new_inner = inner[:, left] + (position - left) * (inner[:, left + 1] - inner[:, left])
@@ -114,7 +114,7 @@ def move_grid(layer: KANLayer, new_knots: Float[Tensor, "channels knots"], summa
     change = torch.cat(parts)
     if knots.shape == new_knots.shape:
         kept = (new_knots == knots).all(1)
-        change[kept] = torch.eye(basis.num_functions, dtype=change.dtype)
+        change[kept] = torch.eye(basis.num_functions, dtype=change.dtype, device=change.device)
     return _change_knots(layer, basis, new_knots, change, summary.points, torch.ones_like(summary.points))
 
 

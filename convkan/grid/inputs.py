@@ -81,8 +81,8 @@ def _thinned(ordered: Float[Tensor, "channels samples"]) -> Float[Tensor, "chann
     count = ordered.shape[1]
     if count <= SUMMARY_SIZE:
         return ordered
-    middles = (torch.arange(SUMMARY_SIZE, device=ordered.device) + 0.5) / SUMMARY_SIZE * count
-    return ordered[:, middles.long()]
+    middles = (2 * torch.arange(SUMMARY_SIZE, device=ordered.device) + 1) * count // (2 * SUMMARY_SIZE)
+    return ordered[:, middles]
 
 
 def on_host(x: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ class Splines:
         first, values = self.basis.alive(points.mT, self.knots)
         start, count = first.amin(0), self.basis.num_functions
         few = int((first - start).amax()) + len(values)
-        positions = start.unsqueeze(1) + torch.arange(few)
+        positions = start.unsqueeze(1) + torch.arange(few, device=start.device)
         exist = (positions >= 0) & (positions < count)
         functions = spread(first - start, values, few).movedim(-1, 0)
         coefficients = self.coefficients.take_along_dim(positions.clamp(0, count - 1).unsqueeze(-1), dim=1)
@@ -211,7 +211,7 @@ def quadrature(
 
     As many as it takes to measure, without error, the mean square of a polynomial piece of this order.
     """
-    nodes, shares = (torch.from_numpy(values) / 2 for values in np.polynomial.legendre.leggauss(order + 1))
+    nodes, shares = (torch.from_numpy(values).to(ordered) / 2 for values in np.polynomial.legendre.leggauss(order + 1))
     points = ordered[:, :-1, None] + ordered.diff(dim=1)[..., None] * (nodes + 0.5)
     return points.flatten(1), shares.expand_as(points).flatten(1)
 

@@ -16,7 +16,9 @@ from convkan.grid.inputs import Summary, gathered, inputs_of, on_host
 from convkan.grid.layers import check_mix, outside
 from convkan.nn import KANLayer
 
-WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
+# What holds on to a model's parameters; of these, what leaves only a part of each in a process.
+WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
+SHARDING = ("FullyShardedDataParallel", "FSDPModule")
 
 _log = logging.getLogger(__name__)
 
@@ -70,9 +72,11 @@ def adapt_grids(
 
     Raises:
         ValueError: There are no batches, the inputs of a layer are empty or not finite, or an average lacks a layer.
-        RuntimeError: Coefficients are not a layer's own parameter but computed from others.
+        RuntimeError: Coefficients are not a layer's own parameter but computed from others, or shared by layers;
+            or the model is sharded over processes.
     """
     check_mix(grid_eps, margin)
+    _check_not_within(SHARDING, model, "adapt")
     layers, followers = spline_layers(model), _matched(model, averages)
     _check_own(layers, followers)
     summaries = {name: gathered(summary) for name, summary in _summaries(model, batches).items()}
@@ -111,10 +115,9 @@ def refine_grids(
     Raises:
         ValueError: See ``refine_grid``; or an average lacks a layer.
         RuntimeError: The model is wrapped for several devices, which hold on to the old parameters; or coefficients are
-            not a layer's own parameter but computed from others.
+            not a layer's own parameter but computed from others, or shared by layers.
     """
-    if any(type(module).__name__ in WRAPPERS for module in model.modules()):
-        raise RuntimeError(f"grids cannot be refined within {' or '.join(WRAPPERS)}: refine, then wrap the model")
+    _check_not_within(WRAPPERS, model, "refine")
     layers, followers = spline_layers(model), _matched(model, averages)
     _check_own(layers, followers)
     finer = {name: refined_knots(layer, grid_size, keep_beyond) for name, layer in layers.items()}
@@ -127,6 +130,13 @@ def refine_grids(
         if optimizer is not None and layer.basis_weight is not before:
             _swap(optimizer, before, layer.basis_weight, name)
     return changes
+
+
+def _check_not_within(wrappers: tuple[str, ...], model: nn.Module, change: str) -> None:
+    present = {parent.__name__ for module in model.modules() for parent in type(module).__mro__}
+    for name in wrappers:
+        if name in present:
+            raise RuntimeError(f"grids cannot be changed within {name}: {change}, then wrap the model")
 
 
 def _matched(model: nn.Module, averages: Iterable[nn.Module]) -> dict[str, list[KANLayer]]:
@@ -148,9 +158,17 @@ def _bare(name: str) -> str:
 
 
 def _check_own(layers: dict[str, KANLayer], followers: dict[str, list[KANLayer]]) -> None:
+    """Raise unless every layer's coefficients are a parameter of its own."""
+    owners: dict[int, str] = {}
     for name, layer in layers.items():
         for each in (layer, *followers[name]):
             each.check_own_weights()
+        owner = owners.setdefault(id(layer.basis_weight), name)
+        if owner != name:
+            raise RuntimeError(
+                f"grids cannot be changed: layers {owner!r} and {name!r} share their basis_weight, and coefficients "
+                "belong to one grid. Use one layer in both places, or two with weights of their own"
+            )
 
 
 @torch.no_grad()
@@ -220,7 +238,10 @@ def _swap(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, name: str)
             if parameter is old:
                 group["params"][index] = new
                 _log.info("the optimiser's state of %s starts anew: its grid was refined", name)
-    optimizer.state.pop(old, None)
+    state = optimizer.state.pop(old, {})
+    if isinstance(state.get("momentum_buffer"), Tensor) and state.keys() == {"momentum_buffer"}:
+        # A fused SGD takes momentum for all parameters of a group or for none.
+        optimizer.state[new] = {"momentum_buffer": torch.zeros_like(new)}
     if isinstance(optimizer, LBFGS):
         optimizer.state.clear()
         optimizer._numel_cache = None

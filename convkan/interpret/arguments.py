@@ -110,12 +110,13 @@ def _shifts(places: Float[Tensor, "channels points"]) -> Float[Tensor, "channels
 
 def _scales_and_shifts(function: NamedFunction, places: Tensor) -> Float[Tensor, "starts 2"]:
     if function.period is not None:
-        scale = torch.linspace(HIGHEST_FREQUENCY / FREQUENCIES, HIGHEST_FREQUENCY, FREQUENCIES).to(places)
+        lowest = HIGHEST_FREQUENCY / FREQUENCIES
+        scale = torch.linspace(lowest, HIGHEST_FREQUENCY, FREQUENCIES, device="cpu").to(places)
         scale = torch.cat([scale[:1] / 4, scale[:1] / 2, scale]) * function.period / (2 * pi)
-        phase = torch.arange(PHASES).to(places) / PHASES * function.period
+        phase = torch.arange(PHASES, device="cpu").to(places) / PHASES * function.period
         first, second = torch.meshgrid(scale.log(), phase, indexing="ij")
         return torch.stack([first, second], dim=-1).flatten(0, 1)
-    near = torch.linspace(-1.2, 1.2, 21).to(places)
+    near = torch.linspace(-1.2, 1.2, 21, device="cpu").to(places)
     far = places.new_tensor([1.6, 2.5, 5.0])
     scale, zero = torch.meshgrid(_spaced(0.1, 32, 40, places), torch.cat([-far, near, far]), indexing="ij")
     return torch.stack([scale, -scale.exp() * zero], dim=-1).flatten(0, 1)

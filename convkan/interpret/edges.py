@@ -113,7 +113,9 @@ class Edges:
         rows = [row for row, edge in enumerate(edges) if edge[0] in position]
         affine = self.symbolic.affine
         part = SymbolicEdges((len(outputs), *self.symbolic.shape[1:]), device=affine.device, dtype=affine.dtype)
-        kept = torch.tensor([[position[edges[row][0]], *edges[row][1:]] for row in rows], dtype=torch.long)
+        kept = torch.tensor(
+            [[position[edges[row][0]], *edges[row][1:]] for row in rows], dtype=torch.long, device="cpu"
+        )
         part.replace(kept.view(-1, len(part.shape)), [self.symbolic.functions[row] for row in rows], affine[rows])
         return part
 

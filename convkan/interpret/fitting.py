@@ -234,7 +234,7 @@ def _simplest(function: NamedFunction, a: Tensor, b: Tensor) -> tuple[Tensor, Te
         return a, torch.zeros_like(b)
     if function.period is None:
         return a, b
-    z = torch.linspace(0, 1, 7).to(a) * function.period
+    z = torch.linspace(0, 1, 7, device="cpu").to(a) * function.period
     period = function.period
     if torch.allclose(function.value(z + period / 2), -function.value(z), atol=1e-9):  # the rest is the sign of c
         period = period / 2

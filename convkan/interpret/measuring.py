@@ -18,7 +18,7 @@ class Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self.mean = self.squares = torch.zeros((), dtype=torch.float64)  # squares: Σ (x − mean)²
+        self.mean = self.squares = torch.zeros((), dtype=torch.float64, device="cpu")  # squares: Σ (x − mean)²
 
     def add(self, values: Tensor, dim: int) -> None:
         """Take in values along a dimension."""

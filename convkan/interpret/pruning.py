@@ -228,12 +228,12 @@ def _check_separate(graph: ChannelGraph, space: int) -> None:
 
 def _matters(graph: ChannelGraph, scores: Scores, space: int, *, relative: bool) -> Float[Tensor, " channels"]:
     """What each channel of a space matters to the layers that take it in."""
-    matters = torch.zeros(graph.spaces[space].channels or 0, dtype=torch.float64)
+    matters = torch.zeros(graph.spaces[space].channels or 0, dtype=torch.float64, device="cpu")
     for step in graph.consumers(space):
         inputs = _of(scores, step).inputs.cpu()
         if relative:
             inputs = inputs / inputs.sum().clamp_min(torch.finfo(inputs.dtype).tiny)
-        matters.index_add_(0, torch.tensor(step.sources[0].owner), inputs)
+        matters.index_add_(0, torch.tensor(step.sources[0].owner, device="cpu"), inputs)
     return matters
 
 
@@ -241,7 +241,7 @@ def _greatest(
     graph: ChannelGraph, scores: Scores, space: int, steps: list[Step], *, outputs: bool
 ) -> Float[Tensor, " channels"]:
     """For each channel of a space, the greatest score of an edge into it, or out of it."""
-    greatest = torch.zeros(graph.spaces[space].channels or 0, dtype=torch.float64)
+    greatest = torch.zeros(graph.spaces[space].channels or 0, dtype=torch.float64, device="cpu")
     for step in steps:
         edges = _of(scores, step).edges.cpu().reshape(*_of(scores, step).edges.shape[:2], -1).amax(2)
         if outputs:
@@ -249,13 +249,13 @@ def _greatest(
         else:
             groups = len(step.sources[0].owner or ()) // edges.shape[1]
             best, owner = edges.unflatten(0, (groups, -1)).amax(1).flatten(), step.sources[0].owner
-        greatest.scatter_reduce_(0, torch.tensor(owner), best, "amax")
+        greatest.scatter_reduce_(0, torch.tensor(owner, device="cpu"), best, "amax")
     return greatest
 
 
 def _positions(places: Tensor, block: int) -> list[int]:
     """Channels from their places within blocks."""
-    first = torch.arange(len(places)).unsqueeze(1) * block
+    first = torch.arange(len(places), device=places.device).unsqueeze(1) * block
     return sorted((places + first).flatten().tolist())
 
 

@@ -195,13 +195,13 @@ def ranked(
         curves = rearrange(part.at(x.mT), "(g o) i p ... -> (g i) (o ...) p", g=part.groups)
         if not bool(curves.isfinite().all()):
             raise ValueError("layer must have finite functions, got NaN or infinity among their values")
-        names = torch.ones(part.shape).nonzero().view(*part.shape, -1)
-        names[..., 0] = torch.tensor(outputs).view(-1, *(1,) * (names.ndim - 2))
+        names = torch.ones(part.shape, device="cpu").nonzero().view(*part.shape, -1)
+        names[..., 0] = torch.tensor(outputs, device="cpu").view(-1, *(1,) * (names.ndim - 2))
         names = rearrange(names, "(g o) i ... d -> (g i) (o ...) d", g=part.groups)
         if edge is None:
             found |= _suggestions(x, curves, names, distinct, freedom, functions, top, simplicity, fewest)
             continue
-        channel, curve = (names == torch.tensor(edge)).all(-1).nonzero()[0].tolist()
+        channel, curve = (names == torch.tensor(edge, device="cpu")).all(-1).nonzero()[0].tolist()
         one, its = slice(channel, channel + 1), slice(curve, curve + 1)
         found = _suggestions(
             x[one],

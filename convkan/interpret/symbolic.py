@@ -77,9 +77,9 @@ def fix_all(layer: KANLayer, suggestions: Sequence[Suggestion]) -> None:
     symbolic = layer.add_symbolic()
     replaced = {suggestion.edge for suggestion in suggestions}
     rows = [row for row, edge in enumerate(symbolic.edges.tolist()) if tuple(edge) not in replaced]
-    added = torch.tensor([suggestion.affine for suggestion in suggestions], dtype=torch.float64)
+    added = torch.tensor([suggestion.affine for suggestion in suggestions], dtype=torch.float64, device="cpu")
     symbolic.replace(
-        torch.cat([symbolic.edges[rows].cpu(), torch.tensor([list(suggestion.edge) for suggestion in suggestions])]),
+        torch.cat([symbolic.edges[rows].cpu(), torch.tensor([list(s.edge) for s in suggestions], device="cpu")]),
         [symbolic.functions[row] for row in rows] + [suggestion.name for suggestion in suggestions],
         torch.cat([symbolic.affine[rows].detach().cpu().double(), added]),
     )
@@ -140,7 +140,7 @@ def _well_enough(suggestions: Sequence[Suggestion], threshold: float) -> Suggest
 def live_edges(layer: KANLayer) -> set[Edge]:
     """The edges that compute anything: neither masked, unless they were fixed after all."""
     shape = edges_of(layer).shape
-    alive = torch.ones(shape, dtype=torch.bool) if layer.edge_mask is None else layer.edge_mask.cpu()
+    alive = torch.ones(shape, dtype=torch.bool, device="cpu") if layer.edge_mask is None else layer.edge_mask.cpu()
     return {tuple(edge) for edge in alive.nonzero().tolist()} | fixed_edges(layer)
 
 

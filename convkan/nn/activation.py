@@ -63,7 +63,7 @@ class LearnableActivation(KANLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_channels(num_channels=num_channels, num_functions=num_functions)
+        num_channels, num_functions = check_channels(num_channels=num_channels, num_functions=num_functions)
         padding = _check_padding(padding)
         super().__init__(
             num_channels,
@@ -165,11 +165,10 @@ class LowRankKANConv2d(PaddedConvolution, Whole, MaskedEdges):
     ) -> None:
         nn.Module.__init__(self)
         self._set_geometry(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        check_channels(rank=rank)
-        self.rank = rank
+        (self.rank,) = check_channels(rank=rank)
         self.activation = LearnableActivation(
-            in_channels,
-            rank,
+            self.in_channels,
+            self.rank,
             padding=self._amounts if padding_mode == "zeros" else (),
             basis=basis,
             base_activation=base_activation,
@@ -177,7 +176,7 @@ class LowRankKANConv2d(PaddedConvolution, Whole, MaskedEdges):
             device=device,
             dtype=dtype,
         )
-        shape = (out_channels, in_channels // groups * rank, *self.kernel_size)
+        shape = (self.out_channels, self.in_channels // self.groups * self.rank, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
@@ -215,7 +214,7 @@ class LowRankKANConv2d(PaddedConvolution, Whole, MaskedEdges):
         """``weight`` as it counts: without the edges that are masked."""
         if self.edge_mask is None:
             return self.weight
-        return self.weight * self.edge_mask.repeat_interleave(self.rank, dim=1)
+        return self.weight * self.alive_edges(self.weight).repeat_interleave(self.rank, dim=1)
 
     def masked_weights(self) -> dict[str, Tensor]:
         """``edge_weight`` by name."""

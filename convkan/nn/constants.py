@@ -32,13 +32,14 @@ class HoldsConstants(nn.Module):
                 destination[prefix + name] = value.clone()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        _, strict, missing, *_ = args
+        metadata, strict, missing, *_ = args
+        assigned = metadata.get("assign_to_params_buffers", False)
         own = {prefix + name for name in self.constants}
         super()._load_from_state_dict({key: state_dict[key] for key in state_dict if key not in own}, prefix, *args)
         for name in self.constants:
             value, present = state_dict.get(prefix + name), getattr(self, name)
             if isinstance(value, Tensor):
-                device = value.device if present is None else present.device
+                device = value.device if assigned or present is None else present.device
                 setattr(self, name, value.detach().to(device, copy=True))
             elif present is not None and strict:
                 missing.append(prefix + name)

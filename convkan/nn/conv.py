@@ -10,7 +10,7 @@ from torch.fx import Proxy
 
 from convkan.basis import Basis, BSpline
 from convkan.basis.base import is_jit_traced
-from convkan.nn.layer import KANLayer, check_channels
+from convkan.nn.layer import KANLayer, check_channels, is_integer
 from convkan.nn.memory import in_memory_format, keeps_channels_last
 from convkan.nn.tracing import call_as_leaf
 from convkan.ops import Convolution
@@ -26,12 +26,12 @@ PADDING_MODES: dict[str, str] = {
 
 def per_dimension(name: str, value: int | Sequence[int], dims: int, minimum: int) -> tuple[int, ...]:
     """``value`` as one integer of at least ``minimum`` for each of ``dims`` spatial dimensions."""
-    values = (value,) * dims if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
-    if len(values) != dims or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * dims
+    if len(values) != dims or not all(is_integer(v) for v in values):
         raise TypeError(f"{name} must be an integer or {dims} integers, got {value!r}")
     if min(values) < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
-    return values
+    return tuple(int(v) for v in values)
 
 
 def padding_amounts(
@@ -73,7 +73,9 @@ class PaddedConvolution:
         groups: int,
         padding_mode: str,
     ) -> None:
-        check_channels(in_channels=in_channels, out_channels=out_channels, groups=groups)
+        in_channels, out_channels, groups = check_channels(
+            in_channels=in_channels, out_channels=out_channels, groups=groups
+        )
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
             if channels % groups:
                 raise ValueError(f"{name} must be divisible by groups, got {channels} and {groups}")
@@ -85,7 +87,7 @@ class PaddedConvolution:
         self.dilation = per_dimension("dilation", dilation, self.dims, 1)
         self.padding = padding if isinstance(padding, str) else per_dimension("padding", padding, self.dims, 0)
         self.padding_mode = padding_mode
-        self._amounts = padding_amounts(padding, self.kernel_size, self.stride, self.dilation)
+        self._amounts = padding_amounts(self.padding, self.kernel_size, self.stride, self.dilation)
 
     @property
     def convolution(self) -> Convolution:
@@ -153,10 +155,10 @@ class _KANConv(PaddedConvolution, KANLayer):
     ) -> None:
         self._set_geometry(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         super().__init__(
-            in_channels,
-            out_channels,
+            self.in_channels,
+            self.out_channels,
             self.kernel_size,
-            groups,
+            self.groups,
             bias,
             self.convolution if padding_mode == "zeros" else self.convolution.without_padding(),
             basis=basis,

@@ -1,5 +1,6 @@
 """What every KAN layer is: a basis with weights and, for splines, a grid."""
 
+from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import torch
@@ -141,6 +142,7 @@ class KANLayer(Whole, MaskedEdges):
         """The basis weight with the functions as a dimension of their own: a view, so writing to it is allowed."""
         return rearrange(self.basis_weight, "o (f c) ... -> o c f ...", f=self._basis.num_functions)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def set_grid(self, knots: Float[Tensor, "channels knots"]) -> None:
         """Replace the knots, keeping the coefficients (so the function changes).
@@ -156,6 +158,7 @@ class KANLayer(Whole, MaskedEdges):
             raise TypeError(f"a {type(self.basis).__name__} basis has no grid")
         self.grid = _as(knots.detach().clone(), self.grid)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def respline(self, basis: BSpline, knots: Float[Tensor, "channels knots"], basis_weight: Tensor) -> None:
         """Replace basis, knots and coefficients together: what ``convkan.grid`` is made of.
@@ -176,9 +179,11 @@ class KANLayer(Whole, MaskedEdges):
             self.grid.copy_(_as(knots, self.grid))
             old.copy_(_as(basis_weight, old))
         else:
-            self._buffers["grid"] = _as(knots, self.grid)
-            # Contiguous first: to change the format leaves a transposed matrix as it is.
-            new = in_memory_format(_as(basis_weight, old).contiguous(), keeps_channels_last(old))
+            # Copies, which those who train can use even if these were made in inference mode; contiguous ones, since to
+            # change the format leaves a transposed matrix as it is.
+            self._buffers["grid"] = _as(knots, self.grid).clone()
+            weight = _as(basis_weight, old).clone(memory_format=torch.contiguous_format)
+            new = in_memory_format(weight, keeps_channels_last(old))
             self.basis_weight = nn.Parameter(new, requires_grad=old.requires_grad)
         self._describe_grid()
         self._lineage.settle()
@@ -191,9 +196,10 @@ class KANLayer(Whole, MaskedEdges):
         """Base weight and basis weight as they count: without the edges that are masked."""
         if self.edge_mask is None:
             return self.base_weight, self.basis_weight
-        repeats = (1, self._basis.num_functions, *(1,) * (self.edge_mask.ndim - 2))
-        base = None if self.base_weight is None else self.base_weight * self.edge_mask
-        return base, self.basis_weight * self.edge_mask.repeat(repeats)
+        alive = self.alive_edges(self.basis_weight)
+        repeats = (1, self._basis.num_functions, *(1,) * (alive.ndim - 2))
+        base = None if self.base_weight is None else self.base_weight * alive
+        return base, self.basis_weight * alive.repeat(repeats)
 
     def masked_weights(self) -> dict[str, Tensor]:
         """``edge_weights`` by name."""
@@ -311,6 +317,8 @@ class KANLayer(Whole, MaskedEdges):
         self._describe_grid()
         self._lineage.settle()
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _adopt_sizes(self, weight: Tensor, grid: Tensor | None) -> str | None:
         """Resize to a state's basis, in place so that optimisers keep hold; or say why that cannot be."""
         fan_in = self.num_inputs // self.num_groups
@@ -376,10 +384,16 @@ def _knot_problem(knots: Float[Tensor, "channels knots"], basis: BSpline) -> str
     return None
 
 
-def check_channels(**sizes: int) -> None:
-    """Raise unless every size is a positive integer."""
+def check_channels(**sizes: int) -> tuple[int, ...]:
+    """The sizes as Python's integers (they may be numpy's); raises unless every one is a positive integer."""
     for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool):
+        if not is_integer(size):
             raise TypeError(f"{name} must be an integer, got {size!r}")
         if size < 1:
             raise ValueError(f"{name} must be positive, got {size}")
+    return tuple(int(size) for size in sizes.values())
+
+
+def is_integer(value: object) -> bool:
+    """Whether ``value`` is an integer of any kind, numpy's included, but no truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

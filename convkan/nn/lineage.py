@@ -21,7 +21,7 @@ class Lineage:
     """
 
     def __init__(self, layer: nn.Module | None = None) -> None:
-        self._copies: list[weakref.ref[Lineage]] = []
+        self._copies: weakref.WeakSet[Lineage] = weakref.WeakSet()
         self._layer: weakref.ref[nn.Module] | None = None if layer is None else weakref.ref(layer)
         self.settle()
 
@@ -45,11 +45,9 @@ class Lineage:
 
     def leave_copies(self) -> None:
         """The layer's knots are about to change: mark the copies whose weights have been written to."""
-        self._copies = [copy for copy in self._copies if copy() is not None]
-        for reference in self._copies:
-            copy = reference()
-            layer = None if copy is None else copy.layer
-            if copy is not None and layer is not None and copy._version != _version(layer):
+        for copy in self._copies:
+            layer = copy.layer
+            if layer is not None and copy._version != _version(layer):
                 copy._left_behind = _knots(layer).clone()
 
     def follow(self, before: Tensor, after: Tensor) -> None:
@@ -77,7 +75,7 @@ class Lineage:
     def __deepcopy__(self, memo: dict[int, Any]) -> "Lineage":
         """The lineage of a copy, known to this one; ``of`` follows when the copy is whole."""
         copy = Lineage()
-        self._copies.append(weakref.ref(copy))
+        self._copies.add(copy)
         return copy
 
     def __reduce__(self) -> tuple[type["Lineage"], tuple[()]]:

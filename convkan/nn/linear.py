@@ -51,7 +51,7 @@ class KANLinear(KANLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_channels(in_features=in_features, out_features=out_features)
+        in_features, out_features = check_channels(in_features=in_features, out_features=out_features)
         super().__init__(
             in_features,
             out_features,

@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from convkan.nn.constants import HoldsConstants
-from convkan.nn.reparametrized import check_own
+from convkan.nn.reparametrized import check_own, is_sharded
 
 
 class MaskedEdges(HoldsConstants):
@@ -31,6 +31,12 @@ class MaskedEdges(HoldsConstants):
     def masked_weights(self) -> dict[str, Tensor]:
         """The parameters that belong to edges, by name, without the edges that are masked."""
 
+    def alive_edges(self, weight: Tensor) -> Bool[Tensor, "out in_per_group *kernel"]:
+        """``edge_mask``, where ``weight`` is: replicas of ``torch.nn.DataParallel`` are given only their tensors."""
+        assert self.edge_mask is not None
+        return self.edge_mask.to(weight.device)
+
+    @torch.inference_mode(False)
     @torch.no_grad()
     def mask_edges(self, alive: Bool[Tensor, "out in_per_group *kernel"]) -> None:
         """Keep only the edges that are alive now and in ``alive``; the others are zero from now on.
@@ -62,9 +68,10 @@ class MaskedEdges(HoldsConstants):
                 getattr(self, name).copy_(weight)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Masked edges are saved as zero, whatever an optimiser's momentum made of them."""
+        """Masked edges are saved as zero, whatever an optimiser's momentum made of them; not so of sharded weights."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.edge_mask is not None and not keep_vars:
+        sharded = any(is_sharded(weight) for weight in self.parameters(recurse=False))
+        if self.edge_mask is not None and not keep_vars and not sharded:
             for name, weight in self.masked_weights().items():
                 if prefix + name in destination:
                     destination[prefix + name] = weight.detach()

@@ -48,6 +48,7 @@ class SymbolicEdges(HoldsConstants):
         self.functions: tuple[str, ...] = ()
         self._alike: list[tuple[str, list[int], list[list[int]]]] = []
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def replace(
         self, edges: Int[Tensor, "edges indices"], functions: Sequence[str], affine: Float[Tensor, "edges 4"]

@@ -57,6 +57,19 @@ class _TransformableDense(_Dense):
     generate_vmap_rule = True
 
     @staticmethod
+    def forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
+        # A result that is a rearranged view of memory of its own is an ordinary tensor to autograd, so that what
+        # follows may work in place on it, as ``ReLU(inplace=True)`` does.
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            return _Dense.forward(x, base_weight, basis_weight, grid, plan)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch._C._functorch.is_legacy_batchedtensor(grad):
+            return _backward_of_many(ctx, grad)
+        return _Dense.backward(ctx, grad)
+
+    @staticmethod
     def jvp(
         ctx: Any,
         tangent_x: Tensor | None,
@@ -81,6 +94,25 @@ class _TransformableDense(_Dense):
             features = plan.expansion.features(pixels, knots)
             terms.append(contract(features, expanded_weight(tangent_base, tangent_basis), plan.geometry))
         return sum(terms[1:], start=terms[0])
+
+
+def _backward_of_many(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """The backward pass for many gradients at once, as ``torch.autograd.grad(is_grads_batched=True)`` has them.
+
+    To them only the operations apply that autograd itself is made of: so it derives plain operations.
+    """
+    needed, differentiable = ctx.needs_input_grad[:3], torch.is_grad_enabled()
+    *inputs, grid = ctx.saved_tensors
+    with torch.enable_grad():
+        # Tensors of their own, by which gradients are partial ones even where one input was computed from another.
+        inputs = [
+            tensor if tensor is None else tensor.view_as(tensor) if differentiable else tensor.detach()
+            for tensor in inputs
+        ]
+        wanted = [tensor.requires_grad_() for tensor, need in zip(inputs, needed, strict=True) if need]
+        y = _plain(inputs[0], inputs[1], inputs[2], grid, ctx.plan)
+    gradients = iter(torch.autograd.grad(y, wanted, grad, create_graph=differentiable))
+    return *(next(gradients) if need else None for need in needed), None, None
 
 
 def dense(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:

@@ -84,7 +84,7 @@ def backward(
         zero, knots = x.new_zeros(1, channels), _knots(grid, expansion)
         on_rim = kernels.activation_sums(zero, expansion, knots, rim.unsqueeze(0))
         base, basis = base + on_rim[0], basis + on_rim[1]
-    grad_base = None if base_weight is None else rearrange(base, "r c -> (c r) 1").to(base_weight.dtype)
+    grad_base = None if base_weight is None else rearrange(base, "r c -> (c r)").unsqueeze(1).to(base_weight.dtype)
     return grad_x, grad_base, rearrange(basis, "k r c -> (c r) k").to(basis_weight.dtype)
 
 

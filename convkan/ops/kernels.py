@@ -107,7 +107,7 @@ def _of_any_size(*arguments: Any) -> Iterator[Any]:
     """The arguments, the sizes of tensors marked as ones that will differ in other calls."""
     for argument in arguments:
         if isinstance(argument, Tensor):
-            argument = argument.detach()
+            argument = argument.detach().resolve_neg()  # of that flag compiled code knows nothing
             for dimension in range(argument.ndim):
                 torch._dynamo.maybe_mark_dynamic(argument, dimension)
         yield argument
