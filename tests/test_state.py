@@ -4,7 +4,7 @@ import io
 import pickle
 import threading
 from copy import deepcopy
-from itertools import pairwise
+from typing import ClassVar
 
 import pytest
 import torch
@@ -22,6 +22,9 @@ from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import BSpline
 from convkan.grid import adapt_grid, adapt_grids, coverage, coverages, refine_grid, refine_grids, spline_layers
 from convkan.interpret import fix
+from convkan.ops import knots
+from convkan.training import grids as grid_callbacks
+from convkan.training.balance import BalancedAccuracy
 
 every_class = pytest.mark.parametrize("case", LAYER_CLASSES.values(), ids=LAYER_CLASSES.keys())
 
@@ -182,6 +185,25 @@ def test_threads_that_share_a_layer_compute_the_same():
     assert all(torch.equal(y, expected) for y in outputs.values())
 
 
+def test_transforms_look_at_knots_written_in_place():
+    layer, x = KANLinear(3, 2, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    layer(x)
+    write_knots(layer, "data", 1, uneven=True)
+    fresh = KANLinear(3, 2, dtype=torch.float64)
+    fresh.load_state_dict(layer.state_dict())
+    fresh(x)
+    for use in (torch.func.vmap, lambda f: torch.func.vmap(torch.func.jacrev(f))):
+        assert_agree(use(layer)(x), use(fresh)(x))
+    assert_agree(torch.func.vmap(layer)(x), layer(x))
+
+
+def test_knots_of_the_same_numbers_are_looked_at_once(monkeypatch):
+    layer = KANLinear(3, 2)
+    layer.load_state_dict(KANLinear(3, 2).state_dict())  # writes, but the same
+    layer(torch.randn(5, 3))
+    assert knots._ANSWERS[layer.grid].version == layer.grid._version
+
+
 def test_compiled_code_looks_at_knots_written_in_place():
     layer = KANLinear(3, 2)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
@@ -258,6 +280,118 @@ class TestAverages:
         ema.module.load_state_dict(model.state_dict())
         assert torch.equal(ema(self.x), model(self.x))
 
+    LEFT_BEHIND: ClassVar = {
+        "resumed": lambda model, ema, x, new: (
+            new.load_state_dict(ema.state_dict()),
+            adapt_grids(model, [x]),
+            new.update_parameters(model),
+            new,
+        )[-1],
+        "followed once": lambda model, ema, x, new: (
+            adapt_grids(model, [x], averages=[ema]),
+            adapt_grids(model, [1.6 * x]),
+            ema.update_parameters(model),
+            ema,
+        )[-1],
+        "another state": lambda model, ema, x, new: (
+            adapt_grids(new.module, [x]),
+            model.load_state_dict(new.module.state_dict()),
+            ema.update_parameters(model),
+            ema,
+        )[-1],
+        "set knots": lambda model, ema, x, new: (
+            randomize(model),
+            [write_knots(layer, "set", 1, uneven=True) for layer in kan_layers(model)],
+            ema.update_parameters(model),
+            ema,
+        )[-1],
+        "copied": lambda model, ema, x, new: (
+            adapt_grids(model, [x]),
+            ema.update_parameters(model),
+            deepcopy(ema),
+        )[-1],
+        "pickled": lambda model, ema, x, new: (
+            adapt_grids(model, [x]),
+            ema.update_parameters(model),
+            saved_whole(ema.module),
+        )[-1],
+    }
+
+    @pytest.mark.parametrize("how", LEFT_BEHIND.values(), ids=LEFT_BEHIND.keys())
+    def test_that_were_left_behind_are_refused_however_it_came_to_it(self, model, how):
+        ema, new = self.ema(model), self.ema(model)
+        for _ in range(2):
+            ema.update_parameters(model)
+        left = how(model, ema, self.x, new)
+        with pytest.raises(RuntimeError, match="averaged over a change of its grid"):
+            left(self.x)
+        with pytest.raises(RuntimeError, match="averaged over a change of its grid"):
+            left(self.x)  # nor is it forgotten
+
+    def test_written_through_data_are_refused_too(self, model):
+        copy = deepcopy(model)
+
+        def update():
+            for ours, theirs in zip(copy.parameters(), model.parameters(), strict=True):
+                ours.data.mul_(0.9).add_(theirs.data, alpha=0.1)
+            for ours, theirs in zip(copy.buffers(), model.buffers(), strict=True):
+                ours.data.copy_(theirs)
+
+        randomize(model)
+        update()
+        adapt_grids(model, [self.x])
+        update()
+        with pytest.raises(RuntimeError, match="averaged over a change of its grid"):
+            copy(self.x)
+
+    def test_a_copy_that_averages_the_one_it_was_made_of_is_found_either_way_round(self, model):
+        student = deepcopy(model)
+        for _ in range(2):
+            for ours, theirs in zip(model.parameters(), student.parameters(), strict=True):
+                ours.data.lerp_(theirs.data, 0.1)
+        adapt_grids(student, [self.x])
+        for ours, theirs in zip(model.buffers(), student.buffers(), strict=True):
+            ours.copy_(theirs)
+        with pytest.raises(RuntimeError, match="averaged over a change of its grid"):
+            model(self.x)
+
+    def test_what_is_no_average_is_not_refused(self, model):
+        own = deepcopy(model)
+        randomize(own)  # as training does
+        adapt_grids(model, [self.x])
+        torch.func.functional_call(own, dict(model.state_dict()), (self.x,))
+        for layer in kan_layers(own):
+            write_knots(layer, "set", 2, uneven=True)
+        own(self.x)
+        for of_own, of_model in ((own.parameters(), model.parameters()), (own.buffers(), model.buffers())):
+            for ours, theirs in zip(of_own, of_model, strict=True):
+                ours.detach().copy_(theirs)
+        assert torch.equal(own(self.x), model(self.x))
+        own.to("meta").to_empty(device="cpu")
+
+    def test_of_a_part_or_of_another_network_are_left_to_themselves_by_callbacks(self, model):
+        class Module(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.model, self.part = model, AveragedModel(model[:1])
+
+        class Trainer:
+            callbacks = ()
+
+        assert grid_callbacks._averages(Trainer, Module()) == []
+
+    def test_within_the_model_are_not_taken_for_parts_of_it(self, model):
+        model.ema = AveragedModel(nn.Sequential(model[0], model[1]))
+        changes = adapt_grids(nn.Sequential(model[0], model[1]), [self.x], averages=[model.ema])
+        assert changes.keys() == {"0", "1.activation"}
+        assert torch.equal(model.ema.module[0].grid, model[0].grid)
+
+    def test_a_refinement_without_them_is_told(self, model, caplog):
+        ema = self.ema(model)
+        ema.update_parameters(model)
+        refine_grids(model, 10)
+        assert "keep their grid: one that averages" in caplog.text
+
     def test_that_are_refused_stay_so_in_another_precision(self, model):
         ema = self.ema(model)
         for _ in range(2):
@@ -313,6 +447,45 @@ class TestAverages:
         again = create(layer.parameters())
         again.step(step)
 
+    @pytest.mark.parametrize("create", [torch.optim.AdamW, torch.optim.LBFGS])
+    def test_loading_the_optimizer_state_too_goes_on(self, create):
+        layer, finer = (KANLinear(2, 3, basis=BSpline(size), dtype=torch.float64) for size in (5, 10))
+        ours, theirs = create(layer.parameters()), create(finer.parameters())
+        x = torch.randn(4, 2, dtype=torch.float64)
+
+        def step(net, optimizer):
+            def closure():
+                optimizer.zero_grad()
+                loss = net(x).square().mean()
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+
+        step(layer, ours)
+        step(finer, theirs)
+        layer.load_state_dict(finer.state_dict())
+        ours.load_state_dict(deepcopy(theirs.state_dict()))
+        step(layer, ours)
+        step(finer, theirs)
+        assert_agree(layer(x), finer(x))
+
+    def test_every_size_before_is_known_to_every_optimizer(self):
+        layer, x = KANLinear(2, 3), torch.ones(4, 2)
+        optimizers = [torch.optim.Adam(layer.parameters()) for _ in range(2)]
+
+        def step(optimizer):
+            optimizer.zero_grad()
+            layer(x).square().mean().backward()
+            optimizer.step()
+
+        step(optimizers[0])
+        for size in (10, 20):
+            layer.load_state_dict(KANLinear(2, 3, basis=BSpline(size)).state_dict())
+        step(optimizers[1])
+        with pytest.raises(RuntimeError, match="another grid size was loaded"):
+            step(optimizers[0])
+
 
 class TestConstants:
     """Masks and names are state, but no numbers."""
@@ -338,9 +511,10 @@ class TestConstants:
             assert_agree(average(self.x), model(self.x))
 
     def test_averages_of_every_entry_of_a_state_keep_them(self, model):
-        average = deepcopy(model)
-        for ours, theirs in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-            ours.copy_(0.99 * ours + 0.01 * theirs)
+        average = randomize(deepcopy(model))
+        for _ in range(2):
+            for ours, theirs in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+                ours.copy_(0.0 * ours + 1.0 * theirs)
         assert average[3].symbolic.functions == ("sin", "gaussian")
         assert (average(self.x) - model(self.x)).norm() <= 1e-5 * model(self.x).norm()
 
@@ -406,6 +580,9 @@ class TestDevicesWithoutFloat64:
             layer(x)
             coverages(layer, [x])
             coverage(layer, x)
+            balance = BalancedAccuracy(3, validate_args=False)
+            balance.update(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 1, 2]))
+            assert balance.compute() == (1 + 0.5 + 1) / 3
             adapt_grids(layer, [x])
             adapt_grid(layer, x)
             refine_grid(layer, 10)
@@ -484,4 +661,3 @@ def test_a_layer_of_one_input_is_fitted_refined_and_fitted_again(create):
         refine_grid(layer, size)
         nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(layer.parameters()), layer.parameters())
     assert losses[-1] < 1e-3 * losses[0]
-    assert all(a >= 0 for a, _ in pairwise(losses))

@@ -77,11 +77,13 @@ def adapt_grids(
     """
     check_mix(grid_eps, margin)
     _check_not_within(SHARDING, model, "adapt")
-    layers, followers = spline_layers(model), _matched(model, averages)
+    layers, followers = _matched(model, averages)
     _check_own(layers, followers)
     summaries = {name: gathered(summary) for name, summary in _summaries(model, batches).items()}
     changes = {}
     for name, summary in summaries.items():
+        if name not in layers:
+            continue
         knots = adapted_knots(layers[name], summary, grid_eps, margin)
         for follower in followers[name]:
             move_grid(follower, knots, summary)
@@ -118,13 +120,21 @@ def refine_grids(
             not a layer's own parameter but computed from others, or shared by layers.
     """
     _check_not_within(WRAPPERS, model, "refine")
-    layers, followers = spline_layers(model), _matched(model, averages)
+    layers, followers = _matched(model, averages)
     _check_own(layers, followers)
     finer = {name: refined_knots(layer, grid_size, keep_beyond) for name, layer in layers.items()}
     changes = {}
     for name, layer in layers.items():
         for follower in followers[name]:
             divide_grid(follower, finer[name])
+        left = [copy for copy in layer.touched_copies() if all(copy is not each for each in followers[name])]
+        if left and layer.basis.num_functions != finer[name].basis.num_functions:
+            _log.warning(
+                "%d copies of layer %r keep their grid: one that averages this model's weights must be refined with "
+                "it, as refine_grids(…, averages=[copy]), or its next update will fail for another size",
+                len(left),
+                name,
+            )
         before = layer.basis_weight
         changes[name] = divide_grid(layer, finer[name])
         if optimizer is not None and layer.basis_weight is not before:
@@ -139,16 +149,26 @@ def _check_not_within(wrappers: tuple[str, ...], model: nn.Module, change: str) 
             raise RuntimeError(f"grids cannot be changed within {name}: {change}, then wrap the model")
 
 
-def _matched(model: nn.Module, averages: Iterable[nn.Module]) -> dict[str, list[KANLayer]]:
-    """For each spline layer of a model, those that average it."""
-    found: dict[str, list[KANLayer]] = {name: [] for name in spline_layers(model)}
+def _matched(model: nn.Module, averages: Iterable[nn.Module]) -> tuple[dict[str, KANLayer], dict[str, list[KANLayer]]]:
+    """The spline layers of a model, and for each of them those that average it."""
+    averages = list(averages)
+    within = {id(module) for average in averages for module in average.modules()}  # an average may be a part of it
+    layers = {name: layer for name, layer in spline_layers(model).items() if id(layer) not in within}
+    followers: dict[str, list[KANLayer]] = {name: [] for name in layers}
     for average in averages:
-        theirs = {_bare(name): layer for name, layer in spline_layers(average).items()}
-        for name, followers in found.items():
-            layer = theirs.get(_bare(name))
-            if layer is None:
+        theirs = _by_bare_name(spline_layers(average))
+        for bare, layer in _by_bare_name(layers).items():
+            name = next(name for name, each in layers.items() if each is layer)
+            if bare not in theirs:
                 raise ValueError(f"averages must have the layers of the model, got one without {name or 'it'!r}")
-            followers.append(layer)
+            followers[name].append(theirs[bare])
+    return layers, followers
+
+
+def _by_bare_name(layers: dict[str, KANLayer]) -> dict[str, KANLayer]:
+    found = {_bare(name): layer for name, layer in layers.items()}
+    if len(found) < len(layers):
+        raise ValueError(f"layers must differ in more than 'module' and '_orig_mod', got {', '.join(layers)}")
     return found
 
 
@@ -182,7 +202,9 @@ def coverages(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, LayerCov
             ends.setdefault(name, []).append((samples.amin(1), samples.amax(1)))
     found = {}
     for name, counts in off.items():
-        total = max(1, sum(count for _, count in counts))
+        if name not in ends:
+            raise ValueError(f"batches must not be empty: layer {name!r} was given no inputs")
+        total = sum(count for _, count in counts)
         least = torch.stack([low for low, _ in ends[name]]).amin(0)
         greatest = torch.stack([high for _, high in ends[name]]).amax(0)
         found[name] = LayerCoverage(torch.stack([number for number, _ in counts]).sum(0) / total, least == greatest)

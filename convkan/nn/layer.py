@@ -172,8 +172,8 @@ class KANLayer(Whole, MaskedEdges):
         """
         self.check_own_weights()
         assert self.grid is not None
-        self._lineage.leave_copies()
         old = self.basis_weight
+        self._leave_relatives(knots)
         self._basis = basis
         if basis_weight.shape == old.shape:
             self.grid.copy_(_as(knots, self.grid))
@@ -288,9 +288,25 @@ class KANLayer(Whole, MaskedEdges):
             problem = _knot_problem(value, self._basis)
             if problem:
                 raise ValueError(f"knots must {problem}")
+            self._leave_relatives(value)
         super().__setattr__(name, value)
+        if new_grid:
+            self._lineage.settle()
         if new_grid or (name == "base_activation" and "plan" in self.__dict__):
             self._describe_grid()
+
+    def _leave_relatives(self, knots: Tensor) -> None:
+        """Tell averages of this layer that it is about to have these knots, if they are others."""
+        if self.grid is None or not is_concrete(self.grid) or not is_concrete(knots):
+            return
+        knots = _as(knots.detach(), self.grid)
+        if knots.shape != self.grid.shape or not torch.equal(knots, self.grid):
+            self._lineage.leave(knots)
+
+    def touched_copies(self) -> list["KANLayer"]:
+        """Living relatives by ``copy.deepcopy`` that were written to since: averages of this layer, or on their own."""
+        layers = [relative.layer for relative in self._lineage.touched_relatives()]
+        return [layer for layer in layers if isinstance(layer, KANLayer)]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Copies and unpickled layers have a lineage of their own."""
@@ -309,13 +325,16 @@ class KANLayer(Whole, MaskedEdges):
             self.add_symbolic()
         weight, grid = state_dict.get(f"{prefix}basis_weight"), state_dict.get(f"{prefix}grid")
         if isinstance(weight, Tensor) and (isinstance(grid, Tensor) or self.grid is None):
+            if isinstance(grid, Tensor):
+                self._leave_relatives(grid)
             problem = self._adopt_sizes(weight, grid)
             if problem:
                 errors.append(f"{prefix.rstrip('.') or type(self).__name__}: {problem}")
                 return
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._describe_grid()
-        self._lineage.settle()
+        if isinstance(weight, Tensor) and isinstance(grid, Tensor):
+            self._lineage.settle()
 
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -68,13 +68,17 @@ class MaskedEdges(HoldsConstants):
                 getattr(self, name).copy_(weight)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Masked edges are saved as zero, whatever an optimiser's momentum made of them; not so of sharded weights."""
-        super()._save_to_state_dict(destination, prefix, keep_vars)
+        """Masked edges are saved as zero, whatever an optimiser's momentum made of them; not so of sharded weights.
+
+        They become zero in the layer, too: what is in a state must be the layer's own, since averages write to it.
+        """
         sharded = any(is_sharded(weight) for weight in self.parameters(recurse=False))
         if self.edge_mask is not None and not keep_vars and not sharded:
             for name, weight in self.masked_weights().items():
-                if prefix + name in destination:
-                    destination[prefix + name] = weight.detach()
+                own = self._parameters.get(name)
+                if own is not None:
+                    own.data.copy_(weight.detach())
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Refuse a mask of other edges."""

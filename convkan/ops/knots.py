@@ -6,11 +6,12 @@ process that shares their memory; and a copy looks like the original while its c
 together with a copy of the numbers it was found for, and given again only for the same numbers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from convkan.basis import BSpline
@@ -45,10 +46,10 @@ class _Answer:
         if self.sizes != _sizes(basis):
             return False
         same_version = self.version is not None and self.version == _version(grid)
-        if not is_concrete(grid):
+        if not _is_readable(grid):
             return same_version
         # Reading numbers on another device would make the host wait for it, so there an equal version has to do.
-        return (same_version and not grid.is_cpu) or torch.equal(self.knots, grid)
+        return (same_version and not grid.is_cpu) or _equal(self.knots, grid)
 
 
 _ANSWERS = WeakIdKeyDictionary()
@@ -63,9 +64,17 @@ def knot_facts(basis: BSpline, grid: Float[Tensor, "channels knots"]) -> KnotFac
     """
     answer = _ANSWERS.get(grid)
     if answer is not None and answer.holds_for(grid, basis):
+        if answer.version != _version(grid):  # written to, but with the same numbers
+            _ANSWERS[grid] = replace(answer, version=_version(grid))
         return answer.facts
-    if not is_concrete(grid):
+    if not _is_readable(grid):
         return UNKNOWN
+    with torch._C._DisableFuncTorch():
+        return _found(basis, grid)
+
+
+def _found(basis: BSpline, grid: Float[Tensor, "channels knots"]) -> KnotFacts:
+    """Read them off the numbers, and remember them."""
     facts = _read_off(basis, grid.detach().cpu().double(), torch.finfo(grid.dtype).eps)
     _ANSWERS[grid] = _Answer(grid.detach().clone(), _version(grid), _sizes(basis), facts)
     return facts
@@ -78,6 +87,19 @@ def _read_off(basis: BSpline, grid: Float[Tensor, "channels knots"], eps: float)
     # A grid that waits to be filled holds anything.
     shared = bool(((low == low[0]) & (high == high[0]) & (low < high) & grid.isfinite().all()).all())
     return KnotFacts(uniform, (low[0].item(), high[0].item()) if shared else None)
+
+
+def _is_readable(grid: Tensor) -> bool:
+    """Whether the numbers of the knots can be read: also within ``torch.func``, where others are transformed."""
+    if not torch._C._are_functorch_transforms_active():
+        return is_concrete(grid)
+    transformed = torch._C._functorch.is_functorch_wrapped_tensor(grid) or isinstance(grid, FakeTensor)
+    return not transformed and not grid.is_meta and not torch.compiler.is_compiling()
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    with torch._C._DisableFuncTorch():
+        return torch.equal(one, other)
 
 
 def _sizes(basis: BSpline) -> tuple[int, int]:

@@ -10,8 +10,12 @@ def recalls(confusion: Int[Tensor, "classes classes"]) -> Float[Tensor, " classe
 
     Args:
         confusion: Counts by true class (row) and predicted class (column).
+
+    Returns:
+        In float64, on the CPU.
     """
-    return confusion.diagonal().double() / confusion.sum(1).double()
+    confusion = confusion.cpu().double()  # not every device has float64
+    return confusion.diagonal() / confusion.sum(1)
 
 
 def balanced_weights(labels: Int[Tensor, " count"], num_classes: int) -> list[float]:
@@ -35,4 +39,5 @@ class BalancedAccuracy(MulticlassConfusionMatrix):
 
     def compute(self) -> Tensor:
         """The mean, as a share."""
-        return recalls(super().compute()).nanmean().float()
+        confusion = super().compute()
+        return recalls(confusion).nanmean().float().to(confusion.device)

@@ -158,7 +158,11 @@ def _averages(trainer: L.Trainer, pl_module: L.LightningModule) -> list[nn.Modul
     kept = [getattr(callback, "_average_model", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
     own = [module for module in pl_module.modules() if isinstance(module, AveragedModel)]
     found = [average for average in (*kept, *own) if isinstance(average, nn.Module)]
-    return [_model_of(average.module if isinstance(average, AveragedModel) else average) for average in found]
+    networks = [average.module if isinstance(average, AveragedModel) else average for average in found]
+    networks = [_model_of(network) if isinstance(network, L.LightningModule) else network for network in networks]
+    wanted = spline_layers(_model_of(pl_module)).keys()
+    # Of other networks, or of parts of this one: those that are left behind say so when they are used.
+    return [network for network in networks if wanted <= spline_layers(network).keys()]
 
 
 def _model_of(pl_module: nn.Module) -> nn.Module:
