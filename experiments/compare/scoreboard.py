@@ -55,7 +55,7 @@ def _row(name: str, dataset: str, part: str, cnns: pd.DataFrame, kans: pd.DataFr
         "best CNN": _cell(cnn, cnns),
         "best KAN": _cell(kan, kans),
         "KAN − CNN, points": f"{points:+.2f} {interval}",
-        "time, KAN / CNN": f"{median_seconds(kan) / median_seconds(cnn):.1f}",
+        "time an epoch, KAN / CNN": f"{median_seconds(kan) / median_seconds(cnn):.1f}",
         "leads": leader,
     }
 
