@@ -1,4 +1,4 @@
-"""Write the README's tables from committed records: ``python -m experiments.summarize [--check]``.
+"""Write the pages' tables from committed records: ``python -m experiments.summarize [--check]``.
 
 Records are kept in ``experiments/results``: the ``result.json`` files of runs, ``NAME/NAME.json`` of the benchmark and
 of the experiments on functions, and ``compare/SUITE/suite.json`` of comparisons. With ``--check`` nothing is written,
@@ -15,8 +15,9 @@ from typing import Any
 from convkan.models import list_weights
 from convkan.training import write_text
 from experiments import chebyshev, continual, deletion, fit, pde, prune, symbolic
-from experiments.benchmark.report import ratio_table
+from experiments.benchmark.report import headline_table, ratio_table
 from experiments.cli import UserError, parse, run
+from experiments.compare.scoreboard import scoreboard
 from experiments.compare.tables import short_table
 from experiments.compare.verdict import verdict
 
@@ -38,21 +39,31 @@ class SummaryConfig:
 def main() -> None:
     """Bring the tables up to date, or check that they are."""
     config = parse(SummaryConfig, __doc__)
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    updated = text
-    for name, table_of in TABLES.items():
+    for page, tables in TABLES.items():
+        path = ROOT / page
+        text = path.read_text(encoding="utf-8")
+        updated = filled(text, page, {name: table_of(RESULTS) for name, table_of in tables.items()})
+        if config.check and updated != text:
+            raise UserError(f"the tables of {page} are not what the records say: python -m experiments.summarize")
+        if not config.check:
+            write_text(path, updated)
+            print(f"the tables of {path} are up to date")
+
+
+def filled(text: str, page: str, tables: dict[str, str]) -> str:
+    """A page with each table between its marks.
+
+    Raises:
+        UserError: The page does not say where a table goes.
+    """
+    for name, table in tables.items():
         begin, end = f"<!-- {name}: python -m experiments.summarize -->", f"<!-- end of {name} -->"
-        before, found_begin, rest = updated.partition(begin)
+        before, found_begin, rest = text.partition(begin)
         _, found_end, after = rest.partition(end)
         if not (found_begin and found_end):
-            raise UserError(f"README.md must mark where the table goes with {begin!r} and, below it, {end!r}")
-        updated = f"{before}{begin}\n{table_of(RESULTS)}\n{end}{after}"
-    if config.check and updated != text:
-        raise UserError("README.md's tables are not what the records say: python -m experiments.summarize")
-    if not config.check:
-        write_text(readme, updated)
-        print(f"the tables in {readme} are up to date")
+            raise UserError(f"{page} must mark where the table goes with {begin!r} and, below it, {end!r}")
+        text = f"{before}{begin}\n{table}\n{end}{after}"
+    return text
 
 
 def table_of_record(
@@ -66,12 +77,27 @@ def table_of_record(
 def comparisons(folder: Path) -> str:
     """The verdict of each committed comparison, its table, and a link to its report."""
     lines = []
-    for path in sorted(folder.glob("compare/*/suite.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        report = path.with_name("report.md").relative_to(ROOT)
+    for path, record in comparison_records(folder):
+        report = path.with_name("report.md").relative_to(folder)
         lines += [f"[{record['suite']['title']}]({report}):", "", *(f"- {line}" for line in verdict(record)), ""]
         lines += [*short_table(record).markdown(), ""]
     return "\n".join(lines).rstrip() or "No record yet."
+
+
+def comparisons_in_short(folder: Path) -> str:
+    """A row for each committed comparison, with a link to its report."""
+    return scoreboard(
+        {
+            f"[{record['suite']['name']}]({path.with_name('report.md').relative_to(ROOT)})": record
+            for path, record in comparison_records(folder)
+        }
+    )
+
+
+def comparison_records(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Each committed comparison's record, and where it is."""
+    paths = sorted(folder.glob("compare/*/suite.json"))
+    return [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
 
 
 def results_table(folder: Path) -> str:
@@ -108,20 +134,27 @@ def weights_table(folder: Path) -> str:
     return "\n".join(rows)
 
 
-TABLES: dict[str, Callable[[Path], str]] = {
-    "weights": weights_table,
-    "results": results_table,
-    "benchmark": partial(table_of_record, "benchmark", ratio_table),
-    "fit": partial(table_of_record, "fit", fit.markdown),
-    "fit_exp_sin": partial(table_of_record, "fit_exp_sin", fit.markdown, inside="fit"),
-    "fit_large": partial(table_of_record, "fit_large", fit.markdown, inside="fit"),
-    "pde": partial(table_of_record, "pde", pde.markdown),
-    "continual": partial(table_of_record, "continual", continual.markdown),
-    "chebyshev": partial(table_of_record, "chebyshev", chebyshev.markdown),
-    "symbolic": partial(table_of_record, "symbolic", symbolic.markdown),
-    "deletion": partial(table_of_record, "deletion", deletion.markdown),
-    "prune": partial(table_of_record, "prune", prune.markdown),
-    "comparisons": comparisons,
+# For each page, its tables by name.
+TABLES: dict[str, dict[str, Callable[[Path], str]]] = {
+    "README.md": {
+        "scoreboard": comparisons_in_short,
+        "speed": partial(table_of_record, "benchmark", headline_table),
+    },
+    "experiments/results/README.md": {
+        "weights": weights_table,
+        "results": results_table,
+        "benchmark": partial(table_of_record, "benchmark", ratio_table),
+        "fit": partial(table_of_record, "fit", fit.markdown),
+        "fit_exp_sin": partial(table_of_record, "fit_exp_sin", fit.markdown, inside="fit"),
+        "fit_large": partial(table_of_record, "fit_large", fit.markdown, inside="fit"),
+        "pde": partial(table_of_record, "pde", pde.markdown),
+        "continual": partial(table_of_record, "continual", continual.markdown),
+        "chebyshev": partial(table_of_record, "chebyshev", chebyshev.markdown),
+        "symbolic": partial(table_of_record, "symbolic", symbolic.markdown),
+        "deletion": partial(table_of_record, "deletion", deletion.markdown),
+        "prune": partial(table_of_record, "prune", prune.markdown),
+        "comparisons": comparisons,
+    },
 }
 
 if __name__ == "__main__":

@@ -1,12 +1,18 @@
 """From a benchmark's record to a table and a picture."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from convkan.training import write_atomically
 
 PASSES = ("forward", "forward+backward")
+HEADLINES = (
+    "KANConv2d compiled / floor, float32",
+    "LowRankKANConv2d rank 1 compiled / nn.Conv2d + ReLU",
+    "training step of kanc_mlp_small / cnn_small, compiled",
+    "inkan / KANLinear compiled, batch 1024",
+)
 
 
 def ratio_value(record: dict[str, Any], ratio: dict[str, Any]) -> float | None:
@@ -26,7 +32,7 @@ def ratio_value(record: dict[str, Any], ratio: dict[str, Any]) -> float | None:
 
 def markdown(record: dict[str, Any]) -> str:
     """Tables of the ratios and of all times."""
-    lines = [*_ratio_lines(record), ""]
+    lines = [*_ratio_lines(record["ratios"]), ""]
     lines += [
         "Milliseconds, median of interleaved repeats (quartiles in brackets). Memory in MB: kept for the backward "
         "pass, input and weights included; most in use during one forward and backward pass.",
@@ -50,10 +56,10 @@ def markdown(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _ratio_lines(record: dict[str, Any]) -> Iterator[str]:
+def _ratio_lines(ratios: Iterable[dict[str, Any]]) -> Iterator[str]:
     yield "| forward + backward | ratio | target | |"
     yield "| --- | ---: | ---: | --- |"
-    for ratio in record["ratios"]:
+    for ratio in ratios:
         value = ratio["value"]
         if value is None:
             continue
@@ -64,7 +70,12 @@ def _ratio_lines(record: dict[str, Any]) -> Iterator[str]:
 
 def ratio_table(record: dict[str, Any]) -> str:
     """The table of ratios alone."""
-    return "\n".join(_ratio_lines(record))
+    return "\n".join(_ratio_lines(record["ratios"]))
+
+
+def headline_table(record: dict[str, Any]) -> str:
+    """The table of the few ratios that say most to someone who chooses a layer."""
+    return "\n".join(_ratio_lines(ratio for ratio in record["ratios"] if ratio["title"] in HEADLINES))
 
 
 def _time(summary: dict[str, float] | None) -> str:

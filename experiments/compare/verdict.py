@@ -53,7 +53,7 @@ def compare_pairs(record: dict[str, Any], runs: pd.DataFrame) -> list[Pair]:
     pairs = []
     for dataset in record["suite"]["datasets"]:
         correct = {
-            entry: _correct(group)
+            entry: correct_answers(group)
             for entry, group in runs[runs["dataset"] == dataset].groupby("entry", sort=False)
             if "test_correct" in group and group["test_correct"].notna().all()
         }
@@ -160,6 +160,7 @@ def published_of(record: dict[str, Any], runs: pd.DataFrame, pairs: list[Pair]) 
     return lines
 
 
-def _correct(group: pd.DataFrame) -> np.ndarray:
+def correct_answers(group: pd.DataFrame) -> np.ndarray:
+    """Whether each test image was right, for each of an entry's runs: (seeds, images)."""
     count = int(np.sum(group["confusion"].iloc[0]))
     return np.stack([unpacked(text, count) for text in group["test_correct"]])

@@ -1,0 +1,73 @@
+"""The best CNN beside the best KAN of each comparison, in one table."""
+
+from typing import Any
+
+import pandas as pd
+
+from convkan.models import twin
+from experiments.compare.statistics import paired_bootstrap
+from experiments.compare.tables import Table, median_seconds, part_of, runs_of
+from experiments.compare.verdict import correct_answers
+
+LEADERS = {"first": "**KAN**", "second": "**CNN**", "neither": "neither"}
+
+
+def scoreboard(records: dict[str, dict[str, Any]]) -> str:
+    """A row for each comparison and data set, the CNN's wins first; below it, what it leaves out.
+
+    The best of each side is the one with the highest mean validation accuracy, so that the test set chooses nothing.
+
+    Args:
+        records: By what to call a comparison (a link, as it may be), its record.
+    """
+    rows: list[tuple[float, dict[str, str]]] = []
+    without_cnn = []
+    for name, record in records.items():
+        models = {entry["name"]: entry["model"] for entry in record["suite"]["entries"]}
+        plain = {entry for entry, model in models.items() if twin(model) == model}
+        for dataset, runs in runs_of(record).groupby("dataset", sort=False):
+            cnns, kans = runs[runs["entry"].isin(plain)], runs[~runs["entry"].isin(plain)]
+            if len(cnns) and len(kans):
+                rows.append(_row(name, str(dataset), part_of(record), cnns, kans))
+            else:
+                without_cnn.append(name)
+    if not rows:
+        return "No record yet."
+    rows.sort(key=lambda row: row[0])
+    lines = Table.of(pd.DataFrame([row for _, row in rows])).markdown()
+    lines += ["", "The best of each side is chosen by validation; in brackets the 95 % interval of a paired bootstrap."]
+    if without_cnn:
+        lines[-1] += f" Without a CNN: {', '.join(without_cnn)}."
+    return "\n".join(lines)
+
+
+def _row(name: str, dataset: str, part: str, cnns: pd.DataFrame, kans: pd.DataFrame) -> tuple[float, dict[str, str]]:
+    """The difference in points, by which rows are sorted, and a row of text."""
+    cnn, kan = _best(cnns), _best(kans)
+    points = 100 * (kan["accuracy"].mean() - cnn["accuracy"].mean())
+    interval, leader = "on the validation part", "not tested"
+    if part == "test":
+        found = paired_bootstrap(correct_answers(kan), correct_answers(cnn))
+        interval, leader = f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]", LEADERS[found.verdict]
+    return points, {
+        "comparison": name,
+        "data": dataset,
+        "best CNN": _cell(cnn, cnns),
+        "best KAN": _cell(kan, kans),
+        "KAN − CNN, points": f"{points:+.2f} {interval}",
+        "time an epoch, KAN / CNN": f"{median_seconds(kan) / median_seconds(cnn):.1f}",
+        "leads": leader,
+    }
+
+
+def _best(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the entry with the best validation accuracy."""
+    return runs[runs["entry"] == runs.groupby("entry", sort=False)["val_accuracy"].mean().idxmax()]
+
+
+def _cell(runs: pd.DataFrame, rivals: pd.DataFrame) -> str:
+    """Accuracy, name and size, and of how many it is the best."""
+    count = rivals["entry"].nunique()
+    chosen = f" (best of {count})" if count > 1 else ""
+    accuracy, parameters = 100 * runs["accuracy"].mean(), runs["parameters"].median()
+    return f"{accuracy:.2f} %: {runs['entry'].iloc[0]}{chosen}, {parameters:,.0f} parameters"
