@@ -15,7 +15,7 @@ from torch import nn
 
 from convkan import LearnableActivation
 from convkan.interpret import curves
-from convkan.interpret.plot.style import GREY, IMPORTANCE, new_figure
+from convkan.interpret.plot import GREY, IMPORTANCE, new_figure
 from convkan.models import create_model
 from convkan.training import write_atomically
 from experiments.cli import UserError, parse, run

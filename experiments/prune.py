@@ -18,8 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from convkan.interpret.importance import importance
-from convkan.interpret.pruning import prune_channels, prune_edges
+from convkan.interpret import importance, prune_channels, prune_edges
 from convkan.models import Description, example_input, load_classifier, model_options
 from convkan.models.blocks import channels_at
 from convkan.models.resnet import NUM_STAGES

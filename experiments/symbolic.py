@@ -18,13 +18,8 @@ from convkan import KANConv2d
 from convkan.basis import BSpline
 from convkan.basis.functions import get_function
 from convkan.grid import adapt_grids, refine_grids
-from convkan.interpret import curves, kan_layers
-from convkan.interpret.expressions import recognized
-from convkan.interpret.formula import formula, formula_error
-from convkan.interpret.importance import importance
-from convkan.interpret.pruning import prune_nodes
-from convkan.interpret.suggestions import suggest
-from convkan.interpret.symbolic import auto, fixed_edges, live_edges
+from convkan.interpret import auto, curves, formula, formula_error, importance, kan_layers, prune_nodes, suggest
+from convkan.interpret.symbolic import fixed_edges, live_edges, recognized
 from convkan.regularization import recorded_inputs, total_l1_entropy, total_smoothness
 from convkan.training import write_atomically, write_text
 from experiments.cli import GOES_ON, check_positive, parse, run

@@ -2,6 +2,7 @@ import ast
 import json
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,20 +19,32 @@ LEVELS = [
     {"training"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
+# Likewise within interpret, where parts of one level do without each other.
+WINGS = [{"edges"}, {"curves"}, {"attribution", "pruning", "symbolic"}, {"plot"}]
+WING = {part: level for level, parts in enumerate(WINGS) for part in parts}
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 every_module = pytest.mark.parametrize("module", MODULES, ids=str)
 
 
 def imports(module):
-    """The full names of all that a file imports, wherever in the file."""
-    package = ("convkan", *module.parent.parts)
-    for node in ast.walk(ast.parse((ROOT / module).read_text())):
+    """The full names of all that a file of convkan imports, wherever in the file."""
+    return imported(ROOT / module, ("convkan", *module.parent.parts))
+
+
+def imported(path, package):
+    """The full names of all that a file in a package imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
             source = ".".join(part for part in (base, node.module) if part)
             yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def name_of(module):
+    """The name under which a file of convkan is imported."""
+    return ".".join(("convkan", *module.with_suffix("").parts)).removesuffix(".__init__")
 
 
 def part_of(module):
@@ -49,6 +62,41 @@ def test_arrows_run_one_way(module):
             target = name.split(".")[1]
             assert LEVEL.get(target, len(LEVELS)) <= LEVEL[part], f"{module} imports {name}"
         assert name.split(".")[0] != "experiments", f"{module} imports {name}"
+
+
+def test_no_imports_run_in_a_circle():
+    files = {name_of(module): module for module in MODULES}
+    # What packages hand on: a function, where it has the name of its file.
+    packages = [name for name, module in files.items() if module.name == "__init__.py"]
+    given = {f"{name}.{found.rpartition('.')[2]}" for name in packages for found in imports(files[name])}
+
+    def file_of(name):
+        return name if name in files and name not in given else name.rpartition(".")[0]
+
+    graph = {name: set(map(file_of, imports(module))) & set(files) for name, module in files.items()}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+@pytest.mark.parametrize("module", [path for path in MODULES if path.parts[0] == "interpret"], ids=str)
+def test_wings_of_interpret_stand_apart(module):
+    part = module.parts[1].removesuffix(".py")
+    if part == "__init__":
+        return
+    assert part in WING, f"{module}: say in WINGS where {part} belongs"
+    for name in imports(module):
+        if name.startswith("convkan.interpret."):
+            target = name.split(".")[2]
+            assert target == part or WING.get(target, len(WINGS)) < WING[part], f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("package", ["convkan", "experiments"])
+def test_files_of_interpret_are_known_to_interpret_alone(package):
+    inside = {name_of(module) for module in MODULES if module.parts[0] == "interpret" and module.name != "__init__.py"}
+    for path in sorted((ROOT.parent / package).rglob("*.py")):
+        module = path.relative_to(ROOT.parent)
+        if module.parts[:2] != ("convkan", "interpret"):
+            hidden = {name for name in imported(path, module.parent.parts) if name.rpartition(".")[0] in inside}
+            assert not hidden, f"{module} imports {hidden}: convkan.interpret or a wing of it must export them"
 
 
 @every_module

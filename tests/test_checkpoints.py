@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import RBF, BSpline, Chebyshev
-from convkan.interpret.curves import curves
+from convkan.interpret import curves
 
 every_class = pytest.mark.parametrize("case", LAYER_CLASSES.values(), ids=LAYER_CLASSES)
 # What training may have made of the spline a layer starts with.

@@ -22,7 +22,7 @@ from convkan.interpret import (
     gradient_times_input,
     integrated_gradients,
 )
-from convkan.interpret.secants import secant_rules
+from convkan.interpret.attribution.rescale import secant_rules
 from convkan.models import create_model
 from convkan.nn import KANLayer
 from experiments import cli, deletion, train

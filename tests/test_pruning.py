@@ -11,9 +11,17 @@ from torch import nn
 
 from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import BSpline
-from convkan.interpret import edges_of, importance, kan_layers, prune_channels, prune_edges, prune_inputs, prune_nodes
+from convkan.interpret import (
+    channel_graph,
+    edges_of,
+    importance,
+    kan_layers,
+    prune_channels,
+    prune_edges,
+    prune_inputs,
+    prune_nodes,
+)
 from convkan.interpret.edges import is_kan_layer
-from convkan.interpret.graph import channel_graph
 from convkan.models import Description, create_model, list_models, load_classifier
 from convkan.nn.symbolic import SymbolicEdges
 from convkan.training import parameter_groups

@@ -14,10 +14,10 @@ from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import BSpline
 from convkan.basis.functions import FUNCTIONS, NamedFunction, get_function, register_function
 from convkan.interpret import auto, edges_of, fix, formula, formula_error, latex, suggest
-from convkan.interpret.arguments import affine_of, slopes_of
-from convkan.interpret.expressions import evaluated, recognized, rounded
-from convkan.interpret.fitting import Samples, affines, fit, refined
-from convkan.interpret.suggestions import _suggestions
+from convkan.interpret.symbolic.domains import affine_of, slopes_of
+from convkan.interpret.symbolic.fit import Samples, affines, fit, refined
+from convkan.interpret.symbolic.numbers import evaluated, recognized, rounded
+from convkan.interpret.symbolic.suggest import _suggestions
 from experiments import symbolic
 from experiments.symbolic import SAME, SymbolicConfig, convolution, named_right
 

@@ -1,22 +1,33 @@
-"""Looking inside a trained model."""
+"""Looking inside a trained model.
+
+``edges`` evaluates any layer edge by edge, and ``curves`` samples what edges compute. Three wings stand on them, each
+apart from the others: ``attribution`` (which inputs speak for an output), ``pruning`` (which edges and channels matter,
+and models without the rest) and ``symbolic`` (named functions in place of splines, and formulas). ``plot`` draws.
+"""
 
 from convkan.interpret.attribution import (
     Attribution,
+    Contributions,
     attribute,
+    contributions,
+    edge_contributions,
     feature_contributions,
     gradient_times_input,
     integrated_gradients,
 )
-from convkan.interpret.contributions import Contributions, contributions, edge_contributions
 from convkan.interpret.curves import Curves, curves
 from convkan.interpret.edges import Edges, edges_of, kan_layers, layer_inputs
-from convkan.interpret.flows import ChannelGraph
-from convkan.interpret.formula import formula, formula_error, latex
-from convkan.interpret.graph import channel_graph
-from convkan.interpret.importance import LayerImportance, importance
-from convkan.interpret.pruning import prune_channels, prune_edges, prune_inputs, prune_nodes
-from convkan.interpret.suggestions import Suggestion, suggest
-from convkan.interpret.symbolic import auto, fix
+from convkan.interpret.pruning import (
+    ChannelGraph,
+    LayerImportance,
+    channel_graph,
+    importance,
+    prune_channels,
+    prune_edges,
+    prune_inputs,
+    prune_nodes,
+)
+from convkan.interpret.symbolic import Suggestion, auto, fix, formula, formula_error, latex, suggest
 
 __all__ = [
     "Attribution",

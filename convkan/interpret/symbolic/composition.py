@@ -5,8 +5,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from convkan.interpret.suggestions import Edge
-from convkan.interpret.symbolic import fixed_edges, live_edges
+from convkan.interpret.symbolic.fix import fixed_edges, live_edges
+from convkan.interpret.symbolic.suggest import Edge
 from convkan.nn import KANLayer, LowRankKANConv2d
 
 # What changes nothing in eval mode but the shape.

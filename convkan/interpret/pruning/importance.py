@@ -10,10 +10,10 @@ from torch import Tensor, fx, nn
 from torch.nn.modules import conv
 
 from convkan.interpret.edges import evaluating, input_of, is_channelwise, kan_layers
-from convkan.interpret.flows import ChannelGraph, Step
-from convkan.interpret.graph import channel_graph
-from convkan.interpret.measuring import Measured, Moments, groups_of
-from convkan.interpret.operations import tensors
+from convkan.interpret.pruning.channels import ChannelGraph, Step
+from convkan.interpret.pruning.graph import channel_graph
+from convkan.interpret.pruning.moments import Measured, Moments, groups_of
+from convkan.interpret.pruning.operations import tensors
 
 CANCELLED = 1e-4  # the least that a sum may vary, relative to its edges, for what they say not to be boundless
 

@@ -8,10 +8,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from convkan.interpret.edges import edges_of, is_channelwise, kan_layers
-from convkan.interpret.flows import ChannelGraph, Step
-from convkan.interpret.graph import channel_graph
-from convkan.interpret.importance import LayerImportance
-from convkan.interpret.narrowing import narrowed
+from convkan.interpret.pruning.channels import ChannelGraph, Step
+from convkan.interpret.pruning.graph import channel_graph
+from convkan.interpret.pruning.importance import LayerImportance
+from convkan.interpret.pruning.smaller import narrowed
 from convkan.nn import KANLayer, LowRankKANConv2d
 
 Scores = Mapping[str, LayerImportance]

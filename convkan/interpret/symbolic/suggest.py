@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from convkan.basis.functions import FUNCTIONS, NamedFunction, get_function
 from convkan.grid.inputs import Summary
 from convkan.interpret.edges import Edges, edges_of
-from convkan.interpret.fitting import Samples, affines, fit, refined
-from convkan.interpret.ranking import constants_of, left_by, ranked_by, scores_of
+from convkan.interpret.symbolic.fit import Samples, affines, fit, refined
+from convkan.interpret.symbolic.ranking import constants_of, left_by, ranked_by, scores_of
 
 POINTS = 100  # at which an edge is looked at
 FEWEST = 10  # distinct inputs that more than a straight line is fitted to

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from convkan.interpret.attribution.rescale import secant_rules
 from convkan.interpret.edges import evaluating
-from convkan.interpret.secants import secant_rules
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,11 @@ CHANNELWISE: tuple[type[nn.Module], ...] = (
     *(pooling._AdaptiveAvgPoolNd, pooling._AdaptiveMaxPoolNd),
 )
 _POOLS = [f"{kind}_pool{dims}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for dims in (1, 2, 3)]
-_ACTIVATIONS = ["relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "softplus", "hardtanh", "tanh"]
-_DROPOUTS = ["dropout", "dropout1d", "dropout2d", "dropout3d", "sigmoid"]
+_ACTIVATIONS = [
+    *("relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "softplus"),
+    *("hardtanh", "tanh", "sigmoid"),
+]
+_DROPOUTS = ["dropout", "dropout1d", "dropout2d", "dropout3d"]
 FUNCTIONS: set[Any] = {getattr(F, name) for name in (*_POOLS, *_ACTIVATIONS, *_DROPOUTS)}
 FUNCTIONS |= {torch.relu, torch.tanh, torch.sigmoid, torch.clamp, operator.neg}
 METHODS = {"relu", "tanh", "sigmoid", "clamp", "contiguous", "clone", "detach"}

@@ -1,4 +1,4 @@
-"""Channels on their way through a model: what ``convkan.interpret.graph`` finds."""
+"""Channels on their way through a model: what ``graph`` finds."""
 
 import math
 from dataclasses import dataclass, field, replace

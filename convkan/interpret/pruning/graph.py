@@ -9,8 +9,8 @@ from torch import fx, nn
 from torch.nn.modules import batchnorm
 
 from convkan.interpret.edges import is_kan_layer
-from convkan.interpret.flows import ChannelGraph, Flow, Mode, Spaces, Step
-from convkan.interpret.operations import (
+from convkan.interpret.pruning.channels import ChannelGraph, Flow, Mode, Spaces, Step
+from convkan.interpret.pruning.operations import (
     ASIDE,
     CHANNELWISE,
     FUNCTIONS,

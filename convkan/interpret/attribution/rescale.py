@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convkan.interpret.contributions import Function, features_of, padded, pull_back, with_adjoint
+from convkan.interpret.attribution.transposed import Function, features_of, padded, pull_back, with_adjoint
 from convkan.interpret.edges import edges_of
 from convkan.nn import KANLayer
 from convkan.ops import Linear

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from convkan.basis.functions import NamedFunction
-from convkan.interpret.arguments import affine_of, slopes_of, starts
+from convkan.interpret.symbolic.domains import affine_of, slopes_of, starts
 
 NUMBERS_AT_A_TIME = 2**21  # in one array of the search
 NUMBERS_IN_CACHE = 2**17  # in one array of the refinement

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from convkan.basis.functions import NamedFunction, get_function
 from convkan.grid.inputs import Summary
 from convkan.interpret.edges import Edges, edges_of, evaluating, input_of
-from convkan.interpret.ranking import STANDARD_ERRORS
-from convkan.interpret.suggestions import (
+from convkan.interpret.symbolic.ranking import STANDARD_ERRORS
+from convkan.interpret.symbolic.suggest import (
     SIMPLICITY,
     Edge,
     Suggestion,

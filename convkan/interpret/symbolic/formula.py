@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from convkan.basis.functions import get_function
 from convkan.grid.inputs import inputs_of
-from convkan.interpret.composition import check_fixed, layers_of
 from convkan.interpret.edges import edges_of, evaluating
-from convkan.interpret.expressions import evaluated, rounded, within
+from convkan.interpret.symbolic.composition import check_fixed, layers_of
+from convkan.interpret.symbolic.numbers import evaluated, rounded, within
 from convkan.nn import KANLayer, KANLinear, LearnableActivation
 from convkan.nn.conv import PaddedConvolution
 from convkan.regularization import recorded_inputs
@@ -188,7 +188,7 @@ def _outputs(layer: KANLayer, inputs: Any, extent: Float[Tensor, "2 channels"] |
     """Expressions of the layer's outputs, from those of its inputs, which lie within an extent or anywhere."""
     import sympy
 
-    from convkan.interpret.whole import Whole
+    from convkan.interpret.symbolic.whole import Whole
 
     symbolic, edges = layer.symbolic, edges_of(layer)
     precision = torch.promote_types(layer.basis_weight.dtype, torch.float32)  # in which functions are evaluated

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from convkan.basis.functions import NamedFunction
-from convkan.interpret.fitting import Fits, Samples
+from convkan.interpret.symbolic.fit import Fits, Samples
 from convkan.ops.plan import at_least_float32
 
 FLOOR = 1e-9  # of the unexplained share: less is as good as nothing
