@@ -33,9 +33,38 @@ CORE = (
     "tracing",
     "uses",
 )
+# What the quick run leaves to the full one: whole training runs and studies, compilers and exports.
+NOT_QUICK = (
+    "benchmark",
+    "experiments",
+    "explain",
+    "folder_runs",
+    "grid_callbacks",
+    "kernels",
+    "own_models",
+    "pruning",
+    "runs",
+    "science",
+    "symbolic",
+    "tracing",
+    "uses",
+    "uses_training",
+)
+# Cases of each other test that it takes: the first, the last and the one in the middle.
+QUICK_CASES = 3
 
 
 def pytest_collection_modifyitems(items):
+    laws = {}
     for item in items:
-        if item.path.stem.removeprefix("test_") in CORE and item.get_closest_marker("slow") is None:
+        if item.get_closest_marker("slow") is not None or item.get_closest_marker("thorough") is not None:
+            continue
+        subject = item.path.stem.removeprefix("test_")
+        if subject in CORE:
             item.add_marker("core")
+        if subject not in NOT_QUICK:
+            laws.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for cases in laws.values():
+        last = len(cases) - 1
+        for position in {round(last * step / (QUICK_CASES - 1)) for step in range(QUICK_CASES)}:
+            cases[position].add_marker("quick")
