@@ -33,6 +33,7 @@ CORE = (
     "tracing",
     "uses",
 )
+
 # What the quick run leaves to the full one: whole training runs and studies, compilers and exports.
 NOT_QUICK = (
     "benchmark",

@@ -1,0 +1,111 @@
+"""What the documents say of the code is so: a page that has gone stale fails here. (Links: ``test_pages``.)"""
+
+import ast
+import re
+import sys
+import tomllib
+from datetime import date
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from test_architecture import LEVELS, WINGS
+
+import convkan
+from convkan import KANConv2d
+
+PACKAGE = Path(convkan.__file__).parent
+ROOT = PACKAGE.parent
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "experiments" / "README.md"]
+every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def rows_of(document, heading):
+    """The rows of the first table below a heading, as lists of cells without their marks."""
+    section = (ROOT / document).read_text(encoding="utf-8").split(f"# {heading}\n", 1)[1]
+    table = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)[0]
+    return [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in table.splitlines()[2:]]
+
+
+def code(cell):
+    return re.findall(r"`([^`]+)`", cell)
+
+
+@every_document
+def test_scripts_and_modules_that_are_named_exist(document):
+    text = document.read_text(encoding="utf-8")
+    to_write = re.findall(r"^ *`([\w/]+\.py)`$", text, re.MULTILINE)  # the reader is to make them
+    for name in set(re.findall(r"python -m (experiments[\w.]*)", text)):
+        script, package = f"{name.replace('.', '/')}.py", ROOT / name.replace(".", "/")
+        assert script in to_write or (ROOT / script).exists() or (package / "__main__.py").exists(), name
+
+
+def test_environment_page_lists_the_variables_that_are_read():
+    read = {
+        node.value
+        for folder in ("convkan", "experiments")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and re.fullmatch(r"CONVKAN_[A-Z_]+", str(node.value))
+    }
+    listed = [name for row in rows_of("docs/environment.md", "Environment variables") for name in code(row[0])]
+    assert sorted(listed) == sorted(read)
+
+
+def test_architecture_page_has_the_levels():
+    listed = [set(code(row[1])) for row in rows_of("docs/architecture.md", "Levels")]
+    assert listed == LEVELS
+
+
+def test_architecture_page_has_the_wings_of_interpretation():
+    listed = [set(code(row[0])) for row in rows_of("docs/architecture.md", "Interpretation")]
+    assert listed == WINGS
+
+
+def test_architecture_page_follows_a_call_to_its_convolution():
+    paths = []
+
+    def watch(frame, event, called):
+        if event == "c_call" and called is torch.convolution:
+            path = []
+            while frame is not None:
+                file, function = Path(frame.f_code.co_filename), frame.f_code.co_qualname
+                if file.is_relative_to(PACKAGE) and not function.endswith("<listcomp>"):
+                    path.append((file.relative_to(PACKAGE).as_posix(), function))
+                frame = frame.f_back
+            paths.append(path[::-1])
+
+    layer, x = KANConv2d(2, 3, 3, padding=1), torch.randn(1, 2, 4, 4)
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        layer(x)
+    finally:
+        sys.setprofile(before)
+    rows = rows_of("docs/architecture.md", "From a layer to its convolution")
+    assert [[tuple(code(row[0]) + code(row[1])) for row in rows]] == paths
+
+
+def test_changes_are_told_up_to_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[([^\]]+)\](?: - (\S+))?$", text, re.MULTILINE)
+    assert versions[0] == ("Unreleased", "")
+    assert versions[1][0] == convkan.__version__
+    assert all(date.fromisoformat(day) for _, day in versions[1:])
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.*)$", text, re.MULTILINE)) <= kinds
+
+
+def test_citation_is_complete_and_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)  # what the format requires
+    assert citation["version"] == convkan.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+
+
+def test_hooks_before_a_commit_need_no_network():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert all(repository["repo"] == "local" for repository in hooks)
+    assert all(hook["language"] == "system" for repository in hooks for hook in repository["hooks"])
