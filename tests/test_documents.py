@@ -36,7 +36,7 @@ def code(cell):
 def test_scripts_and_modules_that_are_named_exist(document):
     text = document.read_text(encoding="utf-8")
     to_write = re.findall(r"^ *`([\w/]+\.py)`$", text, re.MULTILINE)  # the reader is to make them
-    for name in set(re.findall(r"python -m (experiments[\w.]*)", text)):
+    for name in set(re.findall(r"python -m (experiments(?:\.[a-z_]+)+)", text)):
         script, package = f"{name.replace('.', '/')}.py", ROOT / name.replace(".", "/")
         assert script in to_write or (ROOT / script).exists() or (package / "__main__.py").exists(), name
 

@@ -15,7 +15,12 @@ from experiments.records import packed
 from experiments.summarize import RESULTS, ROOT, TABLES, filled
 
 README = ROOT / "README.md"
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "experiments" / "README.md", RESULTS / "README.md"]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted(ROOT.glob("docs/*.md")),
+    ROOT / "experiments" / "README.md",
+    RESULTS / "README.md",
+]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
