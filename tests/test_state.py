@@ -144,6 +144,20 @@ TestLayerInUse = LayerInUse.TestCase
 TestLayerInUse.settings = settings(max_examples=25, stateful_step_count=12, deadline=None, derandomize=True)
 
 
+@every_class
+def test_memory_that_waits_to_be_filled_says_nothing_of_the_range(case):
+    layer = case().to("meta").to_empty(device="cpu")
+    for part in kan_layers(layer):
+        part.grid.copy_(3 * BSpline().knots(len(part.grid)))  # as fresh memory may look
+    layer.eval().to(torch.float64).float()
+    for module in layer.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    for part in kan_layers(layer):
+        assert part.basis == BSpline()
+        assert torch.equal(part.grid, BSpline().knots(len(part.grid)).float())
+
+
 def test_a_forward_pass_stores_nothing_even_when_knots_were_written_in_place():
     for case in LAYER_CLASSES.values():
         module = case()

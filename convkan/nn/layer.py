@@ -251,7 +251,7 @@ class KANLayer(Whole, MaskedEdges):
 
     def train(self, mode: bool = True) -> Self:
         """As of every module; ``plan`` is brought up to date besides, for what is compiled or exported next."""
-        self._describe_grid()
+        self._describe_spacing()
         return super().train(mode)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
@@ -263,7 +263,7 @@ class KANLayer(Whole, MaskedEdges):
             if uniform and after.dtype.itemsize > before.dtype.itemsize and not after.is_meta:
                 assert isinstance(self._basis, BSpline)
                 after.copy_(uniform_knots(*self._basis.ends(after), self._basis.grid_size, self._basis.order))
-            self._describe_grid()
+            self._describe_spacing()  # and not the range: memory that waits to be filled holds anything
             self._lineage.follow(before, after)
         return self
 
@@ -276,6 +276,11 @@ class KANLayer(Whole, MaskedEdges):
         else:
             uniform = self.plan.expansion.uniform
             self.plan = Plan(Expansion(self._basis, self.base_activation, uniform), self._geometry)
+
+    def _describe_spacing(self) -> None:
+        """Bring ``plan`` up to date, once knots may have been written in place."""
+        if isinstance(self._basis, BSpline) and self.grid is not None and is_concrete(self.grid):
+            self.plan = self.plan.with_spacing(knot_facts(self._basis, self.grid).uniform)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Check a grid that is assigned, and bring the plan up to date."""
