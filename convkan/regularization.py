@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from convkan.basis import BSpline
+from convkan.basis import GriddedBasis
 from convkan.grid import inputs_of
 from convkan.nn import KANLayer, LowRankKANConv2d
 from convkan.ops import Linear, Plan
@@ -143,5 +143,6 @@ def total_l1_entropy(
 
 def total_smoothness(model: nn.Module) -> Float[Tensor, ""]:
     """The sum of ``smoothness`` over the spline layers of a model; 0 if it has none."""
-    layers = [layer for layer in model.modules() if isinstance(layer, KANLayer) and isinstance(layer.basis, BSpline)]
-    return torch.stack([smoothness(layer) for layer in layers]).sum() if layers else torch.zeros(())
+    layers = [layer for layer in model.modules() if isinstance(layer, KANLayer)]
+    penalties = [smoothness(layer) for layer in layers if isinstance(layer.basis, GriddedBasis)]
+    return torch.stack(penalties).sum() if penalties else torch.zeros(())

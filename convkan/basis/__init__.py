@@ -3,7 +3,7 @@
 from typing import Any
 
 from convkan.basis.activation import ACTIVATIONS, Activation, get_activation
-from convkan.basis.base import Basis
+from convkan.basis.base import Basis, GriddedBasis
 from convkan.basis.bspline import BSpline
 from convkan.basis.chebyshev import Chebyshev
 from convkan.basis.rbf import RBF
@@ -45,6 +45,7 @@ __all__ = [
     "BSpline",
     "Basis",
     "Chebyshev",
+    "GriddedBasis",
     "create_basis",
     "get_activation",
 ]

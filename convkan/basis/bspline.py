@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from math import comb, factorial
-from typing import ClassVar, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from convkan.basis.base import Basis, check_positive_int, check_range, is_jit_traced, is_recorded
+from convkan.basis.base import GriddedBasis, check_positive_int, check_range, is_recorded
 
 Extrapolation = Literal["zero", "clamp", "linear"]
 
@@ -21,18 +21,6 @@ _CLOSED_FORM = [
     [(-1) ** j * comb(k + 1, j) / factorial(k) for j in range((k + 2) // 2)]
     for k in range(HIGHEST_CLOSED_FORM_ORDER + 1)
 ]
-
-
-def uniform_knots(
-    low: Float[Tensor, "*channels"], high: Float[Tensor, "*channels"], grid_size: int, order: int
-) -> Float[Tensor, "*channels knots"]:
-    """``grid_size`` equal intervals over [low, high], continued by ``order`` steps beyond each end.
-
-    The knots at ``low`` and ``high`` are those values exactly, since the closed right end is recognised by equality.
-    """
-    steps = torch.arange(-order, grid_size + order + 1, dtype=low.dtype, device=low.device)
-    knots = low.unsqueeze(-1) + ((high - low) / grid_size).unsqueeze(-1) * steps
-    return torch.where(steps == grid_size, high.unsqueeze(-1), knots)
 
 
 def _intervals(
@@ -192,7 +180,7 @@ def alive_slopes(
 
 
 @dataclass(frozen=True)
-class BSpline(Basis):
+class BSpline(GriddedBasis):
     """B-splines of ``order`` on a grid of ``grid_size`` intervals over ``grid_range``; K = grid_size + order.
 
     The range and the equal spacing are where a layer starts; a grid that was adapted to data lives in the layer's
@@ -214,8 +202,6 @@ class BSpline(Basis):
         11
     """
 
-    has_grid: ClassVar[bool] = True
-
     grid_size: int = 5
     order: int = 3
     grid_range: tuple[float, float] = (-1.0, 1.0)
@@ -234,24 +220,23 @@ class BSpline(Basis):
         return self.grid_size + self.order
 
     @property
-    def num_knots(self) -> int:
-        """G + 2k + 1, the length of the full knot vector."""
-        return self.grid_size + 2 * self.order + 1
+    def knots_beyond(self) -> int:
+        """The order: so far do splines that reach into the grid go on beyond it."""
+        return self.order
 
-    def knots(self, num_channels: int) -> Float[Tensor, "channels knots"]:
-        """The uniform knots a layer starts with, one row a channel, in float64 on the CPU."""
-        low, high = torch.tensor(self.grid_range, dtype=torch.float64, device="cpu")
-        return uniform_knots(low, high, self.grid_size, self.order).repeat(num_channels, 1)
+    @property
+    def degree(self) -> int:
+        """The order."""
+        return self.order
 
-    def ends(
-        self, knots: Float[Tensor, "*groups channels knots"]
-    ) -> tuple[Float[Tensor, "*groups channels"], Float[Tensor, "*groups channels"]]:
-        """A and b, the ends of each channel's grid, without the knots beyond."""
-        return knots[..., self.order], knots[..., self.order + self.grid_size]
+    @property
+    def lives_beyond(self) -> bool:
+        """Not where the end of the grid decides on what is beyond."""
+        return self.extrapolation == "zero"
 
     def evaluate(self, x: Tensor, knots: Tensor | None = None, *, fast: bool = False) -> Tensor:
         """B_1(x) … B_K(x), shape (*batch, K, channels)."""
-        knots = self._required(knots)
+        knots = self.checked(knots)
         if self.extrapolation == "zero":
             return self._splines(x, knots, self.order, fast)
         low, high = self.ends(knots)
@@ -266,7 +251,7 @@ class BSpline(Basis):
 
         At a knot it is the derivative on the knot's right; at the grid's right end, on its left.
         """
-        knots = self._required(knots)
+        knots = self.checked(knots)
         if self.extrapolation == "zero":
             return self._slopes(x, knots, fast)
         low, high = self.ends(knots)
@@ -284,7 +269,7 @@ class BSpline(Basis):
         self, x: Tensor, knots: Tensor | None = None, *, derivative: bool = False, uniform: bool = False
     ) -> tuple[Int[Tensor, "*batch channels"], list[Float[Tensor, "*batch channels"]]]:
         """The order + 1 splines on the knot interval that holds each x."""
-        knots = self._required(knots)
+        knots = self.checked(knots)
         low, high = self.ends(knots)
         held = _held_within(x, *((knots[..., 0], knots[..., -1]) if self.extrapolation == "zero" else (low, high)))
         step: Tensor | float
@@ -328,16 +313,6 @@ class BSpline(Basis):
         if order < 0 or num_functions - order < 1:
             raise ValueError(f"no B-spline has {num_functions} functions on {num_knots} knots")
         return replace(self, grid_size=num_functions - order, order=order)
-
-    def with_range(self, low: float, high: float) -> Self:
-        """The same basis over another range."""
-        return replace(self, grid_range=(low, high))
-
-    def _required(self, knots: Tensor | None) -> Tensor:
-        if knots is None or (not is_jit_traced() and knots.shape[-1] != self.num_knots):
-            got = "none" if knots is None else f"{knots.shape[-1]}"
-            raise ValueError(f"knots must number {self.num_knots} a channel for {self}, got {got}")
-        return knots
 
     def _splines(self, x: Tensor, knots: Tensor, order: int, fast: bool) -> Tensor:
         """B-splines of ``order`` ≤ self.order on all the knots, without extrapolation."""

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convkan.basis import BSpline
-from convkan.basis.bspline import uniform_knots
 from convkan.grid.inputs import Summary, on_host
 from convkan.grid.knots import (
     Splines,
@@ -67,7 +66,7 @@ def refined_knots(layer: KANLayer, grid_size: int, keep_beyond: bool) -> Refinem
         tails = knots[:, : basis.order], knots[:, knots.shape[1] - basis.order :]
         new_knots = torch.cat([tails[0], new_inner, tails[1]], dim=1)
     elif uniform:
-        new_knots = uniform_knots(inner[:, 0], inner[:, -1], grid_size, basis.order)
+        new_knots = new_basis.spaced_knots(inner[:, 0], inner[:, -1])
     else:
         new_knots = extended(new_inner, basis.order)
     assert layer.grid is not None
@@ -124,7 +123,7 @@ def adapted_knots(layer: KANLayer, summary: Summary, grid_eps: float, margin: fl
     assert layer.grid is not None
     span = summary.high - summary.low
     low, high = summary.low - margin * span, summary.high + margin * span
-    even = uniform_knots(low, high, basis.grid_size, 0)
+    even = basis.grid_points(basis.spaced_knots(low, high))
     uneven = summary.quantiles(basis.grid_size + 1)
     uneven = torch.cat([low.unsqueeze(1), uneven[:, 1:-1], high.unsqueeze(1)], dim=1)
     mixed = even if grid_eps == 1 else grid_eps * even + (1 - grid_eps) * uneven
@@ -132,7 +131,7 @@ def adapted_knots(layer: KANLayer, summary: Summary, grid_eps: float, margin: fl
     for inner in (even, (even + mixed) / 2, mixed):
         candidate = extended(inner, basis.order)
         if inner is even:
-            candidate = uniform_knots(low, high, basis.grid_size, basis.order)
+            candidate = basis.spaced_knots(low, high)
         candidate = candidate.to(layer.grid.dtype).double()
         chosen = torch.where(distinct(candidate).unsqueeze(1), candidate, chosen)
     return chosen
@@ -183,7 +182,7 @@ def effective_knots(layer: KANLayer) -> Float[Tensor, "channels knots"]:
     basis = spline_of(layer)
     assert layer.grid is not None
     grid = on_host(layer.grid)
-    return uniform_knots(*basis.ends(grid), basis.grid_size, basis.order) if layer.uniform_knots else grid
+    return basis.spaced_knots(*basis.ends(grid)) if layer.uniform_knots else grid
 
 
 def spline_of(layer: nn.Module) -> BSpline:

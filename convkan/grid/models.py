@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from convkan.basis import BSpline
+from convkan.basis import GriddedBasis
 from convkan.grid.changes import adapted_knots, divide_grid, move_grid, refined_knots
 from convkan.grid.inputs import Summary, gathered, inputs_of, on_host
 from convkan.grid.layers import check_mix, outside
@@ -41,7 +41,7 @@ def spline_layers(model: nn.Module) -> dict[str, KANLayer]:
     return {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, KANLayer) and isinstance(layer.basis, BSpline)
+        if isinstance(layer, KANLayer) and isinstance(layer.basis, GriddedBasis)
     }
 
 

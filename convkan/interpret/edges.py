@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from convkan.basis import BSpline
+from convkan.basis import GriddedBasis
 from convkan.basis.functions import get_function
 from convkan.grid.inputs import inputs_of
 from convkan.nn import KANLayer, KANLinear, LowRankKANConv2d, SymbolicEdges
@@ -148,7 +148,7 @@ class Edges:
 
     def ends(self) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]] | None:
         """Where each channel's grid begins and ends; None for a basis without a grid."""
-        if isinstance(self.holder.basis, BSpline) and self.holder.grid is not None:
+        if isinstance(self.holder.basis, GriddedBasis) and self.holder.grid is not None:
             return self.holder.basis.ends(self.holder.grid)
         return None
 

@@ -8,8 +8,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convkan.basis import Basis, BSpline, create_basis, get_activation
-from convkan.basis.bspline import uniform_knots
+from convkan.basis import Basis, GriddedBasis, create_basis, get_activation
 from convkan.nn.checkpoint import watch_optimizers
 from convkan.nn.initialization import initialize_edges
 from convkan.nn.lineage import Lineage
@@ -84,7 +83,7 @@ class KANLayer(Whole, MaskedEdges):
         planes = self._basis.num_functions * fan_in
         self.basis_weight = nn.Parameter(empty(out_channels, planes, *kernel_size))
         self.register_parameter("bias", nn.Parameter(empty(out_channels)) if bias else None)
-        knots = empty(in_channels, self._basis.num_knots) if isinstance(self._basis, BSpline) else None
+        knots = empty(in_channels, self._basis.num_knots) if isinstance(self._basis, GriddedBasis) else None
         self.register_buffer("grid", knots)
         self.edge_mask = None
         self.symbolic = None
@@ -102,7 +101,7 @@ class KANLayer(Whole, MaskedEdges):
             RuntimeError: A weight is not the layer's own parameter but computed from others.
         """
         check_own(self, "base_weight", "basis_weight")
-        if isinstance(self._basis, BSpline):
+        if isinstance(self._basis, GriddedBasis):
             assert self.grid is not None
             self.grid.copy_(self._basis.knots(self.num_inputs))
         self._describe_grid()
@@ -121,7 +120,7 @@ class KANLayer(Whole, MaskedEdges):
     @property
     def basis(self) -> Basis:
         """The univariate basis. Its range is that of the grid, where all channels share one."""
-        if not isinstance(self._basis, BSpline) or self.grid is None or torch.compiler.is_compiling():
+        if not isinstance(self._basis, GriddedBasis) or self.grid is None or torch.compiler.is_compiling():
             return self._basis
         return _over(self._basis, knot_facts(self._basis, self.grid), self.grid.dtype)
 
@@ -133,7 +132,7 @@ class KANLayer(Whole, MaskedEdges):
     @property
     def uniform_knots(self) -> bool:
         """Whether the knots are equally spaced within each channel, in which case the closed form is used."""
-        if not isinstance(self._basis, BSpline) or self.grid is None or not is_concrete(self.grid):
+        if not isinstance(self._basis, GriddedBasis) or self.grid is None or not is_concrete(self.grid):
             return self.plan.expansion.uniform
         return knot_facts(self._basis, self.grid).uniform
 
@@ -160,7 +159,7 @@ class KANLayer(Whole, MaskedEdges):
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def respline(self, basis: BSpline, knots: Float[Tensor, "channels knots"], basis_weight: Tensor) -> None:
+    def respline(self, basis: GriddedBasis, knots: Float[Tensor, "channels knots"], basis_weight: Tensor) -> None:
         """Replace basis, knots and coefficients together: what ``convkan.grid`` is made of.
 
         Where sizes stay the same it happens in place; otherwise ``basis_weight`` becomes a new parameter.
@@ -243,7 +242,7 @@ class KANLayer(Whole, MaskedEdges):
         Raises:
             RuntimeError: The layer is an average of weights that was carried on over a change of the grid.
         """
-        if not isinstance(self._basis, BSpline) or self.grid is None or torch.compiler.is_compiling():
+        if not isinstance(self._basis, GriddedBasis) or self.grid is None or torch.compiler.is_compiling():
             return self.plan
         if is_concrete(self.grid):
             self._lineage.check()
@@ -261,15 +260,15 @@ class KANLayer(Whole, MaskedEdges):
         after = self.grid
         if before is not None and after is not None:
             if uniform and after.dtype.itemsize > before.dtype.itemsize and not after.is_meta:
-                assert isinstance(self._basis, BSpline)
-                after.copy_(uniform_knots(*self._basis.ends(after), self._basis.grid_size, self._basis.order))
+                assert isinstance(self._basis, GriddedBasis)
+                after.copy_(self._basis.spaced_knots(*self._basis.ends(after)))
             self._describe_spacing()  # and not the range: memory that waits to be filled holds anything
             self._lineage.follow(before, after)
         return self
 
     def _describe_grid(self) -> None:
         """Bring ``plan`` and the basis' range up to date, once knots were set, loaded or moved."""
-        if isinstance(self._basis, BSpline) and self.grid is not None and is_concrete(self.grid):
+        if isinstance(self._basis, GriddedBasis) and self.grid is not None and is_concrete(self.grid):
             facts = knot_facts(self._basis, self.grid)
             self._basis = _over(self._basis, facts, self.grid.dtype)
             self.plan = Plan(Expansion(self._basis, self.base_activation, facts.uniform), self._geometry)
@@ -279,14 +278,14 @@ class KANLayer(Whole, MaskedEdges):
 
     def _describe_spacing(self) -> None:
         """Bring ``plan`` up to date, once knots may have been written in place."""
-        if isinstance(self._basis, BSpline) and self.grid is not None and is_concrete(self.grid):
+        if isinstance(self._basis, GriddedBasis) and self.grid is not None and is_concrete(self.grid):
             self.plan = self.plan.with_spacing(knot_facts(self._basis, self.grid).uniform)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Check a grid that is assigned, and bring the plan up to date."""
         new_grid = name == "grid" and isinstance(value, Tensor) and "grid" in self.__dict__.get("_buffers", {})
         if new_grid:
-            assert isinstance(self._basis, BSpline)
+            assert isinstance(self._basis, GriddedBasis)
             assert self.grid is not None
             if value.shape != self.grid.shape:
                 raise ValueError(f"knots must have shape {tuple(self.grid.shape)}, got {tuple(value.shape)}")
@@ -356,7 +355,7 @@ class KANLayer(Whole, MaskedEdges):
             basis = self._basis.resized(weight.shape[1] // fan_in, knots)
         except ValueError as error:
             return str(error)
-        if isinstance(basis, BSpline) and grid is not None:
+        if isinstance(basis, GriddedBasis) and grid is not None:
             problem = _knot_problem(grid, basis)
             if problem:
                 return f"the grid of the state must {problem}"
@@ -382,7 +381,7 @@ class KANLayer(Whole, MaskedEdges):
         return ", ".join(parts)
 
 
-def _over(basis: BSpline, facts: KnotFacts, dtype: torch.dtype) -> BSpline:
+def _over(basis: GriddedBasis, facts: KnotFacts, dtype: torch.dtype) -> GriddedBasis:
     """The basis over the range that all channels share, if they do and it is another."""
     if facts.ends is None:
         return basis
@@ -396,7 +395,7 @@ def _as(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.dtype).to(like.device)
 
 
-def _knot_problem(knots: Float[Tensor, "channels knots"], basis: BSpline) -> str | None:
+def _knot_problem(knots: Float[Tensor, "channels knots"], basis: GriddedBasis) -> str | None:
     """What is wrong with the knots of ``basis``, or None."""
     if not is_concrete(knots):
         return None

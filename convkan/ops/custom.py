@@ -10,7 +10,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from convkan.basis import BSpline
+from convkan.basis import GriddedBasis
 from convkan.ops.counting import register_formulas
 from convkan.ops.dense import backward, forward
 from convkan.ops.knots import knot_facts
@@ -115,7 +115,7 @@ dense.register_autograd(_backward, setup_context=_setup_context)
 def _plan(key: str, grid: Tensor | None) -> Plan:
     """The plan of a key, for the knots as they are now: what was compiled may have been for others."""
     plan = PLANS[key]
-    if grid is None or not plan.expansion.uniform or not isinstance(plan.expansion.basis, BSpline):
+    if grid is None or not plan.expansion.uniform or not isinstance(plan.expansion.basis, GriddedBasis):
         return plan
     return plan.with_spacing(knot_facts(plan.expansion.basis, grid).uniform)
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from convkan.basis import BSpline
-from convkan.basis.bspline import uniform_knots
+from convkan.basis import GriddedBasis
 from convkan.ops.plan import is_concrete
 
 
@@ -39,12 +38,12 @@ UNKNOWN = KnotFacts(uniform=False, ends=None)  # true of any knots: the general 
 class _Answer:
     knots: Float[Tensor, "channels knots"]
     version: int | None
-    sizes: tuple[int, int]
+    basis: GriddedBasis
     facts: KnotFacts
 
-    def holds_for(self, grid: Tensor, basis: BSpline) -> bool:
-        if self.sizes != _sizes(basis):
-            return False
+    def holds_for(self, grid: Tensor, basis: GriddedBasis) -> bool:
+        if self.basis is not basis and self.basis != basis.with_range(*self.basis.grid_range):
+            return False  # of the range nothing depends: it is read off the knots
         same_version = self.version is not None and self.version == _version(grid)
         if not _is_readable(grid):
             return same_version
@@ -55,7 +54,7 @@ class _Answer:
 _ANSWERS = WeakIdKeyDictionary()
 
 
-def knot_facts(basis: BSpline, grid: Float[Tensor, "channels knots"]) -> KnotFacts:
+def knot_facts(basis: GriddedBasis, grid: Float[Tensor, "channels knots"]) -> KnotFacts:
     """What is to be known about the knots of ``basis`` as they are now.
 
     On a CPU every change is noticed. On other devices, one that torch counts as a write: not one through ``.data``, or
@@ -64,8 +63,9 @@ def knot_facts(basis: BSpline, grid: Float[Tensor, "channels knots"]) -> KnotFac
     """
     answer = _ANSWERS.get(grid)
     if answer is not None and answer.holds_for(grid, basis):
-        if answer.version != _version(grid):  # written to, but with the same numbers
-            _ANSWERS[grid] = replace(answer, version=_version(grid))
+        # Written to, but with the same numbers; or described in other words, to be known at once when they come again.
+        if answer.version != _version(grid) or answer.basis is not basis:
+            _ANSWERS[grid] = replace(answer, basis=basis, version=_version(grid))
         return answer.facts
     if not _is_readable(grid):
         return UNKNOWN
@@ -73,16 +73,16 @@ def knot_facts(basis: BSpline, grid: Float[Tensor, "channels knots"]) -> KnotFac
         return _found(basis, grid)
 
 
-def _found(basis: BSpline, grid: Float[Tensor, "channels knots"]) -> KnotFacts:
+def _found(basis: GriddedBasis, grid: Float[Tensor, "channels knots"]) -> KnotFacts:
     """Read them off the numbers, and remember them."""
     facts = _read_off(basis, grid.detach().cpu().double(), torch.finfo(grid.dtype).eps)
-    _ANSWERS[grid] = _Answer(grid.detach().clone(), _version(grid), _sizes(basis), facts)
+    _ANSWERS[grid] = _Answer(grid.detach().clone(), _version(grid), basis, facts)
     return facts
 
 
-def _read_off(basis: BSpline, grid: Float[Tensor, "channels knots"], eps: float) -> KnotFacts:
+def _read_off(basis: GriddedBasis, grid: Float[Tensor, "channels knots"], eps: float) -> KnotFacts:
     low, high = basis.ends(grid)
-    deviation = (grid - uniform_knots(low, high, basis.grid_size, basis.order)).abs()
+    deviation = (grid - basis.spaced_knots(low, high)).abs()
     uniform = bool((deviation <= 2 * eps * grid.abs().amax(1, keepdim=True)).all())
     # A grid that waits to be filled holds anything.
     shared = bool(((low == low[0]) & (high == high[0]) & (low < high) & grid.isfinite().all()).all())
@@ -100,10 +100,6 @@ def _is_readable(grid: Tensor) -> bool:
 def _equal(one: Tensor, other: Tensor) -> bool:
     with torch._C._DisableFuncTorch():
         return torch.equal(one, other)
-
-
-def _sizes(basis: BSpline) -> tuple[int, int]:
-    return basis.grid_size, basis.order
 
 
 def _version(tensor: Tensor) -> int | None:

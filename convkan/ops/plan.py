@@ -9,9 +9,8 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from convkan.basis import Activation, Basis, BSpline, get_activation
+from convkan.basis import Activation, Basis, GriddedBasis, get_activation
 from convkan.basis.base import is_recorded
-from convkan.basis.bspline import uniform_knots
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Expansion:
     uniform: bool
 
     def __post_init__(self) -> None:
-        if isinstance(self.basis, BSpline):
+        if isinstance(self.basis, GriddedBasis):
             object.__setattr__(self, "basis", self.basis.with_range(0, 1))
 
     @property
@@ -105,10 +104,9 @@ class Expansion:
         if grid is None:
             return None
         grid = at_least_float32(grid)
-        if self.uniform and isinstance(self.basis, BSpline):
+        if self.uniform and isinstance(self.basis, GriddedBasis):
             # A grid that went through a lower precision keeps its rounding; its ends still tell what was meant.
-            low, high = self.basis.ends(grid)
-            grid = uniform_knots(low, high, self.basis.grid_size, self.basis.order)
+            grid = self.basis.spaced_knots(*self.basis.ends(grid))
         return grid.reshape(groups, grid.shape[0] // groups, grid.shape[1]).mT.contiguous().mT
 
     def features(
