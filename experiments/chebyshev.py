@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from convkan import KANLinear
 from convkan.basis import BSpline, Chebyshev
 from convkan.training import write_atomically, write_text
-from experiments.cli import GOES_ON, check_positive, parse, run
-from experiments.folders import claimed
-from experiments.progress import StudyProgress
-from experiments.records import count_parameters, environment, write_record
-from experiments.small_nets import mlp_of_size
+from experiments.common.cli import GOES_ON, check_positive, parse, run
+from experiments.common.counting import count_parameters
+from experiments.common.folders import claimed
+from experiments.common.progress import StudyProgress
+from experiments.common.records import environment, write_record
+from experiments.functions.nets import mlp_of_size
 
 NOISE = 0.1
 SIDE = 100

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from convkan.training import write_atomically, write_text
-from experiments.cli import check_positive, parse, run
-from experiments.folders import claimed
-from experiments.progress import StudyProgress
-from experiments.records import count_parameters, environment, write_record
-from experiments.small_nets import kan, mlp_of_size, rmse
+from experiments.common.cli import check_positive, parse, run
+from experiments.common.counting import count_parameters
+from experiments.common.folders import claimed
+from experiments.common.progress import StudyProgress
+from experiments.common.records import environment, write_record
+from experiments.functions.least_squares import rmse
+from experiments.functions.nets import kan, mlp_of_size
 
 BUMPS = 5
 WIDTH = 300.0  # exp(−300·(x − centre)²)

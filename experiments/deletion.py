@@ -22,10 +22,10 @@ from convkan.interpret import attribute, gradient_times_input, integrated_gradie
 from convkan.models import Description, load_classifier
 from convkan.training import write_atomically
 from convkan.training.data import normalize
-from experiments.cli import parse, run
-from experiments.compare.statistics import paired_bootstrap
-from experiments.records import environment, write_record
-from experiments.train_config import data_of, stored_config
+from experiments.common.cli import parse, run
+from experiments.common.records import environment, write_record
+from experiments.common.statistics import paired_bootstrap
+from experiments.common.train_config import data_of, stored_config
 
 METHODS = {
     "edges": "rescale rule on edges, 2 steps",

@@ -32,11 +32,12 @@ from convkan.interpret.plot import STRAIGHT, plot_atlas, plot_confusion, plot_co
 from convkan.models import Description, load_classifier
 from convkan.training import write_atomically
 from convkan.training.data import ImageData, normalize
-from experiments.cli import UserError, check_positive, parse, run
+from experiments.common.cli import UserError, check_positive, parse, run
+from experiments.common.counting import count_multiply_adds, count_parameters
+from experiments.common.images import read_image
+from experiments.common.records import read_record
+from experiments.common.train_config import TrainConfig
 from experiments.explain_page import HTML
-from experiments.predict import read_image
-from experiments.records import count_multiply_adds, count_parameters, read_record
-from experiments.train_config import TrainConfig
 
 BATCH = 64
 

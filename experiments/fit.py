@@ -20,12 +20,15 @@ from torch import nn
 
 from convkan.grid import adapt_grids, refine_grids
 from convkan.training import write_atomically, write_text
-from experiments.cli import GOES_ON, UserError, check_positive, parse, run
-from experiments.folders import claimed
-from experiments.progress import StudyProgress
-from experiments.records import count_parameters, environment, write_record
-from experiments.small_nets import RIVALS, Data, OptimizerName, Outcome, Rival, kan, optimize, rank_rivals
-from experiments.tasks import TASKS, Task, data_of
+from experiments.common.cli import GOES_ON, UserError, check_positive, parse, run
+from experiments.common.counting import count_parameters
+from experiments.common.folders import claimed
+from experiments.common.progress import StudyProgress
+from experiments.common.records import environment, write_record
+from experiments.functions.least_squares import OptimizerName, Outcome, optimize
+from experiments.functions.nets import kan
+from experiments.functions.rivals import RIVALS, Rival, rank_rivals
+from experiments.functions.tasks import TASKS, Data, Task, data_of
 
 STARTS = 3
 PILOT = 0.2  # share of the KAN's time that every kind of MLP is given to be chosen by

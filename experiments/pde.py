@@ -1,8 +1,8 @@
 """Solve the Poisson equation with small KANs and MLPs: ``python -m experiments.pde``.
 
-The problem is that of ``experiments.poisson``; the KAN's grids grow finer, and every kind of MLP is tried briefly
-before the best of each size are given the KAN's time. Source: Liu et al., "KAN" (arXiv 2404.19756), sec. 3.5 (10,000
-points inside, 800 on the border).
+The problem is that of ``experiments.functions.poisson``; the KAN's grids grow finer, and every kind of MLP is tried
+briefly before the best of each size are given the KAN's time. Source: Liu et al., "KAN" (arXiv 2404.19756), sec. 3.5
+(10,000 points inside, 800 on the border).
 """
 
 import json
@@ -19,12 +19,14 @@ from torch import nn
 
 from convkan.grid import adapt_grids, refine_grids
 from convkan.training import write_atomically, write_text
-from experiments.cli import GOES_ON, check_positive, parse, run
-from experiments.folders import claimed
-from experiments.poisson import Problem, errors, minimise, solution
-from experiments.progress import StudyProgress
-from experiments.records import count_parameters, environment, write_record
-from experiments.small_nets import AT_ONCE, OptimizerName, kan, mlp, mlp_of_size
+from experiments.common.cli import GOES_ON, check_positive, parse, run
+from experiments.common.counting import count_parameters
+from experiments.common.folders import claimed
+from experiments.common.progress import StudyProgress
+from experiments.common.records import environment, write_record
+from experiments.functions.least_squares import AT_ONCE, OptimizerName
+from experiments.functions.nets import kan, mlp, mlp_of_size
+from experiments.functions.poisson import Problem, errors, minimise, solution
 
 MOST_FOR_LM = 2000  # parameters
 PILOT = 0.2  # share of the time that every kind of MLP is given to be chosen by

@@ -18,7 +18,7 @@ from convkan.interpret import curves
 from convkan.interpret.plot import GREY, IMPORTANCE, new_figure
 from convkan.models import create_model
 from convkan.training import write_atomically
-from experiments.cli import UserError, parse, run
+from experiments.common.cli import UserError, parse, run
 
 PICTURE = Path(__file__).parents[1] / "docs" / "learned_functions.png"
 DOTS_PER_INCH = 115  # sharp at the width of a page, and a small file

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser
-from torch import Tensor
 
-from convkan.models import Description, load_classifier
+from convkan.models import load_classifier
 from convkan.training import DataError
-from convkan.training.data import normalize
-from convkan.training.pictures import read_picture
-from experiments.cli import UserError, first_line, from_home, run
+from experiments.common.cli import UserError, first_line, from_home, run
+from experiments.common.images import read_image
 
 
 def main() -> None:
@@ -42,16 +40,6 @@ def main() -> None:
         print(f"{image}: {named}", flush=True)  # each as it is known, and none for a reader that has gone
     if failed:
         raise UserError(f"{failed} of {len(arguments.images)} pictures could not be read")
-
-
-def read_image(path: Path, description: Description) -> Tensor:
-    """A picture as the model wants it, (1, channels, height, width), read as in training.
-
-    Raises:
-        DataError: The file is missing or not a picture.
-    """
-    pixels = read_picture(path, description.in_channels, description.image_size)
-    return normalize(pixels.unsqueeze(0), description.mean, description.std)
 
 
 if __name__ == "__main__":

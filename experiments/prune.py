@@ -25,10 +25,11 @@ from convkan.models.resnet import NUM_STAGES
 from convkan.training import Classifier, ImageData, save_classifier, write_atomically
 from convkan.training.data import normalize
 from convkan.training.parts import Images
-from experiments.cli import UserError, parse, run
-from experiments.records import count_multiply_adds, count_parameters, environment, write_record
-from experiments.train import best_checkpoint, build_trainer, fit, quieten
-from experiments.train_config import TrainConfig, data_of, stored_config
+from experiments.common.cli import UserError, parse, run
+from experiments.common.counting import count_multiply_adds, count_parameters
+from experiments.common.records import environment, write_record
+from experiments.common.train_config import TrainConfig, data_of, stored_config
+from experiments.common.trainer import best_checkpoint, build_trainer, fit, silence_lightning
 
 BATCH = 64  # images at a time, in measuring importance and time
 
@@ -73,7 +74,7 @@ def main() -> None:
 
 def prune(config: PruneConfig) -> dict[str, Any]:
     """All of it; returns the record that is also in ``prune.json``."""
-    quieten()
+    silence_lightning()
     torch.set_num_threads(config.threads)
     if config.quick:
         config = replace(config, images=128, repeats=3, epochs=1)

@@ -16,7 +16,7 @@ from convkan.models import list_weights
 from convkan.training import write_text
 from experiments import chebyshev, continual, deletion, fit, pde, prune, symbolic
 from experiments.benchmark.report import headline_table, ratio_table
-from experiments.cli import UserError, parse, run
+from experiments.common.cli import UserError, parse, run
 from experiments.compare.scoreboard import scoreboard
 from experiments.compare.tables import short_table
 from experiments.compare.verdict import verdict

@@ -22,12 +22,13 @@ from convkan.interpret import auto, curves, formula, formula_error, importance, 
 from convkan.interpret.symbolic import fixed_edges, live_edges, recognized
 from convkan.regularization import recorded_inputs, total_l1_entropy, total_smoothness
 from convkan.training import write_atomically, write_text
-from experiments.cli import GOES_ON, check_positive, parse, run
-from experiments.folders import claimed
-from experiments.progress import StudyProgress
-from experiments.records import environment, write_record
-from experiments.small_nets import Data, Parameters, kan, optimize, rmse, trust_region, value_at
-from experiments.tasks import TASKS, data_of
+from experiments.common.cli import GOES_ON, check_positive, parse, run
+from experiments.common.folders import claimed
+from experiments.common.progress import StudyProgress
+from experiments.common.records import environment, write_record
+from experiments.functions.least_squares import Parameters, optimize, rmse, trust_region, value_at
+from experiments.functions.nets import kan
+from experiments.functions.tasks import TASKS, Data, data_of
 
 GRIDS = (5, 10)
 ROUNDS = 3  # of sparse training, the grids moved in between

@@ -5,16 +5,11 @@ Bare, it trains a small KAN on the digits that come with scikit-learn, in under 
 and a finished one with ``--resume runs/NAME --epochs N``.
 """
 
-import logging
 import math
 import os
-import pickle
-import signal
 import statistics
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +17,6 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 
 from convkan.grid import spline_layers
@@ -32,54 +24,41 @@ from convkan.interpret.plot import plot_confusion, plot_edges, plot_learning_cur
 from convkan.models import Description, example_input, model_options
 from convkan.nn import KANLayer
 from convkan.training import (
-    AdaptGrids,
-    AtomicCheckpointIO,
     Classifier,
-    FollowSchedule,
     History,
-    ImageData,
-    RefineGrids,
     TrainingDivergedError,
     WatchCoverage,
-    checkpoints,
-    early_stopping,
     naming,
     recalls,
     save_classifier,
     write_atomically,
     write_text,
 )
-from experiments.cli import UserError, given, parse, run
-from experiments.folders import claimed, new_folder, tidy
-from experiments.parent import end_with_parent
-from experiments.records import (
-    DIVERGED,
+from experiments.common.cli import UserError, given, parse, run
+from experiments.common.counting import (
     count_multiply_adds,
     count_parameters,
     count_step_memory_bytes,
-    environment,
-    packed,
     peak_memory_bytes,
-    read_record,
-    write_record,
 )
-from experiments.run_data import check_data, note_data
-from experiments.train_config import TrainConfig, data_of, stored_config
+from experiments.common.folders import claimed, new_folder, tidy
+from experiments.common.parent import end_with_parent
+from experiments.common.records import DIVERGED, environment, packed, write_record
+from experiments.common.resuming import earlier_record, resumed
+from experiments.common.run_data import check_data, note_data
+from experiments.common.train_config import TrainConfig, data_of
+from experiments.common.trainer import (
+    best_checkpoint,
+    build_trainer,
+    fit,
+    grid_callbacks,
+    interruptible,
+    silence_lightning,
+)
 
 RUN_NAME_VARIABLE = "CONVKAN_RUN_NAME"
 JUDGED = ("val_accuracy", "val_balanced_accuracy")  # what the record keeps of the best epoch
 GOING_ON = "python -m experiments.train --resume"
-# What may be given with it.
-RESUMING = ("resume", "epochs", "on_resume", "data_root")
-
-# Lightning's advice that does not apply, and torch's own notices: each is a line of noise in front of the results.
-QUIET = (
-    ".*does not have many workers.*",  # images come from memory; worker processes would only cost
-    ".*number of training batches.*smaller than the logging interval.*",
-    ".*Checkpoint directory .* exists and is not empty.*",  # as it must when a run is resumed
-    ".*treespec.*is deprecated.*",
-    ".*jit.script.*is deprecated.*",
-)
 
 
 def main() -> None:
@@ -91,7 +70,7 @@ def main() -> None:
             config, folder = start(config)
             checkpoint = None
         else:
-            config, folder, checkpoint = take_up(config)
+            config, folder, checkpoint = resumed(config, given(sys.argv[1:]))
         is_helper = int(os.environ.get("LOCAL_RANK", "0")) > 0  # one process a device: the first claims it for all
         try:
             with nullcontext() if is_helper else claimed(folder), naming(folder):
@@ -136,66 +115,6 @@ def is_below(name: str) -> bool:
     return bool(parts) and not Path(name).is_absolute() and ".." not in parts and name.isprintable()
 
 
-def take_up(config: TrainConfig) -> tuple[TrainConfig, Path, Path | None]:
-    """The configuration and last checkpoint of a run that is to go on.
-
-    Raises:
-        UserError: It is finished and given no more epochs, or options come with it that a run cannot change.
-    """
-    folder, options = Path(str(config.resume)), given(sys.argv[1:])
-    others = sorted(options.difference(RESUMING))
-    if others:
-        raise UserError(
-            "--resume takes the run's own configuration; of it --epochs may be changed, and --on_resume says how, and "
-            f"--data_root, where its images lie now: got {', '.join('--' + name for name in others)}"
-        )
-    if "on_resume" in options and "epochs" not in options:
-        raise UserError("on_resume must come with --epochs: it says how the schedule goes on with another number")
-    stored = stored_config(folder)
-    if "data_root" in options:
-        stored = replace(stored, data_root=config.data_root)
-    checkpoint = folder / "checkpoints" / "last.ckpt"
-    done = epochs_done(checkpoint) if checkpoint.exists() else 0
-    if "epochs" in options and config.epochs <= done:
-        raise UserError(f"epochs must be more than the {done} that {folder} has done, got {config.epochs}")
-    if "epochs" in options:
-        stored = replace(stored, epochs=config.epochs, continued=stored.continued | {done: config.on_resume})
-    elif is_finished(folder, stored):
-        raise UserError(
-            f"{folder} is finished: its results are in {folder / 'result.json'}; with --epochs it trains longer"
-        )
-    return stored, folder, checkpoint if done else None
-
-
-def epochs_done(checkpoint: Path) -> int:
-    """How many epochs of training are in a checkpoint.
-
-    Raises:
-        UserError: It cannot be read.
-    """
-    try:
-        return int(torch.load(checkpoint, weights_only=True, map_location="cpu")["epoch"]) + 1
-    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{checkpoint} is not a readable checkpoint: {error}") from error
-
-
-def earlier_record(folder: Path) -> dict[str, Any]:
-    """The record in the folder of a run, which may be of fewer epochs than it is to have; empty without one.
-
-    Raises:
-        UserError: It cannot be read.
-    """
-    path = folder / "result.json"
-    return read_record(path) if path.exists() else {}
-
-
-def is_finished(folder: Path, config: TrainConfig) -> bool:
-    """Whether the record in ``folder`` is of all epochs that the run is to have."""
-    recorded = earlier_record(folder).get("config")
-    continued = {str(epoch): how for epoch, how in config.continued.items()}
-    return recorded is not None and recorded["epochs"] == config.epochs and recorded.get("continued", {}) == continued
-
-
 def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> dict[str, Any]:
     """Train a model, test its best epoch once, and leave everything in ``folder``.
 
@@ -207,7 +126,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     Returns:
         The record that is also in ``folder/result.json``.
     """
-    quieten()
+    silence_lightning()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     L.seed_everything(config.seed, verbose=False)
@@ -258,7 +177,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         record |= {**test, "confusion": confusion.tolist(), "test_recall": recall_of(confusion, data.class_names)}
         record["test_correct"] = packed(classifier.test_correct.compute() > 0)  # in the order of the test part
     if config.refine and "grid_size" in model_options(config.model):
-        description = as_grown(description, model)
+        description = with_final_grid_size(description, model)
     trained = description.create()  # in single precision, whatever training made of it
     trained.load_state_dict(model.state_dict())
     if classifier.class_weights is not None:
@@ -303,83 +222,10 @@ def recall_of(confusion: Tensor, class_names: list[str]) -> dict[str, float | No
     return {name: None if math.isnan(share) else share for name, share in zip(class_names, shares, strict=True)}
 
 
-def as_grown(description: Description, model: nn.Module) -> Description:
+def with_final_grid_size(description: Description, model: nn.Module) -> Description:
     """The description of a model whose grids were refined, all to one size."""
     [size] = {layer.basis.grid_size for layer in spline_layers(model).values()}  # type: ignore[attr-defined]
     return replace(description, options=description.options | {"grid_size": size})
-
-
-def build_trainer(config: TrainConfig, folder: Path, more: list[Callback]) -> tuple[L.Trainer, History]:
-    """Lightning's trainer with our callbacks and logs."""
-    history = History(folder / "history.csv")
-    first = first_to_choose(config)
-    by = config.chosen_by
-    callbacks: list[Callback] = [FollowSchedule(), *more, history, *checkpoints(folder / "checkpoints", first, by)]
-    if config.early_stopping is not None:
-        callbacks.append(early_stopping(config.early_stopping, first, config.continued, by))
-    try:
-        trainer = L.Trainer(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            strategy=config.strategy,
-            precision=config.precision,  # type: ignore[arg-type]
-            max_epochs=config.epochs,
-            gradient_clip_val=config.gradient_clip or None,
-            callbacks=callbacks,
-            logger=[CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard", version="")],
-            plugins=[AtomicCheckpointIO()],
-            reload_dataloaders_every_n_epochs=1,  # an epoch's order and augmentation follow from its number
-            num_sanity_val_steps=0,
-            enable_model_summary=False,
-            enable_progress_bar=sys.stderr is not None and sys.stderr.isatty(),  # none without a console
-        )
-    except MisconfigurationException as error:
-        raise UserError(str(error)) from error
-    return trainer, history
-
-
-def first_to_choose(config: TrainConfig) -> int:
-    """The first epoch, counted from 0, that may be the best: the one in which grids have come to their last size."""
-    if "grid_size" not in model_options(config.model):
-        return 0
-    return max((epoch for epoch in config.refine if epoch < config.epochs), default=0)
-
-
-def grid_callbacks(config: TrainConfig, steps: int) -> list[Callback]:
-    """What changes grids in a training of so many steps."""
-    found: list[Callback] = []
-    if config.adapt_every:
-        until = max(1, steps // 2) if config.adapt_until is None else config.adapt_until
-        found.append(AdaptGrids(config.adapt_every, until, config.adapt_eps))
-    if config.refine:
-        found.append(RefineGrids(config.refine))
-    return found
-
-
-def fit(trainer: L.Trainer, classifier: Classifier, data: ImageData, checkpoint: Path | None) -> None:
-    """Train, from a checkpoint if there is one."""
-    with interruptible():
-        trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Within a ``with`` block, Ctrl-C is the KeyboardInterrupt that Lightning makes an exit with status 1 of."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as ended:
-        if not isinstance(ended.__context__, KeyboardInterrupt):
-            raise
-        signal.signal(signal.SIGINT, handler)
-        raise KeyboardInterrupt from None
-
-
-def best_checkpoint(trainer: L.Trainer) -> str:
-    """Where the best epoch is kept."""
-    callback = trainer.checkpoint_callback
-    assert isinstance(callback, ModelCheckpoint)
-    return callback.best_model_path
 
 
 def draw(
@@ -395,14 +241,6 @@ def draw(
             break
     for name, figure in figures.items():
         write_atomically(folder / f"{name}.png", figure.savefig)
-
-
-def quieten() -> None:
-    """Keep Lightning's notices out of the output."""
-    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for message in QUIET:
-        warnings.filterwarnings("ignore", message=message)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ import torch
 from torch import nn
 
 from convkan import KANLinear
-from experiments import records
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import measure, report, workloads
+from experiments.benchmark import measure, ratios, report, workloads
+from experiments.benchmark.contenders import error_of
 from experiments.benchmark.measure import Contender
-from experiments.benchmark.workloads import Ratio, Workload
+from experiments.benchmark.ratios import Ratio
+from experiments.benchmark.workloads import Workload
+from experiments.common import records
 
 
 def tiny(device, notes):
@@ -18,7 +20,7 @@ def tiny(device, notes):
     layer = KANLinear(4, 2)
     notes.append("nothing is left out")
     wrong = KANLinear(4, 2)
-    error = partial(workloads._error, layer)
+    error = partial(error_of, layer)
     return [
         Contender("KANLinear", layer, x, error=error),
         Contender("wrong", wrong, x, error=error),
@@ -112,7 +114,7 @@ def test_quick_workloads_pass_their_gates(workload):
 
 
 def test_every_ratio_names_contenders_that_there_are():
-    for ratio in workloads.RATIOS:
+    for ratio in ratios.RATIOS:
         if ratio.workload == "linear1024":  # inkan may not be installed
             continue
         (workload,) = (w for w in workloads.WORKLOADS if w.name == ratio.workload)

@@ -11,14 +11,16 @@ import yaml
 from PIL import Image
 
 from convkan.models import create_model, model_options
-from experiments.cli import UserError
+from experiments.common.cli import UserError
+from experiments.common.counting import count_multiply_adds, count_parameters
+from experiments.common.records import packed, unpacked
+from experiments.common.statistics import Difference, paired_bootstrap, pareto_front
 from experiments.compare import __main__ as compare
 from experiments.compare import matching, tables, verdict
 from experiments.compare.matching import Step, match_width, matched_options
+from experiments.compare.schedule import Schedule
 from experiments.compare.search import best_of, split, trials_of
-from experiments.compare.statistics import Difference, paired_bootstrap, pareto_front
 from experiments.compare.suite import Match, load_suite
-from experiments.records import count_multiply_adds, count_parameters, packed, unpacked
 
 SUITES = sorted((Path(compare.__file__).parents[1] / "configs" / "compare").glob("*.yaml"))
 SMALL = {
@@ -160,7 +162,7 @@ class TestMatching:
             match_width(lambda width: 1.0, 2.0)
 
 
-class TestPlan:
+class TestSchedule:
     """What is worked out for a run is worked out for the images, and the steps, that its own recipe asks for."""
 
     def jobs(self, tmp_path, **changes):
@@ -173,7 +175,7 @@ class TestPlan:
         entries = [SMALL["entries"][0], SMALL["entries"][1] | {"recipe": {"image_size": 12, "batch_size": 4}}]
         changes = {"datasets": ["folder"], "entries": entries, "seeds": [0]} | changes
         suite = load_suite(written(tmp_path, **changes))
-        plan = compare.Plan(suite, tmp_path / "runs", str(images))
+        plan = Schedule(suite, tmp_path / "runs", str(images))
         return [plan.final_jobs("folder", entry)[0] for entry in suite.entries]
 
     def test_multiply_adds_are_matched_at_the_size_of_the_images(self, tmp_path):
@@ -209,7 +211,7 @@ class TestSearch:
         for epochs in (1, 2):
             search = {"trials": 3, "epochs": epochs, "space": {"learning_rate": {"low": 1e-3, "high": 1e-1}}}
             suite = load_suite(written(tmp_path, entries=entries, search=search, recipe={"epochs": 4}, match=None))
-            plan = compare.Plan(suite, tmp_path, None)
+            plan = Schedule(suite, tmp_path, None)
             jobs[epochs] = [plan.trial_jobs("digits", entry) for entry in suite.entries]
         one, other = jobs[1]
         assert [job.folder for job in one] == [job.folder for job in other]

@@ -25,8 +25,9 @@ from convkan.interpret import (
 from convkan.interpret.attribution.rescale import secant_rules
 from convkan.models import create_model
 from convkan.nn import KANLayer
-from experiments import cli, deletion, train
-from experiments.train_config import TrainConfig
+from experiments import deletion, train
+from experiments.common import cli
+from experiments.common.train_config import TrainConfig
 
 every_layer = pytest.mark.parametrize("case", LAYERS)
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

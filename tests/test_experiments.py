@@ -18,9 +18,10 @@ from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import BSpline
 from convkan.models import Weights, list_models, load_classifier
 from convkan.training import DATASETS, ImageData
-from experiments import cli, predict, publish, train
-from experiments.records import count_multiply_adds, count_parameters, count_step_memory_bytes
-from experiments.train_config import TrainConfig
+from experiments import predict, publish, train
+from experiments.common import cli
+from experiments.common.counting import count_multiply_adds, count_parameters, count_step_memory_bytes
+from experiments.common.train_config import TrainConfig
 
 ROOT = Path(experiments.__file__).parents[1]
 TINY = ("--model_options.widths", "[2,4]", "--threads", 1)

@@ -10,7 +10,8 @@ from PIL import Image
 
 from convkan.interpret import feature_contributions
 from convkan.models import create_model
-from experiments import cli, explain, train
+from experiments import explain, train
+from experiments.common import cli
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from convkan.models import load_classifier
 from convkan.training import ImageData
-from experiments import cli, deletion, explain, predict, prune, train
+from experiments import deletion, explain, predict, prune, train
+from experiments.common import cli
 
 TINY = ("--model_options.widths", "[2,3]", "--threads", 1, "--accelerator", "cpu", "--epochs", 1)
 SHADES = {"bright": 210, "dark": 70}

@@ -16,7 +16,8 @@ from convkan.grid import spline_layers
 from convkan.models import load_classifier
 from convkan.training import AdaptGrids, RefineGrids, WatchCoverage
 from experiments import train
-from experiments.train_config import TrainConfig
+from experiments.common.train_config import TrainConfig
+from experiments.common.trainer import silence_lightning
 
 SMALL = {
     "model_options": {"widths": [3, 4]},
@@ -131,7 +132,7 @@ def test_averages_that_callbacks_keep_are_adapted_and_refined_with_the_model(tmp
         def on_train_batch_end(self, trainer, pl_module, *_):
             pl_module.average.update_parameters(pl_module.model)
 
-    train.quieten()
+    silence_lightning()
     torch.manual_seed(0)
     module = Fit(rate=0.0)
     ema = get_ema_multi_avg_fn(0.5)

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from convkan.interpret.plot import plot_confusion
 from convkan.training import Classifier, ImageData, Recipe, balanced_weights, recalls
 from convkan.training.sharing import Share
+from experiments.common.train_config import TrainConfig
 from experiments.compare import tables
 from experiments.train import recall_of
-from experiments.train_config import TrainConfig
 
 CLASSES = 10
 quiet = pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*treespec.*is deprecated:FutureWarning")

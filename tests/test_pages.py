@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from convkan.models import create_model
+from experiments.benchmark.ratios import RATIOS
 from experiments.benchmark.report import HEADLINES
-from experiments.benchmark.workloads import RATIOS
-from experiments.cli import UserError
+from experiments.common.cli import UserError
+from experiments.common.records import packed
 from experiments.compare.scoreboard import scoreboard
 from experiments.portrait import portrait
-from experiments.records import packed
 from experiments.summarize import RESULTS, ROOT, TABLES, filled
 
 README = ROOT / "README.md"

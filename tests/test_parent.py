@@ -16,7 +16,7 @@ ROOT = Path(experiments.__file__).parents[1]
 PATIENCE = 60  # seconds
 CHILD = """
 import time
-from experiments.parent import end_with_parent
+from experiments.common.parent import end_with_parent
 end_with_parent()
 print("started", flush=True)
 time.sleep(600)
@@ -24,7 +24,7 @@ time.sleep(600)
 PARENT = """
 import os, sys, time
 from pathlib import Path
-from experiments.parent import start_child
+from experiments.common.parent import start_child
 with open(sys.argv[1], "wb") as output:
     children = [start_child([sys.executable, "-c", sys.argv[2]], dict(os.environ), output) for _ in range(2)]
 print(*[child.pid for child in children], flush=True)

@@ -12,7 +12,7 @@ from convkan.models import Description
 from convkan.training import DataError, ImageData
 from convkan.training.data import normalize
 from convkan.training.pictures import read_picture
-from experiments.predict import read_image
+from experiments.common.images import read_image
 
 SIDE = 8
 GREY = np.linspace(0, 255, SIDE * SIDE).round().astype(np.uint8).reshape(SIDE, SIDE)

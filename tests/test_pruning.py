@@ -25,8 +25,9 @@ from convkan.interpret.edges import is_kan_layer
 from convkan.models import Description, create_model, list_models, load_classifier
 from convkan.nn.symbolic import SymbolicEdges
 from convkan.training import parameter_groups
-from experiments import cli, prune, train
-from experiments.train_config import TrainConfig
+from experiments import prune, train
+from experiments.common import cli
+from experiments.common.train_config import TrainConfig
 
 KINDS = ("full", "lowrank", "shared", "depthwise", "bottleneck")
 SMALL = {"width": 8, "head": "kan", "rank": 2}

@@ -29,12 +29,13 @@ from convkan.training import Classifier, History, data, naming, write_text
 from convkan.training import callbacks as callbacks_module
 from convkan.training import saved as saved_module
 from convkan.training.optim import create_schedule
-from experiments import chebyshev, cli, continual, fit, folders, pde, progress, symbolic, train
+from experiments import chebyshev, continual, fit, pde, symbolic, train
 from experiments.benchmark import __main__ as benchmark
+from experiments.common import cli, folders, progress
+from experiments.common.counting import peak_memory_bytes
+from experiments.common.train_config import TrainConfig
 from experiments.compare import __main__ as compare
 from experiments.compare.jobs import Job, run_jobs
-from experiments.records import peak_memory_bytes
-from experiments.train_config import TrainConfig
 
 ROOT = Path(experiments.__file__).parents[1]
 TINY = ("--model_options.widths", "[2]", "--threads", 1, "--batch_size", 64, "--train_fraction", 0.2)
@@ -109,7 +110,7 @@ class TestClaims:
 
     @pytest.mark.slow
     def test_a_claim_ends_with_its_process(self, tmp_path):
-        code = "import sys, time; from pathlib import Path; from experiments.folders import claimed\n"
+        code = "import sys, time; from pathlib import Path; from experiments.common.folders import claimed\n"
         code += "with claimed(Path(sys.argv[1])): print('claimed', flush=True); time.sleep(60)"
         other = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, cwd=ROOT)
         try:
@@ -467,7 +468,7 @@ def called(node):
 @pytest.mark.slow
 def test_a_script_prints_in_the_poorest_locale():
     poor = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    code = r"from experiments import cli; cli.run(lambda: print('J\u2080(20x)'))"
+    code = r"from experiments.common import cli; cli.run(lambda: print('J\u2080(20x)'))"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=poor, capture_output=True, check=True)
     assert ended.stdout.strip() == b"J?(20x)"
 

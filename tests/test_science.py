@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import chebyshev, cli, continual, fit, pde, poisson, symbolic, tasks
-from experiments.small_nets import Data, kan, mlp_of_size, optimize, rmse, roughness
+from experiments import chebyshev, continual, fit, pde, symbolic
+from experiments.common import cli
+from experiments.functions import poisson, tasks
+from experiments.functions.least_squares import optimize, rmse, roughness
+from experiments.functions.nets import kan, mlp_of_size
+from experiments.functions.tasks import Data
 
 
 @pytest.mark.slow

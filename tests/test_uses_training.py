@@ -37,14 +37,15 @@ from convkan.training import (
 )
 from convkan.training import folders as folders_module
 from convkan.training import grids as grids_module
-from experiments import cli, explain, predict, publish, train
-from experiments.compare import __main__ as compare
+from experiments import explain, predict, publish, train
+from experiments.common import cli
+from experiments.common.progress import StudyProgress
+from experiments.common.records import DIVERGED
+from experiments.common.train_config import TrainConfig
 from experiments.compare.jobs import Job
+from experiments.compare.schedule import Schedule
 from experiments.compare.suite import Entry, Search, Suite
 from experiments.compare.tables import Table, search_rows
-from experiments.progress import StudyProgress
-from experiments.records import DIVERGED
-from experiments.train_config import TrainConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*treespec.*is deprecated:FutureWarning")
 TINY = ("--model_options.widths", "[2]", "--threads", 1, "--accelerator", "cpu", "--batch_size", 64)
@@ -382,7 +383,7 @@ class TestTrialsThatDiverge:
         search = Search(len(accuracies), 1, space={"learning_rate": [0.1, 0.2, 0.3]})
         entry = Entry("K", "kan_cnn", {"widths": [2]})
         suite = Suite("s", "S", ["digits"], [0], [entry], {"epochs": 1}, search=search)
-        plan = compare.Plan(suite, tmp_path, None)
+        plan = Schedule(suite, tmp_path, None)
         for job, accuracy in zip(plan.trial_jobs("digits", entry), accuracies, strict=True):
             job.folder.mkdir(parents=True, exist_ok=True)
             if accuracy is None:

@@ -17,11 +17,12 @@ import torch
 from convkan.training import write_text
 from experiments.benchmark import report
 from experiments.benchmark.measure import Contender, is_correct, peak_bytes, saved_bytes, summary, time_interleaved
-from experiments.benchmark.workloads import QUICK, RATIOS, WORKLOADS, Workload
-from experiments.cli import GOES_ON, UserError, parse, run
-from experiments.folders import claimed
-from experiments.progress import StudyProgress
-from experiments.records import environment, write_record
+from experiments.benchmark.ratios import RATIOS
+from experiments.benchmark.workloads import QUICK, WORKLOADS, Workload
+from experiments.common.cli import GOES_ON, UserError, parse, run
+from experiments.common.folders import claimed
+from experiments.common.progress import StudyProgress
+from experiments.common.records import environment, write_record
 
 QUICK_BUDGET = 0.3
 

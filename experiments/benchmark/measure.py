@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.records import kept_storages
+from experiments.common.counting import kept_storages
 
 # Largest error of an output or gradient, relative to its norm, beside the reference in float64.
 GATE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}

@@ -4,7 +4,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from experiments.cli import UserError
+from experiments.common.cli import UserError
 
 WHOLE = "the suite"
 NOUNS = {str: "text", bool: "true or false", int: "a whole number", float: "a number", dict: "a mapping"}

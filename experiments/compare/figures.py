@@ -17,7 +17,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 from convkan.interpret.plot import style
 from convkan.models import twin
 from convkan.training import write_atomically
-from experiments.compare.statistics import pareto_front
+from experiments.common.statistics import pareto_front
 from experiments.compare.tables import median_seconds
 
 COSTS = {

@@ -13,11 +13,11 @@ import yaml
 
 from convkan.training import write_text
 from convkan.training.datasets import DATA_ROOT_VARIABLE
-from experiments.cli import UserError
-from experiments.folders import claimed
-from experiments.parent import release, start_child
-from experiments.records import DIVERGED
-from experiments.train_config import TrainConfig
+from experiments.common.cli import UserError
+from experiments.common.folders import claimed
+from experiments.common.parent import release, start_child
+from experiments.common.records import DIVERGED, read_record
+from experiments.common.train_config import TrainConfig
 
 POLL_SECONDS = 0.5
 LAST_LINES = 5
@@ -59,6 +59,14 @@ class Job:
             return min(self.epochs, len((self.folder / "history.csv").read_text(encoding="utf-8").splitlines()) - 1)
         except OSError:
             return 0
+
+    def record(self) -> dict[str, Any]:
+        """What it left when it was done.
+
+        Raises:
+            UserError: It is missing, or cannot be read.
+        """
+        return read_record(self.folder / "result.json")
 
     def check(self) -> None:
         """Raise if its folder holds a run with other options.

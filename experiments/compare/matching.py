@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from convkan.models import create_model, model_options
-from experiments.cli import UserError
+from experiments.common.cli import UserError
+from experiments.common.counting import count_multiply_adds, count_parameters
+from experiments.common.train_config import TrainConfig
 from experiments.compare.suite import Match
-from experiments.records import count_multiply_adds, count_parameters
-from experiments.train_config import TrainConfig
 
 WIDEST = 4096
 TIMED_STEPS = 7

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from convkan.models import twin
-from experiments.compare.statistics import paired_bootstrap
+from experiments.common.statistics import paired_bootstrap
 from experiments.compare.tables import Table, median_seconds, part_of, runs_of
 from experiments.compare.verdict import correct_answers
 

@@ -8,9 +8,9 @@ from typing import Any
 import optuna
 
 from convkan.models import model_options, suggested_learning_rate
-from experiments.cli import UserError
+from experiments.common.cli import UserError
+from experiments.common.train_config import TrainConfig
 from experiments.compare.suite import Entry, Search, Suite
-from experiments.train_config import TrainConfig
 
 TRAIN_OPTIONS = asdict(TrainConfig())
 

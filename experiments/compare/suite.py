@@ -9,9 +9,9 @@ import yaml
 
 from convkan.models import list_models, model_options, twin
 from convkan.training.datasets import DATASETS
-from experiments.cli import UserError
+from experiments.common.cli import UserError
+from experiments.common.train_config import TrainConfig
 from experiments.compare.checking import check_names, checked
-from experiments.train_config import TrainConfig
 
 Measure = Literal["parameters", "multiply_adds", "step_time"]
 # What a suite decides for every run, and an entry may not.

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from convkan.models import twin
-from experiments.compare.statistics import Difference, paired_bootstrap
+from experiments.common.records import unpacked
+from experiments.common.statistics import Difference, paired_bootstrap
 from experiments.compare.tables import median_seconds, part_of, runs_of, summarize
-from experiments.records import unpacked
 
 SAME_SIZE = 0.1  # sizes that differ by less are called equal
 LONGEST_LIST = 4  # of what KANs win

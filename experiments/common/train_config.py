@@ -10,7 +10,7 @@ from convkan.models import suggested_learning_rate
 from convkan.training import ImageData, Recipe
 from convkan.training.classifier import ClassWeights
 from convkan.training.data import Augmentation, Scaling
-from experiments.cli import UserError
+from experiments.common.cli import UserError
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from convkan.training import ImageData, write_atomically
-from experiments.cli import UserError
+from experiments.common.cli import UserError
 
 NAME = "data.json"
 

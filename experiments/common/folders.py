@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from experiments.cli import UserError
+from experiments.common.cli import UserError
 
 LOCK = ".lock"
 

@@ -13,11 +13,18 @@ import scipy.special
 import torch
 from torch import Tensor
 
-from experiments.small_nets import Data
-
 TEST_POINTS = 10_000
 VAL_SHARE = 0.15
 ORDER = 3
+
+
+@dataclass(frozen=True)
+class Data:
+    """Points and values, for training, for choosing when to stop, and for testing."""
+
+    train: tuple[Tensor, Tensor]
+    val: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
-"""Small KANs and MLPs for function fitting, and full-batch optimisation of them."""
+"""Least squares: small nets fitted to all points at once."""
 
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -15,26 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convkan import KANLinear
-from convkan.basis import BSpline
-from experiments.records import count_parameters
+from experiments.functions.tasks import Data
 
 OptimizerName = Literal["lbfgs", "adam", "lm"]
 Parameters = dict[str, Tensor]
 HISTORY = 50  # of LBFGS
 ROUGHNESS, ROUGHNESS_ORDER = 1e-5, 4
 AT_ONCE = 10  # its steps between looks at the validation part
-MANY = 1_000_000  # steps, where time decides
-SPENT = 0.9  # share of the time after which nothing new is started
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "silu": nn.SiLU, "relu": nn.ReLU}
-
-
-@dataclass(frozen=True)
-class Data:
-    """Points and values, for training, for choosing when to stop, and for testing."""
-
-    train: tuple[Tensor, Tensor]
-    val: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -56,38 +42,6 @@ class Outcome:
     seconds: float
     steps: int
     curve: list[float] = field(default_factory=list)
-
-
-def kan(
-    widths: Sequence[int], grid_size: int, grid_range: tuple[float, float] = (-1.0, 1.0), order: int = 3
-) -> nn.Sequential:
-    """A KAN of dense layers in float64, linear beyond its grids so that nothing is lost there."""
-    basis = BSpline(grid_size, order, grid_range, extrapolation="linear")
-    return nn.Sequential(
-        *(KANLinear(before, after, basis=basis, dtype=torch.float64) for before, after in pairwise(widths))
-    )
-
-
-def mlp(inputs: int, outputs: int, hidden: Sequence[int], activation: str) -> nn.Sequential:
-    """A multilayer perceptron in float64, its weights drawn for unit variance."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise([inputs, *hidden]):
-        layers += [nn.Linear(before, after, dtype=torch.float64), ACTIVATIONS[activation]()]
-    layers.append(nn.Linear(hidden[-1] if hidden else inputs, outputs, dtype=torch.float64))
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            nn.init.xavier_normal_(layer.weight)
-    return nn.Sequential(*layers)
-
-
-def mlp_of_size(inputs: int, outputs: int, depth: int, activation: str, parameters: int) -> nn.Sequential:
-    """The MLP of ``depth`` equal hidden layers whose number of parameters comes closest."""
-
-    def size(width: int) -> int:
-        return (inputs + 1) * width + (depth - 1) * (width + 1) * width + (width + 1) * outputs
-
-    width = min(range(1, parameters + 2), key=lambda width: abs(size(width) - parameters))
-    return mlp(inputs, outputs, [width] * depth, activation)
 
 
 def rmse(model: nn.Module, part: tuple[Tensor, Tensor]) -> float:
@@ -263,75 +217,3 @@ def roughness(model: nn.Module, parameters: Parameters) -> Float[Tensor, " diffe
             weight = parameters[f"{name}.basis_weight"].unflatten(1, (layer.basis.num_functions, -1))
             differences.append(ROUGHNESS * weight.diff(n=ROUGHNESS_ORDER, dim=1).flatten())
     return torch.cat(differences)
-
-
-@dataclass(frozen=True)
-class Rival:
-    """An MLP of a certain kind and how it is optimised."""
-
-    depth: int
-    activation: str
-    optimizer: OptimizerName
-    learning_rate: float
-
-    def __str__(self) -> str:
-        return f"{self.depth}×{self.activation}, {self.optimizer} {self.learning_rate:g}"
-
-
-RIVALS = (
-    [Rival(depth, activation, "lm", 1.0) for depth in (1, 2, 3) for activation in ("tanh", "silu")]
-    + [Rival(depth, activation, "lbfgs", 1.0) for depth in (2, 3) for activation in ("tanh", "silu")]
-    + [Rival(depth, "silu", "adam", rate) for depth in (2, 3) for rate in (3e-3, 2e-2)]
-)
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A kind of MLP, how its optimisation went, and its number of parameters."""
-
-    rival: Rival
-    outcome: Outcome
-    parameters: int
-
-
-def rank_rivals(
-    data: Data,
-    parameters: int,
-    seconds: float,
-    seed: int,
-    rivals: Sequence[Rival] = RIVALS,
-    advance: Callable[[], None] = lambda: None,
-) -> list[Tried]:
-    """MLPs of a size, each the best of as many random starts as its time allows, the best on the validation part first.
-
-    Args:
-        data: The points.
-        parameters: Their size, approximately.
-        seconds: Time for each.
-        seed: Seed of the weights.
-        rivals: The kinds.
-        advance: Called after each kind.
-    """
-    tried: list[Tried] = []
-    inputs, outputs = data.train[0].shape[1], data.train[1].shape[1]
-    for rival in rivals:
-        start, attempt = time.perf_counter(), 0
-        found: list[Tried] = []
-        while not found or time.perf_counter() - start < SPENT * seconds:  # what converges early starts again
-            torch.manual_seed(1000 * seed + attempt)
-            model = mlp_of_size(inputs, outputs, rival.depth, rival.activation, parameters)
-            left = seconds - (time.perf_counter() - start)
-            steps = MANY
-            if rival.optimizer == "adam":  # its schedule is to end when the time does
-                trial = optimize(deepcopy(model), data, AT_ONCE, optimizer="adam", learning_rate=rival.learning_rate)
-                steps = max(AT_ONCE, int(left / trial.seconds * AT_ONCE))
-            outcome = optimize(
-                model, data, steps, optimizer=rival.optimizer, learning_rate=rival.learning_rate, seconds=left
-            )
-            found.append(Tried(rival, outcome, count_parameters(model)))
-            attempt += 1
-        best = min(found, key=lambda one: one.outcome.val_rmse)
-        best.outcome.seconds = time.perf_counter() - start
-        tried.append(best)
-        advance()
-    return sorted(tried, key=lambda one: one.outcome.val_rmse)

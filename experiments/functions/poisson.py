@@ -16,7 +16,7 @@ from math import pi
 import torch
 from torch import Tensor, nn
 
-from experiments.small_nets import AT_ONCE, OptimizerName, Parameters, trust_region, value_at
+from experiments.functions.least_squares import AT_ONCE, OptimizerName, Parameters, trust_region, value_at
 
 ALPHA = 0.01
 TEST_SIDE = 101
@@ -80,7 +80,7 @@ class Problem:
         return ALPHA * residual.square().mean() + model(self.border).square().mean()
 
     def trust_region(self, model: nn.Module, steps: int, enough: Callable[[], bool]) -> int:
-        """Levenberg–Marquardt steps on the same loss, taken as a sum of squares; see ``small_nets.trust_region``."""
+        """Levenberg–Marquardt steps on the same loss, taken as a sum of squares; see ``least_squares.trust_region``."""
         weight_inside, weight_border = (ALPHA / len(self.inside)) ** 0.5, len(self.border) ** -0.5
         wanted = source(self.inside)
         value = partial(value_at, model)

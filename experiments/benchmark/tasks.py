@@ -1,0 +1,122 @@
+"""What is timed: layers and training steps, each beside other ways of doing the same."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
+from convkan.basis import Basis, BSpline
+from convkan.models import create_model, twin
+from experiments.benchmark.contenders import (
+    by_definition,
+    channels_last,
+    in_both_modes,
+    random_input,
+    with_uneven_knots,
+)
+from experiments.benchmark.measure import Contender
+from experiments.benchmark.peers import peers
+
+
+@dataclass(frozen=True)
+class ConvolutionTask:
+    """A KAN convolution beside the plain one of its shape and the plain one on ready-made features."""
+
+    channels: tuple[int, int]
+    size: int
+    batch: int = 32
+    groups: int = 1
+    basis: Basis = BSpline()
+    reference: bool = False
+    variants: bool = False
+
+    def __call__(self, device: torch.device, notes: list[str]) -> list[Contender]:
+        """All contenders."""
+        found = []
+        convolution: dict[str, Any] = {"kernel_size": 3, "padding": 1, "groups": self.groups}
+        planes = self.basis.num_functions + 1
+        for dtype in (torch.float32, torch.bfloat16):
+            x = random_input(self.batch, self.channels[0], self.size, self.size, device=device, dtype=dtype)
+            layer = channels_last(KANConv2d(*self.channels, **convolution, basis=self.basis), x)
+            found += in_both_modes("KANConv2d", layer, x, dtype=dtype)
+            features = random_input(
+                self.batch, planes * self.channels[0], self.size, self.size, device=device, dtype=dtype
+            )
+            floor = nn.Conv2d(planes * self.channels[0], self.channels[1], bias=False, **convolution)
+            found.append(Contender("floor", channels_last(floor, features), features, dtype))
+            plain = nn.Conv2d(*self.channels, bias=False, **convolution)
+            found.append(Contender("nn.Conv2d", channels_last(plain, x), x, dtype))
+            if self.variants:
+                found += in_both_modes("KANConv2d, adapted knots", with_uneven_knots(layer), x, dtype=dtype)
+                low_rank = LowRankKANConv2d(*self.channels, **convolution, basis=self.basis)
+                found += in_both_modes("LowRankKANConv2d, rank 1", channels_last(low_rank, x), x, dtype=dtype)
+                relu = channels_last(nn.Sequential(nn.ReLU(), nn.Conv2d(*self.channels, bias=False, **convolution)), x)
+                found += in_both_modes("nn.Conv2d + ReLU", relu, x, dtype=dtype, error=None)
+            if dtype == torch.float32:
+                if self.variants:
+                    found += in_both_modes("KANConv2d", layer, x, dtype=torch.bfloat16, autocast=True)
+                if self.reference:
+                    found.append(by_definition(layer, x))
+        return found
+
+
+def activation(sizes: Sequence[int], device: torch.device, notes: list[str]) -> list[Contender]:
+    """A learnable activation of several grid sizes, beside ReLU."""
+    x = random_input(32, 64, 32, 32, device=device)
+    found = [Contender("nn.ReLU", nn.ReLU(), x), Contender("nn.SiLU", nn.SiLU(), x)]
+    for size in sizes:
+        layer = channels_last(LearnableActivation(64, basis=BSpline(grid_size=size)), x)
+        found += in_both_modes(f"LearnableActivation, grid {size}", layer, x)
+    return found
+
+
+def linear(batch: int, device: torch.device, notes: list[str]) -> list[Contender]:
+    """KANLinear 784 → 64, beside nn.Linear, the floor and other libraries."""
+    inputs, outputs, basis = 784, 64, BSpline()
+    x = random_input(batch, inputs, device=device)
+    layer = KANLinear(inputs, outputs, basis=basis).to(device)
+    planes = (basis.num_functions + 1) * inputs
+    features = random_input(batch, planes, device=device)
+    return [
+        *in_both_modes("KANLinear", layer, x),
+        *in_both_modes("KANLinear, adapted knots", with_uneven_knots(layer), x),
+        Contender("floor", nn.Linear(planes, outputs, bias=False).to(device), features),
+        Contender("nn.Linear", nn.Linear(inputs, outputs).to(device), x),
+        by_definition(layer, x),
+        *peers(layer, x, notes),
+    ]
+
+
+def training_step(name: str, image: tuple[int, int, int], device: torch.device, notes: list[str]) -> list[Contender]:
+    """Forward, backward and AdamW step of a model and of its twin, on 64 images that are ready."""
+    found = []
+    for model_name in (name, twin(name)):
+        for compiled in (False, True):
+            for autocast in (False, True):
+                x = random_input(64, *image, device=device).detach()
+                labels = torch.randint(0, 10, (64,), device=device)
+                model = create_model(model_name, in_channels=image[0]).to(device)
+                model = model.to(memory_format=torch.channels_last)
+                optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+                run = torch.compile(model, fullgraph=True) if compiled else model
+                assert isinstance(run, nn.Module)
+                contender = Contender(
+                    model_name, run, x, torch.bfloat16 if autocast else torch.float32, compiled, autocast=autocast
+                )
+
+                def step(
+                    contender: Contender = contender,
+                    labels: Tensor = labels,
+                    optimizer: torch.optim.Optimizer = optimizer,
+                ) -> None:
+                    F.cross_entropy(contender().float(), labels).backward()
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+
+                contender.step = step
+                found.append(contender)
+    return found

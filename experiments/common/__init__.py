@@ -1,0 +1,1 @@
+"""What several scripts share; of the scripts and the other folders it knows nothing."""

@@ -1,0 +1,109 @@
+"""The runs that a suite asks for, each worked out anew from the suite and from what is done already."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from convkan.training import ImageData
+from experiments.common.cli import UserError
+from experiments.common.records import write_record
+from experiments.compare.jobs import Job
+from experiments.compare.matching import Step, matched_options
+from experiments.compare.search import best_of, split, trials_of
+from experiments.compare.suite import Entry, Suite
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A suite's runs, with sizes matched.
+
+    Attributes:
+        suite: The suite.
+        folder: Where its runs are kept.
+        data_root: Where data sets lie.
+    """
+
+    suite: Suite
+    folder: Path
+    data_root: str | None
+
+    def trial_jobs(self, dataset: str, entry: Entry) -> list[Job]:
+        """The trials of an entry's hyper-parameters. Entries that do not differ within a trial share its run."""
+        search = self.suite.search
+        if search is None:
+            return []
+        budget = {"epochs": search.epochs, "train_fraction": search.train_fraction, "test": False}
+        jobs = []
+        for number, settings in enumerate(trials_of(self.suite, entry)):
+            options = self._options(dataset, entry, settings, budget)
+            if options.get("refine"):
+                options["refine"] = {epoch: size for epoch, size in options["refine"].items() if epoch < search.epochs}
+            digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
+            folder = self.folder / "trials" / f"{dataset}-{entry.model}-{digest}"
+            jobs.append(Job(f"{entry.name} on {dataset}, trial {number}", folder, options))
+        return jobs
+
+    def best_settings(self, dataset: str, entry: Entry) -> dict[str, Any]:
+        """What the trials found best on the validation part; nothing without a search."""
+        jobs = self.trial_jobs(dataset, entry)
+        if not jobs:
+            return {}
+        accuracies = [-math.inf if job.has_diverged else job.record()["val_accuracy"] for job in jobs]
+        if max(accuracies) == -math.inf:
+            raise UserError(
+                f"all trials of {entry.name} on {dataset} diverged: search.space needs lower learning rates"
+            )
+        return best_of(trials_of(self.suite, entry), accuracies)
+
+    def final_jobs(self, dataset: str, entry: Entry) -> list[Job]:
+        """One run a seed, with the settings found best."""
+        settings = self.best_settings(dataset, entry)
+        return [
+            Job(
+                f"{entry.name} on {dataset}, seed {seed}",
+                self.folder / f"{dataset}-{entry.slug}-seed{seed}",
+                self._options(dataset, entry, settings, {"seed": seed, "test": self.suite.test}),
+            )
+            for seed in self.suite.seeds
+        ]
+
+    def _options(self, dataset: str, entry: Entry, settings: dict[str, Any], budget: dict[str, Any]) -> dict[str, Any]:
+        """Those of the training script."""
+        of_training, of_model = split(settings, entry)
+        of_training = {**self.suite.recipe, **entry.recipe, **of_training, **budget}
+        return {
+            "dataset": dataset,
+            "model": entry.model,
+            "model_options": self._matched(dataset, entry.model, {**entry.options, **of_model}, of_training),
+            **of_training,
+        }
+
+    def _matched(
+        self, dataset: str, model: str, options: dict[str, Any], of_training: dict[str, Any]
+    ) -> dict[str, Any]:
+        """``matched_options``, worked out once: measured times differ from one measurement to the next."""
+        match = self.suite.match
+        shape, classes = images_of(dataset, self.data_root, of_training.get("image_size"))
+        path = self.folder / "widths.json"
+        known: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        what: list[Any] = [model, options, shape, len(classes), asdict(match) if match else None]
+        step = Step.of(of_training)
+        if match and match.by == "step_time":
+            what.append(asdict(step))
+        key = json.dumps(what)
+        if key not in known:
+            known[key] = matched_options(model, options, match, shape, len(classes), step)
+            write_record(path, known)
+        return known[key]
+
+
+@cache
+def images_of(dataset: str, data_root: str | None, image_size: int | None) -> tuple[tuple[int, int, int], list[str]]:
+    """The shape of the images that a run of this size sees, and the names of their classes."""
+    data = ImageData(dataset, data_root=data_root, image_size=image_size)
+    data.setup()
+    return data.image_shape, data.class_names

@@ -1,0 +1,88 @@
+"""MLPs for a KAN to be held against: kinds of them, each given the same time, and which is best."""
+
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+
+from experiments.common.counting import count_parameters
+from experiments.functions.least_squares import AT_ONCE, OptimizerName, Outcome, optimize
+from experiments.functions.nets import mlp_of_size
+from experiments.functions.tasks import Data
+
+MANY = 1_000_000  # steps, where time decides
+SPENT = 0.9  # share of the time after which nothing new is started
+
+
+@dataclass(frozen=True)
+class Rival:
+    """An MLP of a certain kind and how it is optimised."""
+
+    depth: int
+    activation: str
+    optimizer: OptimizerName
+    learning_rate: float
+
+    def __str__(self) -> str:
+        return f"{self.depth}×{self.activation}, {self.optimizer} {self.learning_rate:g}"
+
+
+RIVALS = (
+    [Rival(depth, activation, "lm", 1.0) for depth in (1, 2, 3) for activation in ("tanh", "silu")]
+    + [Rival(depth, activation, "lbfgs", 1.0) for depth in (2, 3) for activation in ("tanh", "silu")]
+    + [Rival(depth, "silu", "adam", rate) for depth in (2, 3) for rate in (3e-3, 2e-2)]
+)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A kind of MLP, how its optimisation went, and its number of parameters."""
+
+    rival: Rival
+    outcome: Outcome
+    parameters: int
+
+
+def rank_rivals(
+    data: Data,
+    parameters: int,
+    seconds: float,
+    seed: int,
+    rivals: Sequence[Rival] = RIVALS,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Tried]:
+    """MLPs of a size, each the best of as many random starts as its time allows, the best on the validation part first.
+
+    Args:
+        data: The points.
+        parameters: Their size, approximately.
+        seconds: Time for each.
+        seed: Seed of the weights.
+        rivals: The kinds.
+        advance: Called after each kind.
+    """
+    tried: list[Tried] = []
+    inputs, outputs = data.train[0].shape[1], data.train[1].shape[1]
+    for rival in rivals:
+        start, attempt = time.perf_counter(), 0
+        found: list[Tried] = []
+        while not found or time.perf_counter() - start < SPENT * seconds:  # what converges early starts again
+            torch.manual_seed(1000 * seed + attempt)
+            model = mlp_of_size(inputs, outputs, rival.depth, rival.activation, parameters)
+            left = seconds - (time.perf_counter() - start)
+            steps = MANY
+            if rival.optimizer == "adam":  # its schedule is to end when the time does
+                trial = optimize(deepcopy(model), data, AT_ONCE, optimizer="adam", learning_rate=rival.learning_rate)
+                steps = max(AT_ONCE, int(left / trial.seconds * AT_ONCE))
+            outcome = optimize(
+                model, data, steps, optimizer=rival.optimizer, learning_rate=rival.learning_rate, seconds=left
+            )
+            found.append(Tried(rival, outcome, count_parameters(model)))
+            attempt += 1
+        best = min(found, key=lambda one: one.outcome.val_rmse)
+        best.outcome.seconds = time.perf_counter() - start
+        tried.append(best)
+        advance()
+    return sorted(tried, key=lambda one: one.outcome.val_rmse)
