@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from convkan.basis import GriddedBasis
-from convkan.grid import inputs_of
-from convkan.nn import KANLayer, LowRankKANConv2d
-from convkan.ops import Linear, Plan
+from convkan.nn import EdgeLayer, KANLayer
+from convkan.nn.recording import watched
 
 SAMPLES = 1024
 NUMBERS_AT_A_TIME = 2**24
@@ -62,17 +61,12 @@ def edge_norms(layer: nn.Module, x: Tensor, *, samples: int = SAMPLES) -> Float[
         x: Inputs, as the layer is called with; for a convolution every pixel counts, padding included.
         samples: At most so many inputs a channel are used, spread evenly.
     """
-    holder = layer.activation if isinstance(layer, LowRankKANConv2d) else layer
-    if not isinstance(holder, KANLayer):
+    if not isinstance(layer, EdgeLayer):
         raise TypeError(f"layer must be a KAN layer, got {type(layer).__name__}")
-    points = inputs_of(holder, x)
-    if points.shape[1] > samples:
-        spread = torch.linspace(0, points.shape[1] - 1, samples, device=points.device)
-        points = points[:, spread.round().long()]
-    features = Plan(holder.current_plan().expansion, Linear()).features(points.mT, holder.grid).squeeze(-3)
-    groups = holder.num_groups
-    features = features.to(holder.basis_weight.dtype).unflatten(-1, (groups, -1))
-    edges = holder.edge_planes().unflatten(0, (groups, -1))
+    functions, points = layer.functions, layer.samples(x, samples)
+    groups = functions.num_groups
+    features = functions.features(points.mT).to(functions.basis_weight.dtype).unflatten(-1, (groups, -1))
+    edges = functions.edge_planes().unflatten(0, (groups, -1))
     size = max(1, NUMBERS_AT_A_TIME // max(1, len(features) * edges[:, 0, :, 0].numel()))
     parts = [checkpoint(_mean_absolute, features, part, use_reentrant=False) for part in edges.split(size, dim=1)]
     return torch.cat(parts, dim=1).flatten(0, 1)
@@ -112,17 +106,10 @@ def _entropy(shares: Tensor) -> Tensor:
 @contextmanager
 def recorded_inputs(model: nn.Module) -> Iterator[list[tuple[KANLayer, Tensor]]]:
     """Within the ``with`` block, the KAN layers that the model calls, each with its input, for ``total_l1_entropy``."""
-    seen: list[tuple[KANLayer, Tensor]] = []
-    handles = [
-        layer.register_forward_pre_hook(lambda called, inputs: seen.append((called, inputs[0])))
-        for layer in model.modules()
-        if isinstance(layer, KANLayer)
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+    calls: list[tuple[KANLayer, Tensor]] = []
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, KANLayer)}
+    with watched(layers, lambda name, _, x, __: calls.append((layers[name], x))):
+        yield calls
 
 
 def total_l1_entropy(

@@ -6,6 +6,7 @@ were classified rightly and wrongly, or of given pictures, contributed to the an
 """
 
 import base64
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -170,7 +171,7 @@ def _facts(model: nn.Module, description: Description, record: dict[str, Any]) -
     return facts
 
 
-def _overview(seen: dict[str, Tensor], layers: dict[str, nn.Module], scores: dict[str, LayerImportance]) -> Figure:
+def _overview(seen: dict[str, Tensor], layers: Mapping[str, nn.Module], scores: dict[str, LayerImportance]) -> Figure:
     """Layers beside each other."""
     off_grid, straight = {}, {}
     for name, layer in layers.items():

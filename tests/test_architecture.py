@@ -15,7 +15,7 @@ LEVELS = [
     {"basis", "files"},
     {"ops"},
     {"nn"},
-    {"grid", "regularization", "models", "interpret", "interop", "optim"},
+    {"functional", "grid", "regularization", "models", "interpret", "interop", "optim"},
     {"training"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
@@ -110,6 +110,13 @@ def test_training_libraries_stay_in_training(module):
     heavy = {"lightning", "torchmetrics", "jsonargparse", "tensorboard"}
     if part_of(module) != "training":
         assert not heavy.intersection(name.split(".")[0] for name in imports(module))
+
+
+@every_module
+def test_layers_are_asked_not_their_class(module):
+    """What a layer is like it says itself (``EdgeLayer``): only those who make low-rank ones name them."""
+    if part_of(module) not in ("nn", "models", "__init__"):
+        assert not [name for name in imports(module) if name.endswith("LowRankKANConv2d")]
 
 
 def loaded_by(statement):

@@ -76,7 +76,7 @@ def brute_force(layer, x, output, location):
     """Σ over edges, one φ at a time from its curve: contributions of inputs, and of the padding, for one image."""
     edges = edges_of(layer)
     values, padding = torch.zeros_like(x), 0.0
-    sides = layer._amounts[0::2][::-1]
+    sides = layer.convolution.amounts[0::2][::-1]
     for input_, *tap in torch.ones(edges.shape[1:]).nonzero().tolist():
         channel = edges.channel(output, input_)
         steps = zip(location, layer.stride, tap, layer.dilation, sides, strict=True)
@@ -147,8 +147,8 @@ def test_border_counts_for_the_pixels_it_copies(kind, mode):
     unpadded = kind(1, 1, 3, dtype=torch.float64)
     unpadded.load_state_dict(layer.state_dict())
     x = torch.randn(1, 1, 3, 3, dtype=torch.float64)
-    source = layer.pad(torch.arange(9.0).view(1, 1, 3, 3)).flatten().long()
-    apart = contributions(unpadded, layer.pad(x), 0).values.flatten()
+    source = layer.seen(torch.arange(9.0).view(1, 1, 3, 3)).flatten().long()
+    apart = contributions(unpadded, layer.seen(x), 0).values.flatten()
     expected = torch.zeros(9, dtype=x.dtype).index_add(0, source, apart)
     assert_agree(contributions(layer, x, 0).values.flatten(), expected)
 

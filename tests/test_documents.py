@@ -1,19 +1,26 @@
 """What the documents say of the code is so: a page that has gone stale fails here. (Links: ``test_pages``.)"""
 
 import ast
+import doctest
 import re
 import sys
 import tomllib
 from datetime import date
 from pathlib import Path
+from textwrap import dedent
+from types import ModuleType
 
 import pytest
 import torch
 import yaml
 from test_architecture import LEVELS, WINGS
+from torch import nn
 
 import convkan
-from convkan import KANConv2d
+from convkan import KANConv1d, KANConv2d
+from convkan.grid import adapt_grids, coverage
+from convkan.interpret import attribute, contributions, fix, importance, prune_channels
+from convkan.models.registry import MODELS
 
 PACKAGE = Path(convkan.__file__).parent
 ROOT = PACKAGE.parent
@@ -39,6 +46,45 @@ def test_scripts_and_modules_that_are_named_exist(document):
     for name in set(re.findall(r"python -m (experiments(?:\.[a-z_]+)+)", text)):
         script, package = f"{name.replace('.', '/')}.py", ROOT / name.replace(".", "/")
         assert script in to_write or (ROOT / script).exists() or (package / "__main__.py").exists(), name
+
+
+def files_to_write():
+    """The files that the page for contributors has its reader write, by their paths."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^( *)`([\w/]+\.py)`\n\1```python\n(.*?)\1```$", text, re.MULTILINE | re.DOTALL)
+    return {path: dedent(code) for _, path, code in blocks}
+
+
+@pytest.mark.parametrize("path", files_to_write())
+def test_files_that_contributors_write_run(path, monkeypatch):
+    monkeypatch.setattr("convkan.models.registry.MODELS", dict(MODELS))
+    name = path.removesuffix(".py").replace("/", ".")
+    module = ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
+    exec(compile(files_to_write()[path], path, "exec"), vars(module))
+    assert doctest.testmod(module).failed == 0
+
+
+def test_a_layer_that_contributors_write_is_one_to_everyone():
+    written = {}
+    exec(files_to_write()["convkan/nn/causal.py"], written)
+    layer = written["CausalKANConv1d"](3, 2, 3, bias=True, dilation=2, dtype=torch.float64)
+    x = 3 * torch.randn(8, 3, 9, dtype=torch.float64)
+    assert layer(x).shape == (8, 2, 9)
+    assert torch.equal(layer(x[..., :4]), layer(x)[..., :4])
+    model = nn.Sequential(layer, KANConv1d(2, 4, 1, dtype=torch.float64), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    adapt_grids(model, [x])
+    assert coverage(layer, x).max() == 0
+    assert contributions(layer, x, 1, (3,)).residual.abs().max() < 1e-9
+    assert attribute(model, x, 0).completeness_error.max() < 1e-9
+    small = prune_channels(model, importance(model, [x]), 0.5)
+    assert type(small[0]) is type(layer)
+    assert small[0].out_channels == 1
+    before = layer(x)
+    suggestion = fix(layer, (1, 2, 0), "x")
+    assert torch.allclose((layer(x) - before)[:, 0], torch.zeros(8, 9, dtype=torch.float64))
+    assert suggestion.r2 > 0.5
+    assert contributions(layer, x, 1, (3,)).residual.abs().max() < 1e-9
 
 
 def test_environment_page_lists_the_variables_that_are_read():

@@ -232,7 +232,7 @@ def test_what_curves_are_asked_wrongly_is_named(arguments, message):
 )
 def test_atlas_of_any_layer_is_a_picture_with_a_curve_for_each_drawn_edge(layer, tmp_path):
     edges = edges_of(layer)
-    x = torch.randn(4, edges.holder.num_inputs, *(6,) * len(edges.shape[2:] or (1,)))
+    x = torch.randn(4, edges.functions.num_inputs, *(6,) * len(edges.shape[2:] or (1,)))
     x = x[:, :, 0] if isinstance(layer, KANLinear) else x
     for data in (None, x):
         figure = plot_atlas(layer, data=data, importance=torch.rand(edges.shape), title="layer")

@@ -247,7 +247,7 @@ class TestOneOperation:
             if part is not layer:  # a low-rank layer is an activation and a plain convolution
                 layer = part
         if isinstance(layer, KANConv2d) and layer.padding_mode != "zeros":
-            x = layer.pad(x).detach().requires_grad_()
+            x = layer.seen(x).detach().requires_grad_()
         arguments = (x, layer.base_weight, layer.basis_weight, layer.grid, layer.plan.key)
         assert torch.library.opcheck(torch.ops.convkan.dense.default, arguments)
 

@@ -234,6 +234,9 @@ class TestIndependence:
     @every_layer
     def test_forward_stores_nothing(self, case):
         layer = case()
+        for part in kan_layers(layer):  # also where knots have changed since it was told of them
+            with torch.no_grad():
+                part.grid[:, 4] += 0.05
         before = [dict(vars(module)) for module in layer.modules()]
         layer(case.input())
         assert [dict(vars(module)) for module in layer.modules()] == before
@@ -688,9 +691,28 @@ class TestErrors:
         before = layer.grid.clone()
         with pytest.raises(ValueError, match=message):
             layer.set_grid(knots)
-        with pytest.raises(ValueError, match=message):
-            layer.grid = knots
         assert torch.equal(layer.grid, before)
+
+    @every_class
+    def test_bad_knots_are_refused_however_they_came(self, case):
+        """Whoever writes to the grid himself hears of it at the next call."""
+        layer, x = case(), case.input()
+        for part in kan_layers(layer):
+            good = part.grid.clone()
+            for bad, message in (
+                (torch.zeros_like(good), "knots must increase along each channel, and those of this"),
+                (torch.full_like(good, torch.nan), "knots must be finite"),
+                (good[:, 1:], r"knots must have shape .*, got"),
+            ):
+                part.grid = bad
+                with pytest.raises(ValueError, match=message):
+                    layer(x)
+                part.grid = good
+            layer(x)
+            part.grid[:, 3] = 9.0
+            with pytest.raises(ValueError, match="knots must increase along each channel"):
+                layer(x)
+            part.grid = good
 
     @pytest.mark.parametrize("basis", [Chebyshev(), RBF()], ids=repr)
     def test_a_basis_without_a_grid_takes_none(self, basis):

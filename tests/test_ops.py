@@ -167,7 +167,7 @@ class TestReferenceIsTheDefinition:
             case LearnableActivation():
                 expected = oracle.learnable_activation(layer, x.numpy())
             case LowRankKANConv2d():
-                activated = oracle.learnable_activation(layer.activation, layer.pad(x).numpy())
+                activated = oracle.learnable_activation(layer.activation, layer.seen(x).numpy())
                 expected = nn.functional.conv2d(
                     torch.tensor(activated),
                     layer.weight,

@@ -21,9 +21,8 @@ from convkan.interpret import (
     prune_inputs,
     prune_nodes,
 )
-from convkan.interpret.edges import is_kan_layer
 from convkan.models import Description, create_model, list_models, load_classifier
-from convkan.nn.symbolic import SymbolicEdges
+from convkan.nn import EdgeLayer, SymbolicEdges
 from convkan.training import parameter_groups
 from experiments import prune, train
 from experiments.common import cli
@@ -88,7 +87,7 @@ def without_edges(model, kept):
         if step.mode != "layer":
             continue
         layer = model.get_submodule(step.name)
-        shape = edges_of(layer).shape if is_kan_layer(layer) else layer.weight.shape
+        shape = edges_of(layer).shape if isinstance(layer, EdgeLayer) else layer.weight.shape
         alive = torch.ones(shape, dtype=torch.bool)
         groups = len(step.sources[0].owner) // shape[1]
         if step.result.space in kept:
@@ -99,7 +98,7 @@ def without_edges(model, kept):
             gone = torch.ones(groups * shape[1], dtype=torch.bool)
             gone[step.sources[0].kept(kept[step.sources[0].space])] = False
             alive[gone.view(groups, -1).repeat_interleave(shape[0] // groups, dim=0)] = False
-        if is_kan_layer(layer):
+        if isinstance(layer, EdgeLayer):
             layer.mask_edges(alive)
         else:
             layer.weight.data *= alive
@@ -269,7 +268,7 @@ def test_importance_of_a_convolution_is_that_written_out(layer):
     layer = randomize(layer.double())
     x = torch.randn(3, layer.in_channels, 4, 5, dtype=torch.float64)
     [scores] = importance(layer, [x]).values()
-    if is_kan_layer(layer):
+    if isinstance(layer, EdgeLayer):
         points = edges_of(layer).inputs(x).mT
         values = edges_of(layer).at(points)  # (out, in, points, *kernel)
     else:

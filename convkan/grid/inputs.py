@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from convkan.nn import KANLayer, LearnableActivation
-from convkan.nn.conv import PaddedConvolution
+from convkan.nn import EdgeLayer
 from convkan.ops.plan import at_least_float32
 
 SUMMARY_SIZE = 1024  # points that stand for the inputs of a channel
@@ -90,16 +88,9 @@ def on_host(x: Tensor) -> Tensor:
     return x.detach().cpu().double()
 
 
-def inputs_of(layer: KANLayer, x: Tensor) -> Float[Tensor, "channels samples"]:
+def inputs_of(layer: EdgeLayer, x: Tensor) -> Float[Tensor, "channels samples"]:
     """All values that each channel's functions are given when the layer is called with ``x``, padding included."""
-    if isinstance(layer, PaddedConvolution):
-        layer.check_input(x)
-        x = layer.pad(x.unsqueeze(0) if x.ndim == layer.dims + 1 else x)
-    elif isinstance(layer, LearnableActivation):
-        x = F.pad(x, layer.padding) if any(layer.padding) else x
-    else:
-        return x.reshape(-1, layer.num_inputs).mT
-    return x.movedim(1, 0).flatten(1)
+    return layer.samples(x)
 
 
 def gathered(summary: Summary) -> Summary:

@@ -5,9 +5,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from convkan.grid.changes import adapted_knots, divide_grid, effective_knots, move_grid, refined_knots, spline_of
-from convkan.grid.inputs import Summary, gathered, inputs_of, on_host
+from convkan.grid.inputs import Summary, gathered, on_host
 from convkan.grid.knots import ratio
-from convkan.nn import KANLayer, LowRankKANConv2d
+from convkan.nn import EdgeLayer, KANLayer
 
 
 @torch.no_grad()
@@ -24,9 +24,8 @@ def coverage(layer: nn.Module, x: Tensor) -> Float[Tensor, " channels"]:
     Raises:
         TypeError: The layer's basis has no grid.
     """
-    holder = _functions_of(layer)
-    samples = inputs_of(holder, x)
-    return on_host(outside(holder, samples).sum(1)) / samples.shape[1]
+    samples = _edge_layer(layer).samples(x)
+    return on_host(outside(_functions_of(layer), samples).sum(1)) / samples.shape[1]
 
 
 def outside(layer: KANLayer, samples: Float[Tensor, "channels samples"]) -> Bool[Tensor, "channels samples"]:
@@ -60,13 +59,12 @@ def adapt_grid(layer: nn.Module, x: Tensor, *, grid_eps: float = 0.05, margin: f
         ValueError: Inputs are empty or not finite, or ``grid_eps`` or ``margin`` out of range.
         RuntimeError: Coefficients are not the layer's own parameter but computed from others.
     """
-    holder = _functions_of(layer)
-    spline_of(holder)
+    functions = _functions_of(layer)
     check_mix(grid_eps, margin)
-    holder.check_own_weights()
+    functions.check_own_weights()
     before = on_host(layer(x))
-    summary = gathered(Summary.of(inputs_of(holder, x)))
-    move_grid(holder, adapted_knots(holder, summary, grid_eps, margin), summary)
+    summary = gathered(Summary.of(_edge_layer(layer).samples(x)))
+    move_grid(functions, adapted_knots(functions, summary, grid_eps, margin), summary)
     return ratio((on_host(layer(x)) - before).norm().item(), before.norm().item())
 
 
@@ -95,8 +93,8 @@ def refine_grid(layer: nn.Module, grid_size: int, *, keep_beyond: bool = True) -
         ValueError: ``grid_size`` is below 1, or the grid's dtype cannot tell so many knots apart.
         RuntimeError: Coefficients are not the layer's own parameter but computed from others.
     """
-    holder = _functions_of(layer)
-    return divide_grid(holder, refined_knots(holder, grid_size, keep_beyond))
+    functions = _functions_of(layer)
+    return divide_grid(functions, refined_knots(functions, grid_size, keep_beyond))
 
 
 def check_mix(grid_eps: float, margin: float) -> None:
@@ -108,5 +106,13 @@ def check_mix(grid_eps: float, margin: float) -> None:
 
 
 def _functions_of(layer: nn.Module) -> KANLayer:
-    """The layer that holds the functions: itself, or the activation of a low-rank convolution."""
-    return layer.activation if isinstance(layer, LowRankKANConv2d) else layer  # type: ignore[return-value]
+    """The layer that holds the functions of another's edges, on a grid."""
+    functions = _edge_layer(layer).functions
+    spline_of(functions)
+    return functions
+
+
+def _edge_layer(layer: nn.Module) -> EdgeLayer:
+    if not isinstance(layer, EdgeLayer):
+        raise TypeError(f"layer must be a KAN layer, got {type(layer).__name__}")
+    return layer

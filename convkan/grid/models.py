@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +11,10 @@ from torch.optim import LBFGS, Optimizer
 
 from convkan.basis import GriddedBasis
 from convkan.grid.changes import adapted_knots, divide_grid, move_grid, refined_knots
-from convkan.grid.inputs import Summary, gathered, inputs_of, on_host
+from convkan.grid.inputs import Summary, gathered, on_host
 from convkan.grid.layers import check_mix, outside
 from convkan.nn import KANLayer
+from convkan.nn.recording import undisturbed, watched
 
 # What holds on to a model's parameters; of these, what leaves only a part of each in a process.
 WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
@@ -222,35 +222,16 @@ def _summaries(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Summary
 
 def _recorded(model: nn.Module, batches: Iterable[Tensor]) -> Iterator[tuple[str, KANLayer, Tensor]]:
     """What every spline layer is given, call by call, while the model runs over batches and stays as it is."""
-    seen: list[tuple[str, KANLayer, Tensor]] = []
+    layers, seen = spline_layers(model), list[tuple[str, KANLayer, Tensor]]()
 
-    def record(name: str, layer: KANLayer) -> object:
-        return layer.register_forward_pre_hook(lambda _, x: seen.append((name, layer, inputs_of(layer, x[0]))))
+    def take(name: str, _: nn.Module, x: Tensor, __: object) -> None:
+        seen.append((name, layers[name], layers[name].samples(x)))
 
-    handles = [record(name, layer) for name, layer in spline_layers(model).items()]
-    try:
-        with _undisturbed(model), torch.compiler.set_stance("force_eager"):  # compiled code would not call hooks
-            for batch in batches:
-                model(batch[0] if isinstance(batch, tuple | list) else batch)
-                yield from seen
-                seen.clear()
-    finally:
-        for handle in handles:
-            handle.remove()  # type: ignore[attr-defined]
-
-
-@contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put back buffers that a forward pass in train mode changes, and the state of the random generators."""
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    devices = {buffer.device.index or 0 for buffer in before.values() if buffer.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices)):
-        try:
-            yield
-        finally:
-            for name, buffer in model.named_buffers():
-                if not torch.equal(buffer, before[name]):
-                    buffer.copy_(before[name])
+    with watched(layers, take), undisturbed(model):
+        for batch in batches:
+            model(batch[0] if isinstance(batch, tuple | list) else batch)
+            yield from seen
+            seen.clear()
 
 
 def _swap(optimizer: Optimizer, old: nn.Parameter, new: nn.Parameter, name: str) -> None:

@@ -8,8 +8,7 @@ import torch
 from convkan.interop.layers import State, conv, count_entries, efficient_layout, scaled
 from convkan.interop.state import activation_name, agree, read_state, shared_grid, spline_basis
 from convkan.nn import KANConv2d
-from convkan.nn.conv import per_dimension
-from convkan.nn.layer import check_channels
+from convkan.nn.sizes import check_channels, per_dimension
 
 
 def convolutional_kans_layer(

@@ -156,7 +156,7 @@ def _range(edges: Edges, x_range: tuple[float, float] | tuple[Tensor, Tensor] | 
     if x_range is None and ends is not None:
         return ends
     first, last = (-2.0, 2.0) if x_range is None else x_range
-    zeros = edges.weight.new_zeros(edges.holder.num_inputs)
+    zeros = edges.weight.new_zeros(edges.functions.num_inputs)
     return zeros + first, zeros + last
 
 

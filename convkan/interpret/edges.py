@@ -1,20 +1,17 @@
 """All edges of a layer in one form, whichever way the layer stores them."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from convkan.basis import GriddedBasis
 from convkan.basis.functions import get_function
-from convkan.grid.inputs import inputs_of
-from convkan.nn import KANLayer, KANLinear, LowRankKANConv2d, SymbolicEdges
-from convkan.nn.conv import PaddedConvolution
-from convkan.ops import Channelwise, Geometry, Linear, Plan
+from convkan.nn import EdgeLayer, KANLayer, SymbolicEdges
+from convkan.nn.recording import evaluating, watched
+from convkan.ops import Geometry
 from convkan.ops.plan import at_least_float32
 
 # Numbers that one step over many edges may hold at a time.
@@ -27,27 +24,33 @@ class Edges:
 
     Attributes:
         layer: The layer itself.
-        holder: What holds the basis and the grid: the layer, or the activation of a low-rank convolution.
         weight: w, (out, in_per_group, features, *kernel), the base activation first if there is one.
-        geometry: How edges are summed.
         symbolic: Edges that compute a named function, or None.
     """
 
-    layer: nn.Module
-    holder: KANLayer
+    layer: EdgeLayer
     weight: Float[Tensor, "out in_per_group features *kernel"]
-    geometry: Geometry
     symbolic: SymbolicEdges | None
+
+    @property
+    def functions(self) -> KANLayer:
+        """What holds the basis and the grid: the layer, or the activation of a low-rank convolution."""
+        return self.layer.functions
+
+    @property
+    def geometry(self) -> Geometry:
+        """How edges are summed."""
+        return self.layer.geometry
 
     @property
     def groups(self) -> int:
         """Groups of channels that do not mix."""
-        return self.holder.num_inputs // self.weight.shape[1]
+        return self.layer.num_groups
 
     @property
     def has_base(self) -> bool:
         """Whether the first feature is a base activation."""
-        return self.holder.base_activation is not None
+        return self.functions.base_activation is not None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,8 +71,7 @@ class Edges:
 
     def features(self, x: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch groups features in_per_group"]:
         """The features of every channel at places of its own."""
-        plan = Plan(self.holder.current_plan().expansion, Linear())
-        features = plan.features(x, self.holder.grid).squeeze(-3).to(self.weight.dtype)
+        features = self.layer.features(x).to(self.weight.dtype)
         return features.unflatten(-1, (self.groups, -1)).transpose(-2, -3)
 
     def at(self, x: Float[Tensor, "points channels"]) -> Float[Tensor, "out in_per_group points *kernel"]:
@@ -103,7 +105,7 @@ class Edges:
 
     def only(self, outputs: list[int]) -> "Edges":
         """The edges of some outputs, as many of each group."""
-        return Edges(self.layer, self.holder, self.weight[outputs], self.geometry, self._symbolic_part(outputs))
+        return Edges(self.layer, self.weight[outputs], self._symbolic_part(outputs))
 
     def _symbolic_part(self, outputs: list[int]) -> SymbolicEdges | None:
         if self.symbolic is None or outputs == list(range(len(self.weight))):
@@ -132,25 +134,15 @@ class Edges:
         """
         if not isinstance(x, Tensor):
             raise TypeError(f"inputs must be a tensor, got {type(x).__name__}")
-        if isinstance(self.layer, LowRankKANConv2d):
-            self.layer.check_input(x)
-            x = x.unsqueeze(0) if x.ndim == 3 else x
-            x = x if self.layer.padding_mode == "zeros" else self.layer.pad(x)
-        seen = x.shape[-1:] if isinstance(self.holder, KANLinear) else x.shape[1:2]
-        expected = self.holder.num_inputs
-        if x.numel() == 0 or (seen != (expected,) and not isinstance(self.holder, PaddedConvolution)):
-            raise ValueError(f"inputs must have {expected} channels and not be empty, got shape {tuple(x.shape)}")
-        samples = inputs_of(self.holder, x)
-        if at_most is not None and samples.shape[1] > at_most:
-            spread = torch.linspace(0, samples.shape[1] - 1, at_most, device=samples.device)
-            samples = samples[:, spread.round().long()]
+        samples = self.layer.samples(x, at_most)
+        if samples.numel() == 0:
+            raise ValueError(f"inputs must not be empty, got shape {tuple(x.shape)}")
         return samples
 
     def ends(self) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]] | None:
         """Where each channel's grid begins and ends; None for a basis without a grid."""
-        if isinstance(self.holder.basis, GriddedBasis) and self.holder.grid is not None:
-            return self.holder.basis.ends(self.holder.grid)
-        return None
+        basis, grid = self.functions.basis, self.functions.grid
+        return basis.ends(grid) if isinstance(basis, GriddedBasis) and grid is not None else None
 
 
 def edges_of(layer: nn.Module) -> Edges:
@@ -160,17 +152,9 @@ def edges_of(layer: nn.Module) -> Edges:
         TypeError: It is another kind of layer.
         ValueError: It is a low-rank convolution whose activation computes named functions.
     """
-    if isinstance(layer, LowRankKANConv2d):
-        if layer.activation.symbolic is not None and layer.activation.symbolic.functions:
-            raise ValueError("layer must have splines alone: functions of its activation are fixed; look at those")
-        inner = layer.activation.edge_planes()  # (channels·rank, 1, features)
-        functions = rearrange(inner, "(c r) 1 f -> c r f", r=layer.rank).unflatten(0, (layer.groups, -1))
-        weight = rearrange(layer.edge_weight(), "(g o) (c r) h w -> g o c r h w", g=layer.groups, r=layer.rank)
-        product = torch.einsum("g o c r h w, g c r f -> g o c f h w", weight, functions).flatten(0, 1)
-        return Edges(layer, layer.activation, product, layer.convolution, None)
-    if isinstance(layer, KANLayer):
-        return Edges(layer, layer, layer.edge_planes(), layer.plan.geometry, layer.symbolic)
-    raise TypeError(f"layer must be a KAN layer, got {type(layer).__name__}")
+    if not isinstance(layer, EdgeLayer):
+        raise TypeError(f"layer must be a KAN layer, got {type(layer).__name__}")
+    return Edges(layer, layer.edge_planes(), layer.named_edges)
 
 
 def in_order(parts: Sequence[list[int]], values: Sequence[Tensor]) -> Tensor:
@@ -179,21 +163,11 @@ def in_order(parts: Sequence[list[int]], values: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(values))[order.argsort()]
 
 
-def is_kan_layer(layer: nn.Module) -> bool:
-    """Whether ``edges_of`` takes it."""
-    return isinstance(layer, KANLayer | LowRankKANConv2d)
-
-
-def kan_layers(model: nn.Module) -> dict[str, nn.Module]:
+def kan_layers(model: nn.Module) -> dict[str, EdgeLayer]:
     """The KAN layers of a model by name; a low-rank convolution counts as one, with its activation."""
-    found: dict[str, nn.Module] = {}
-    inner: set[nn.Module] = set()
-    for name, layer in model.named_modules():
-        if isinstance(layer, LowRankKANConv2d):
-            inner.add(layer.activation)
-        if is_kan_layer(layer) and layer not in inner:
-            found[name] = layer
-    return found
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, EdgeLayer)}
+    parts = {id(layer.functions) for layer in layers.values() if layer.functions is not layer}
+    return {name: layer for name, layer in layers.items() if id(layer) not in parts}
 
 
 @torch.no_grad()
@@ -207,43 +181,6 @@ def layer_inputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
         {'0': (7, 2), '1': (7, 5)}
     """
     found: dict[str, Tensor] = {}
-    handles = [
-        layer.register_forward_pre_hook(lambda _, given, name=name: found.__setitem__(name, given[0].detach()))
-        for name, layer in kan_layers(model).items()
-    ]
-    try:
-        with evaluating(model):
-            model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watched(kan_layers(model), lambda name, _, x, __: found.update({name: x.detach()})), evaluating(model):
+        model(x)
     return found
-
-
-def input_of(batch: object) -> Tensor:
-    """What a model is called with, of a batch as loaders yield it: a tensor, or the first of a tuple or list.
-
-    Raises:
-        TypeError: It is neither.
-    """
-    first = batch[0] if isinstance(batch, tuple | list) and batch else batch
-    if not isinstance(first, Tensor):
-        raise TypeError(f"batches must be tensors, or tuples that begin with one, got {type(first).__name__}")
-    return first
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """In eval mode, and afterwards each module in its own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def is_channelwise(layer: nn.Module) -> bool:
-    """Whether outputs are functions of one channel each, not sums."""
-    return isinstance(layer, KANLayer) and isinstance(layer.plan.geometry, Channelwise)

@@ -16,7 +16,7 @@ from torch import nn
 from convkan.basis import BSpline
 from convkan.models.registry import register_model
 from convkan.nn import KANConv2d, KANLayer, KANLinear
-from convkan.nn.conv import per_dimension
+from convkan.nn.sizes import per_dimension
 
 KERNEL = 3
 POOL = 2

@@ -1,23 +1,32 @@
-"""Learnable activations shared by all taps and outputs of a channel, and the cheap convolution they make."""
+"""Learnable activations: functions of every channel, shared by all taps and outputs."""
 
 from collections.abc import Sequence
-from math import sqrt
+from typing import Self
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import Proxy
 
 from convkan.basis import Basis, BSpline
 from convkan.basis.base import is_jit_traced
-from convkan.nn.conv import PaddedConvolution, PaddingMode
-from convkan.nn.layer import KANLayer, check_channels
-from convkan.nn.masking import MaskedEdges
+from convkan.nn.layer import KANLayer
 from convkan.nn.memory import in_memory_format, keeps_channels_last
-from convkan.nn.reparametrized import check_own
-from convkan.nn.tracing import Whole, call_as_leaf
-from convkan.ops import Channelwise
+from convkan.nn.sizes import check_channels
+from convkan.nn.tracing import call_as_leaf
+from convkan.ops import Channelwise, Plan, evaluate
+
+
+def activate(
+    x: Tensor,
+    base_weight: Tensor | None,
+    basis_weight: Tensor,
+    grid: Tensor | None,
+    plan: Plan,
+    backend: str,
+) -> Tensor:
+    """Apply every channel's functions: what the layer and its functional form both call."""
+    y = evaluate(x, base_weight, basis_weight, grid, plan, backend)
+    return in_memory_format(y, keeps_channels_last(x))
 
 
 class LearnableActivation(KANLayer):
@@ -49,7 +58,7 @@ class LearnableActivation(KANLayer):
         torch.Size([4, 6, 8, 8])
     """
 
-    random_functions = False  # no sum averages their roughness out
+    sums = False
 
     def __init__(
         self,
@@ -64,8 +73,9 @@ class LearnableActivation(KANLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         num_channels, num_functions = check_channels(num_channels=num_channels, num_functions=num_functions)
-        padding = _check_padding(padding)
-        super().__init__(
+        padding = check_padding(padding)
+        super().__init__()
+        self._make_edges(
             num_channels,
             num_channels * num_functions,
             (),
@@ -84,13 +94,32 @@ class LearnableActivation(KANLayer):
         """Apply every channel's functions."""
         if isinstance(x, Proxy):
             return call_as_leaf(self, x)
+        self.check_input(x)
+        y = activate(x, *self.edge_weights(), self.grid, self.plan, self.backend)
+        return y if self.symbolic is None else self.add_named(y, x)
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise unless ``x`` has the layer's channels, and the dimensions that its padding is for."""
         if not is_jit_traced() and (x.ndim < 2 or x.shape[1] != self.num_channels):
             raise ValueError(f"input must have {self.num_channels} channels in dimension 1, got {tuple(x.shape)}")
         if x.ndim < 2 + len(self.padding) // 2:
             raise ValueError(f"input must have the dimensions that padding {self.padding} is for, got {tuple(x.shape)}")
-        channels_last = keeps_channels_last(x)
-        y = self.sum_of_edges(x)
-        return in_memory_format(y, channels_last)
+
+    def as_batch(self, x: Tensor) -> Tensor:
+        """An input, or an output, as it is: its first dimension is the batch."""
+        return x
+
+    def batch_shape(self, x: Tensor) -> torch.Size:
+        """(batch,)."""
+        return x.shape[:1]
+
+    def seen(self, x: Tensor) -> Tensor:
+        """``x`` with the zeros around it that the functions are given, too."""
+        return self.geometry.pad(x)
+
+    def resized(self, inputs: int, outputs: int, groups: int) -> Self:
+        """A fresh activation of so many channels, with as many functions for each."""
+        return type(self)(inputs, self.num_functions, padding=self.padding, **self.options())
 
     def extra_repr(self) -> str:
         """Sizes and options."""
@@ -98,139 +127,7 @@ class LearnableActivation(KANLayer):
         return f"{self.num_channels}, num_functions={self.num_functions}, {padding}{super().extra_repr()}"
 
 
-class LowRankKANConv2d(PaddedConvolution, Whole, MaskedEdges):
-    """A KAN convolution whose edges share ``rank`` functions a channel: φ[o,c,tap] = Σ_r w[o,c,r,tap]·ψ[c,r].
-
-    A ``LearnableActivation`` and then a plain convolution. Rank 1 takes about the multiply-adds of a plain convolution;
-    rank K + 1 can represent every ``KANConv2d``. As there, padding pads the input, so a border tap contributes φ(0).
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        kernel_size: Taps in each dimension, an integer or a pair.
-        stride: Step of the output positions.
-        padding: Rows added on each side, "same" or "valid".
-        dilation: Distance of taps.
-        groups: Groups of channels that do not mix.
-        bias: Add a learnable constant.
-        padding_mode: What the padding holds: "zeros", "reflect", "replicate" or "circular".
-        rank: Functions R of each input channel.
-        basis: The univariate basis, or its name.
-        base_activation: Name of the fixed part of each function, or None.
-        backend: "auto", or the name of a backend.
-        device: Where the parameters live.
-        dtype: Floating point type of parameters and inputs.
-
-    Attributes:
-        activation: The functions ψ.
-        weight: w, (out_channels, in_channels/groups·rank, height, width).
-        bias: (out_channels,), or None.
-        edge_mask: Which edges are alive, (out_channels, in_channels/groups, height, width) of booleans, or None for
-            all; as in ``KANConv2d``.
-
-    Raises:
-        TypeError: A size is not an integer, or a tuple has the wrong length.
-        ValueError: A size is out of range, channels are not divisible by groups, or a name is unknown.
-
-    Shape:
-        (batch, in_channels, height, width) or (in_channels, height, width); the output likewise.
-
-    Example:
-        >>> import torch
-        >>> LowRankKANConv2d(3, 8, 3, padding=1, rank=2)(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 8, 32, 32])
-    """
-
-    dims = 2
-    bias: nn.Parameter | None
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | Sequence[int],
-        stride: int | Sequence[int] = 1,
-        padding: int | str | Sequence[int] = 0,
-        dilation: int | Sequence[int] = 1,
-        groups: int = 1,
-        bias: bool = False,
-        padding_mode: PaddingMode = "zeros",
-        *,
-        rank: int = 1,
-        basis: Basis | str = BSpline(),
-        base_activation: str | None = "silu",
-        backend: str = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        nn.Module.__init__(self)
-        self._set_geometry(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        (self.rank,) = check_channels(rank=rank)
-        self.activation = LearnableActivation(
-            self.in_channels,
-            self.rank,
-            padding=self._amounts if padding_mode == "zeros" else (),
-            basis=basis,
-            base_activation=base_activation,
-            backend=backend,
-            device=device,
-            dtype=dtype,
-        )
-        shape = (self.out_channels, self.in_channels // self.groups * self.rank, *self.kernel_size)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.register_parameter(
-            "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
-        )
-        self.edge_mask = None
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw new weights that keep the variance of activations.
-
-        Raises:
-            RuntimeError: A weight is not the layer's own parameter but computed from others.
-        """
-        check_own(self, "weight")
-        self.activation.reset_parameters()
-        nn.init.normal_(self.weight, 0, 1 / sqrt(self.weight[0].numel()))
-        self.clear_masked()
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Activate every padded pixel, then convolve."""
-        if isinstance(x, Proxy):
-            return call_as_leaf(self, x)
-        self.check_input(x)
-        unbatched = x.ndim == 3
-        if unbatched:
-            x = x.unsqueeze(0)
-        activated = self.activation(x if self.padding_mode == "zeros" else self.pad(x))
-        y = F.conv2d(activated, self.edge_weight(), self.bias, self.stride, 0, self.dilation, self.groups)
-        return y.squeeze(0) if unbatched else y
-
-    def edge_weight(self) -> Float[Tensor, "out_channels planes height width"]:
-        """``weight`` as it counts: without the edges that are masked."""
-        if self.edge_mask is None:
-            return self.weight
-        return self.weight * self.alive_edges(self.weight).repeat_interleave(self.rank, dim=1)
-
-    def masked_weights(self) -> dict[str, Tensor]:
-        """``edge_weight`` by name."""
-        return {"weight": self.edge_weight()}
-
-    @property
-    def edge_shape(self) -> tuple[int, ...]:
-        """(out_channels, in_channels/groups, height, width)."""
-        return self.out_channels, self.in_channels // self.groups, *self.kernel_size
-
-    def extra_repr(self) -> str:
-        """Sizes and options."""
-        return f"{self.geometry_repr()}, bias={self.bias is not None}, rank={self.rank}"
-
-
-def _check_padding(padding: Sequence[int]) -> tuple[int, ...]:
+def check_padding(padding: Sequence[int]) -> tuple[int, ...]:
     """``padding`` as pairs of amounts before and after each dimension."""
     amounts = tuple(padding) if isinstance(padding, Sequence) else ()
     if not isinstance(padding, Sequence) or not all(type(amount) is int for amount in amounts):

@@ -1,55 +1,74 @@
-"""What a state of other sizes means for an optimiser that is already there."""
+"""States of other sizes: a layer that is loaded takes over the grid and the number of functions of what it loads."""
 
-from functools import cache
+from abc import abstractmethod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils.weak import WeakIdKeyDictionary
+from torch import Tensor
 
-# All shapes that resized parameters had before.
-_RESIZED = WeakIdKeyDictionary()
-
-
-def watch_optimizers(parameter: nn.Parameter, before: torch.Size) -> None:
-    """Have the next step of an optimiser that holds a resized parameter say so if its state has the old size.
-
-    Args:
-        parameter: A parameter that a state of another size was loaded into.
-        before: The shape it had.
-    """
-    _RESIZED.setdefault(parameter, set()).add(before)
-    _register()
+from convkan.basis import GriddedBasis
+from convkan.nn.knots import KnottedLayer, knot_problem
+from convkan.nn.memory import in_memory_format, keeps_channels_last
+from convkan.nn.optimizers import watch_optimizers
 
 
-@cache
-def _register() -> None:
-    register_optimizer_step_pre_hook(_check_states)
+class AdoptsStates(KnottedLayer):
+    """A layer on knots that saves nothing unsound, and adopts sizes, knots and named edges of what it loads."""
 
+    num_groups: int
 
-def _check_states(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    if not _RESIZED:
-        return
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            before = _RESIZED.get(parameter)
-            if before is not None:
-                _check_state(optimizer, parameter, before - {parameter.shape})
+    @abstractmethod
+    def add_symbolic(self) -> Any:
+        """Make room for named edges, if there is none."""
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Refuse to save an average that belongs to no grid."""
+        self._lineage.check()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
-def _check_state(optimizer: Optimizer, parameter: nn.Parameter, before: set[torch.Size]) -> None:
-    state = optimizer.state.get(parameter, {})
-    stale = [name for name, value in state.items() if isinstance(value, Tensor) and value.shape in before]
-    if isinstance(optimizer, LBFGS):  # its history is of all parameters, one after the other
-        count = sum(ours.numel() for group in optimizer.param_groups for ours in group["params"])
-        first = optimizer.state.get(optimizer.param_groups[0]["params"][0], {})
-        stale = ["d"] if first.get("d") is not None and len(first["d"]) != count else []
-        optimizer._numel_cache = None
-    if stale:
-        raise RuntimeError(
-            f"the optimiser's state ({', '.join(stale)}) is of another size than its parameter: a state_dict with "
-            f"another grid size was loaded into the model since, and its shape is {tuple(parameter.shape)} now: load "
-            "the optimiser's state of the same checkpoint too, or make a new optimiser"
-        )
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Adopt the sizes and symbolic edges of a state before loading it."""
+        errors: list[str] = args[-1]
+        if f"{prefix}symbolic.affine" in state_dict:
+            self.add_symbolic()
+        weight, grid = state_dict.get(f"{prefix}basis_weight"), state_dict.get(f"{prefix}grid")
+        if isinstance(weight, Tensor) and (isinstance(grid, Tensor) or self.grid is None):
+            if isinstance(grid, Tensor):
+                self._leave_relatives(grid)
+            problem = self._adopt_sizes(weight, grid)
+            if problem:
+                errors.append(f"{prefix.rstrip('.') or type(self).__name__}: {problem}")
+                return
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._take_range()
+        if isinstance(weight, Tensor) and isinstance(grid, Tensor):
+            self._lineage.settle()
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _adopt_sizes(self, weight: Tensor, grid: Tensor | None) -> str | None:
+        """Resize to a state's basis, in place so that optimisers keep hold; or say why that cannot be."""
+        fan_in = self.num_inputs // self.num_groups
+        expected = (self.basis_weight.shape[0], *self.basis_weight.shape[2:])
+        if weight.ndim < 2 or (weight.shape[0], *weight.shape[2:]) != expected or weight.shape[1] % fan_in:
+            return None  # the ordinary size check names the mismatch
+        if self.grid is not None and (grid is None or grid.ndim != 2 or grid.shape[0] != self.num_inputs):
+            return None
+        try:
+            knots = None if grid is None else grid.shape[1]
+            basis = self._basis.resized(weight.shape[1] // fan_in, knots)
+        except ValueError as error:
+            return str(error)
+        if isinstance(basis, GriddedBasis) and grid is not None:
+            problem = knot_problem(grid, basis)
+            if problem:
+                return f"the grid of the state must {problem}"
+        if basis != self._basis:
+            self._basis = basis
+            old = self.basis_weight.data
+            self.basis_weight.data = in_memory_format(old.new_empty(weight.shape), keeps_channels_last(old))
+            self.basis_weight.grad = None
+            watch_optimizers(self.basis_weight, old.shape)
+            if self.grid is not None and grid is not None:
+                self.grid = self.grid.new_empty(grid.shape)
+        return None

@@ -1,68 +1,52 @@
 """Convolutional KAN layers in one, two and three dimensions."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Self
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Proxy
 
 from convkan.basis import Basis, BSpline
-from convkan.basis.base import is_jit_traced
-from convkan.nn.layer import KANLayer, check_channels, is_integer
+from convkan.nn.layer import EdgeLayer, KANLayer
 from convkan.nn.memory import in_memory_format, keeps_channels_last
+from convkan.nn.padding import PaddedConvolution, PaddingMode
+from convkan.nn.sizes import check_channels
 from convkan.nn.tracing import call_as_leaf
-from convkan.ops import Convolution
-
-PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
-PADDING_MODES: dict[str, str] = {
-    "zeros": "constant",
-    "reflect": "reflect",
-    "replicate": "replicate",
-    "circular": "circular",
-}
+from convkan.ops import Plan, evaluate
 
 
-def per_dimension(name: str, value: int | Sequence[int], dims: int, minimum: int) -> tuple[int, ...]:
-    """``value`` as one integer of at least ``minimum`` for each of ``dims`` spatial dimensions."""
-    values = tuple(value) if isinstance(value, Sequence) else (value,) * dims
-    if len(values) != dims or not all(is_integer(v) for v in values):
-        raise TypeError(f"{name} must be an integer or {dims} integers, got {value!r}")
-    if min(values) < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
-    return tuple(int(v) for v in values)
+def convolve(
+    x: Tensor,
+    base_weight: Tensor | None,
+    basis_weight: Tensor,
+    grid: Tensor | None,
+    bias: Tensor | None,
+    plan: Plan,
+    convolution: PaddedConvolution,
+    backend: str,
+) -> Tensor:
+    """Sum the edges of every tap and input channel at each output position: what layers and functions both call."""
+    convolution.check_input(x)
+    unbatched = x.ndim == convolution.dims + 1
+    if unbatched:
+        x = x.unsqueeze(0)
+    channels_last = keeps_channels_last(x) or keeps_channels_last(basis_weight)
+    if convolution.padding_mode != "zeros":
+        x = convolution.pad(x)
+    y = evaluate(x, base_weight, basis_weight, grid, plan, backend)
+    if bias is not None:
+        y = y + bias.to(y.dtype).view(-1, *(1,) * convolution.dims)
+    y = in_memory_format(y, channels_last)
+    return y.squeeze(0) if unbatched else y
 
 
-def padding_amounts(
-    padding: int | str | Sequence[int],
-    kernel_size: tuple[int, ...],
-    stride: tuple[int, ...],
-    dilation: tuple[int, ...],
-) -> tuple[int, ...]:
-    """Padding before and after each dimension, the last dimension first, as ``torch.nn.functional.pad`` takes it."""
-    dims = len(kernel_size)
-    if isinstance(padding, str):
-        if padding not in ("same", "valid"):
-            raise ValueError(f"padding must be 'same', 'valid' or integers, got {padding!r}")
-        if padding == "same" and any(step != 1 for step in stride):
-            raise ValueError(f"padding='same' needs stride 1, got stride {stride}")
-        totals = [d * (k - 1) if padding == "same" else 0 for k, d in zip(kernel_size, dilation, strict=True)]
-        pairs = [(total // 2, total - total // 2) for total in totals]
-    else:
-        pairs = [(p, p) for p in per_dimension("padding", padding, dims, 0)]
-    return tuple(amount for pair in reversed(pairs) for amount in pair)
-
-
-class PaddedConvolution:
-    """The arguments that convolutions share, checked, and the padding and shape rules that follow from them.
-
-    A mixin: KANConv*d and LowRankKANConv2d are both convolutions, but keep different weights.
-    """
+class ConvolutionLayer(EdgeLayer):
+    """What all convolutional layers share: arguments, input shapes and padding."""
 
     dims: ClassVar[int]
 
-    def _set_geometry(
+    def _take_arguments(
         self,
         in_channels: int,
         out_channels: int,
@@ -71,68 +55,40 @@ class PaddedConvolution:
         padding: int | str | Sequence[int],
         dilation: int | Sequence[int],
         groups: int,
-        padding_mode: str,
+        padding_mode: PaddingMode,
     ) -> None:
+        """Check them, and make attributes of them under torch's names."""
         in_channels, out_channels, groups = check_channels(
             in_channels=in_channels, out_channels=out_channels, groups=groups
         )
-        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if channels % groups:
-                raise ValueError(f"{name} must be divisible by groups, got {channels} and {groups}")
-        if padding_mode not in PADDING_MODES:
-            raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}; got {padding_mode!r}")
+        self.convolution = PaddedConvolution.of(
+            self.dims, in_channels, kernel_size, stride, padding, dilation, groups, padding_mode
+        )
+        if out_channels % groups:
+            raise ValueError(f"out_channels must be divisible by groups, got {out_channels} and {groups}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = per_dimension("kernel_size", kernel_size, self.dims, 1)
-        self.stride = per_dimension("stride", stride, self.dims, 1)
-        self.dilation = per_dimension("dilation", dilation, self.dims, 1)
-        self.padding = padding if isinstance(padding, str) else per_dimension("padding", padding, self.dims, 0)
-        self.padding_mode = padding_mode
-        self._amounts = padding_amounts(self.padding, self.kernel_size, self.stride, self.dilation)
-
-    @property
-    def convolution(self) -> Convolution:
-        """The geometry of the sum, its padding included."""
-        return Convolution(self.stride, self._amounts, self.dilation, self.groups)
+        self.kernel_size, self.stride = self.convolution.kernel_size, self.convolution.stride
+        self.padding, self.dilation = self.convolution.padding, self.convolution.dilation
+        self.padding_mode = self.convolution.padding_mode
 
     def check_input(self, x: Tensor) -> None:
         """Raise unless ``x`` has the layer's channels and is large enough for one output position."""
-        if is_jit_traced():
-            return
-        if x.ndim not in (self.dims + 1, self.dims + 2) or x.shape[-self.dims - 1] != self.in_channels:
-            space = ", ".join(["depth", "height", "width"][-self.dims :])
-            raise ValueError(f"input must have shape ([batch,] {self.in_channels}, {space}), got {tuple(x.shape)}")
-        before, after = self._amounts[0::2][::-1], self._amounts[1::2][::-1]
-        for size, left, right, k, d in zip(
-            x.shape[-self.dims :], before, after, self.kernel_size, self.dilation, strict=True
-        ):
-            if size + left + right < d * (k - 1) + 1:
-                raise ValueError(
-                    f"input must be at least as large as the kernel: padded size {size + left + right}, "
-                    f"kernel extent {d * (k - 1) + 1} (kernel_size {self.kernel_size}, dilation {self.dilation})"
-                )
+        self.convolution.check_input(x)
 
-    def pad(self, x: Tensor) -> Tensor:
+    def as_batch(self, x: Tensor) -> Tensor:
+        """An input, or an output, with a batch dimension."""
+        return x.unsqueeze(0) if x.ndim == self.dims + 1 else x
+
+    def batch_shape(self, x: Tensor) -> torch.Size:
+        """(batch,), or nothing for a single image."""
+        return x.shape[: -self.dims - 1]
+
+    def seen(self, x: Tensor) -> Tensor:
         """``x`` padded in the layer's mode."""
-        return F.pad(x, self._amounts, mode=PADDING_MODES[self.padding_mode]) if any(self._amounts) else x
-
-    def geometry_repr(self) -> str:
-        """The convolution's arguments, without those at their defaults."""
-        ones = (1,) * self.dims
-        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
-        if self.stride != ones:
-            parts.append(f"stride={self.stride}")
-        if any(self._amounts):
-            parts.append(f"padding={self.padding!r}")
-        if self.dilation != ones:
-            parts.append(f"dilation={self.dilation}")
-        if self.groups != 1:
-            parts.append(f"groups={self.groups}")
-        if self.padding_mode != "zeros":
-            parts.append(f"padding_mode={self.padding_mode!r}")
-        return ", ".join(parts)
+        return self.convolution.pad(x)
 
 
-class _KANConv(PaddedConvolution, KANLayer):
+class _KANConv(ConvolutionLayer, KANLayer):
     """A KAN convolution over ``dims`` spatial dimensions."""
 
     def __init__(
@@ -153,14 +109,15 @@ class _KANConv(PaddedConvolution, KANLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self._set_geometry(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        super().__init__(
+        nn.Module.__init__(self)
+        self._take_arguments(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        self._make_edges(
             self.in_channels,
             self.out_channels,
-            self.kernel_size,
+            self.convolution.kernel_size,
             self.groups,
             bias,
-            self.convolution if padding_mode == "zeros" else self.convolution.without_padding(),
+            self.convolution.geometry,
             basis=basis,
             base_activation=base_activation,
             backend=backend,
@@ -172,22 +129,19 @@ class _KANConv(PaddedConvolution, KANLayer):
         """Sum the edges of every tap and input channel at each output position."""
         if isinstance(x, Proxy):
             return call_as_leaf(self, x)
-        self.check_input(x)
-        unbatched = x.ndim == self.dims + 1
-        if unbatched:
-            x = x.unsqueeze(0)
-        channels_last = keeps_channels_last(x) or keeps_channels_last(self.basis_weight)
-        if self.padding_mode != "zeros":
-            x = self.pad(x)
-        y = self.sum_of_edges(x)
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype).view(-1, *(1,) * self.dims)
-        y = in_memory_format(y, channels_last)
-        return y.squeeze(0) if unbatched else y
+        y = convolve(x, *self.edge_weights(), self.grid, self.bias, self.plan, self.convolution, self.backend)
+        return y if self.symbolic is None else self.add_named(y, x)
+
+    def resized(self, inputs: int, outputs: int, groups: int) -> Self:
+        """A fresh layer of other sizes, of the same kind and with the same options."""
+        window = (self.kernel_size, self.stride, self.padding, self.dilation)
+        arguments = (*window, groups, self.bias is not None, self.padding_mode)
+        return type(self)(inputs, outputs, *arguments, **self.options())
 
     def extra_repr(self) -> str:
         """Sizes and options."""
-        return f"{self.geometry_repr()}, bias={self.bias is not None}, {KANLayer.extra_repr(self)}"
+        sizes = self.convolution.describe(self.out_channels)
+        return f"{sizes}, bias={self.bias is not None}, {KANLayer.extra_repr(self)}"
 
 
 class KANConv1d(_KANConv):

@@ -1,4 +1,6 @@
-"""The dense KAN layer."""
+"""The linear KAN layer."""
+
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -6,9 +8,24 @@ from torch.fx import Proxy
 
 from convkan.basis import Basis, BSpline
 from convkan.basis.base import is_jit_traced
-from convkan.nn.layer import KANLayer, check_channels
+from convkan.nn.layer import KANLayer
+from convkan.nn.sizes import check_channels
 from convkan.nn.tracing import call_as_leaf
-from convkan.ops import Linear
+from convkan.ops import Linear, Plan, evaluate
+
+
+def sum_linear(
+    x: Tensor,
+    base_weight: Tensor | None,
+    basis_weight: Tensor,
+    grid: Tensor | None,
+    bias: Tensor | None,
+    plan: Plan,
+    backend: str,
+) -> Tensor:
+    """Sum the edges of each output: what the layer and its functional form both call."""
+    y = evaluate(x, base_weight, basis_weight, grid, plan, backend)
+    return y if bias is None else y + bias.to(y.dtype)
 
 
 class KANLinear(KANLayer):
@@ -52,7 +69,8 @@ class KANLinear(KANLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         in_features, out_features = check_channels(in_features=in_features, out_features=out_features)
-        super().__init__(
+        super().__init__()
+        self._make_edges(
             in_features,
             out_features,
             (),
@@ -71,12 +89,28 @@ class KANLinear(KANLayer):
         """Sum the edges of each output."""
         if isinstance(x, Proxy):
             return call_as_leaf(self, x)
+        self.check_input(x)
+        y = sum_linear(x, *self.edge_weights(), self.grid, self.bias, self.plan, self.backend)
+        return y if self.symbolic is None else self.add_named(y, x)
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise unless ``x`` has the layer's features in its last dimension."""
         if not is_jit_traced() and (x.ndim == 0 or x.shape[-1] != self.in_features):
             raise ValueError(
                 f"input must have {self.in_features} features in its last dimension, got shape {tuple(x.shape)}"
             )
-        y = self.sum_of_edges(x)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def as_batch(self, x: Tensor) -> Tensor:
+        """An input, or an output, as rows."""
+        return x.reshape(-1, x.shape[-1])
+
+    def batch_shape(self, x: Tensor) -> torch.Size:
+        """All dimensions but the last."""
+        return x.shape[:-1]
+
+    def resized(self, inputs: int, outputs: int, groups: int) -> Self:
+        """A fresh layer of other sizes, with the same options."""
+        return type(self)(inputs, outputs, self.bias is not None, **self.options())
 
     def extra_repr(self) -> str:
         """Sizes and options."""

@@ -25,10 +25,12 @@ class KnotFacts:
     Attributes:
         uniform: Whether each channel's knots are equally spaced, to the rounding of their dtype.
         ends: The ends of the grid if all channels share them, else None.
+        problem: What knots must be and these are not, or None.
     """
 
     uniform: bool
     ends: tuple[float, float] | None
+    problem: str | None = None
 
 
 UNKNOWN = KnotFacts(uniform=False, ends=None)  # true of any knots: the general formulas hold for all
@@ -86,7 +88,15 @@ def _read_off(basis: GriddedBasis, grid: Float[Tensor, "channels knots"], eps: f
     uniform = bool((deviation <= 2 * eps * grid.abs().amax(1, keepdim=True)).all())
     # A grid that waits to be filled holds anything.
     shared = bool(((low == low[0]) & (high == high[0]) & (low < high) & grid.isfinite().all()).all())
-    return KnotFacts(uniform, (low[0].item(), high[0].item()) if shared else None)
+    return KnotFacts(uniform, (low[0].item(), high[0].item()) if shared else None, _problem(grid, low, high))
+
+
+def _problem(grid: Float[Tensor, "channels knots"], low: Tensor, high: Tensor) -> str | None:
+    if not bool(grid.isfinite().all()):
+        return "be finite"
+    if not bool((grid.diff(dim=1) >= 0).all() and (low < high).all()):
+        return "increase along each channel"
+    return None
 
 
 def _is_readable(grid: Tensor) -> bool:

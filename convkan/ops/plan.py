@@ -20,6 +20,18 @@ class Linear:
     groups = 1
     padding = ()
 
+    def pad(self, x: Tensor) -> Tensor:
+        """``x`` itself."""
+        return x
+
+    def window(self, tap: tuple[int, ...], kernel_size: tuple[int, ...], space: tuple[int, ...]) -> tuple[slice, ...]:
+        """All of the input: there are no taps."""
+        return (slice(None),) * len(space)
+
+    def patch(self, location: tuple[int, ...], kernel_size: tuple[int, ...]) -> tuple[slice | int, ...]:
+        """The output position itself."""
+        return tuple(location)
+
 
 @dataclass(frozen=True)
 class Channelwise:
@@ -31,6 +43,18 @@ class Channelwise:
 
     groups = 1
     padding: tuple[int, ...] = ()
+
+    def pad(self, x: Tensor) -> Tensor:
+        """``x`` with the zeros around it."""
+        return torch.nn.functional.pad(x, self.padding) if any(self.padding) else x
+
+    def window(self, tap: tuple[int, ...], kernel_size: tuple[int, ...], space: tuple[int, ...]) -> tuple[slice, ...]:
+        """All of the input: there are no taps."""
+        return (slice(None),) * len(space)
+
+    def patch(self, location: tuple[int, ...], kernel_size: tuple[int, ...]) -> tuple[slice | int, ...]:
+        """The output position itself."""
+        return tuple(location)
 
 
 @dataclass(frozen=True)
@@ -49,6 +73,21 @@ class Convolution:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int = 1
+
+    def pad(self, x: Tensor) -> Tensor:
+        """``x`` with the zeros around it."""
+        return torch.nn.functional.pad(x, self.padding) if any(self.padding) else x
+
+    def window(self, tap: tuple[int, ...], kernel_size: tuple[int, ...], space: tuple[int, ...]) -> tuple[slice, ...]:
+        """What a tap sees of a padded input at all output positions."""
+        steps = zip(tap, kernel_size, self.stride, self.dilation, space, strict=True)
+        counts = ((t, s, d, (n - d * (k - 1) - 1) // s + 1) for t, k, s, d, n in steps)
+        return tuple(slice(t * d, t * d + (count - 1) * s + 1, s) for t, s, d, count in counts)
+
+    def patch(self, location: tuple[int, ...], kernel_size: tuple[int, ...]) -> tuple[slice | int, ...]:
+        """Where all taps of one output position lie in a padded input."""
+        steps = zip(location, kernel_size, self.stride, self.dilation, strict=True)
+        return tuple(slice(p * s, p * s + (k - 1) * d + 1, d) for p, k, s, d in steps)
 
     def without_padding(self) -> "Convolution":
         """The same convolution, of an input that is padded already."""

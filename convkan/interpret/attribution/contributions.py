@@ -1,17 +1,13 @@
 """How much each input of a KAN layer adds to an output: exact, since an output is a sum of functions of one input."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convkan.interpret.attribution.transposed import features_of, named, padded, pull_back, with_adjoint
-from convkan.interpret.edges import Edges, edges_of
-from convkan.nn import LearnableActivation
-from convkan.nn.conv import PaddedConvolution
-from convkan.ops import Convolution, Linear, Plan
+from convkan.interpret.attribution.transposed import features_of, named, pull_back, with_adjoint
+from convkan.interpret.edges import edges_of
 from convkan.ops.plan import at_least_float32
 
 
@@ -71,8 +67,9 @@ def contributions(
         (torch.Size([2, 3, 6, 6]), True)
     """
     edges = edges_of(layer)
+    as_batch, batch = edges.layer.as_batch, edges.layer.batch_shape(x)
     y = at_least_float32(layer(x))
-    rows, outputs, batch = _as_batch(layer, at_least_float32(x)), _as_batch(layer, y), _batch_shape(layer, x)
+    rows, outputs = as_batch(at_least_float32(x)), as_batch(y)
     if weights is None:
         chosen = _chosen(outputs, output, location)
     elif output is not None or location is not None:
@@ -80,11 +77,11 @@ def contributions(
     elif weights.shape != y.shape:
         raise ValueError(f"weights must have the output's shape {tuple(y.shape)}, got {tuple(weights.shape)}")
     else:
-        chosen = _as_batch(layer, weights.to(y))
-    seen, unpad = with_adjoint(partial(padded, layer), rows)
+        chosen = as_batch(weights.to(y))
+    seen, unpad = with_adjoint(edges.layer.seen, rows)
     parts = pull_back(edges, features_of(edges, seen), chosen, lambda function, pick: function(pick(seen)))
-    bordering = 1 - padded(layer, torch.ones_like(rows))  # all zero unless the padding is
-    bias = getattr(layer, "bias", None)
+    bordering = edges.layer.seen(torch.ones_like(rows)) == 0  # nowhere, unless the padding is of zeros
+    bias = edges.layer.bias
     per_output = chosen.unsqueeze(-1).flatten(2).sum(2)
     constant = per_output.new_zeros(len(rows)) if bias is None else per_output @ bias.to(per_output.dtype)
     return Contributions(
@@ -122,47 +119,22 @@ def edge_contributions(
         torch.Size([2, 3, 3, 3])
     """
     edges = edges_of(layer)
-    outputs = _as_batch(layer, layer(x))
+    outputs = edges.layer.as_batch(layer(x))
     _check_place(outputs, output, () if location is None else location)
     first = edges.channel(output, 0)
     channels = slice(first, first + edges.weight.shape[1])
-    seen = padded(layer, _as_batch(layer, at_least_float32(x)))[:, channels]
-    seen = seen[(slice(None), slice(None), *_taps(edges, location or ()))]
-    grid = edges.holder.grid
-    plan = Plan(edges.holder.current_plan().expansion, Linear())
-    features = plan.features(seen.movedim(1, -1), None if grid is None else grid[channels], differentiable=False)
+    seen = edges.layer.seen(edges.layer.as_batch(at_least_float32(x)))[:, channels]
+    seen = seen[(slice(None), slice(None), *edges.geometry.patch(location or (), edges.shape[2:]))]
+    features = edges.layer.features(seen.movedim(1, -1), channels=channels, differentiable=False)
     weight = at_least_float32(edges.weight[output])
-    values = torch.einsum("n...fc,cf...->nc...", features.squeeze(-3).to(weight.dtype), weight)
+    values = torch.einsum("n...fc,cf...->nc...", features.to(weight.dtype), weight)
     if edges.symbolic is not None:
         for row, (target, input_, *tap) in enumerate(edges.symbolic.edges.tolist()):
             if target == output:
                 function = named(edges.symbolic.functions[row], edges.symbolic.affine[row].to(values.dtype))
                 place: tuple[slice | int, ...] = (slice(None), input_, *tap)
                 values[place] += function(seen[place])
-    return values.reshape(*_batch_shape(layer, x), *values.shape[1:])
-
-
-def _taps(edges: Edges, location: tuple[int, ...]) -> tuple[slice | int, ...]:
-    """Where all taps lie for one output position, in each dimension of the padded input."""
-    geometry = edges.geometry
-    if not isinstance(geometry, Convolution):
-        return location
-    steps = zip(location, edges.weight.shape[3:], geometry.stride, geometry.dilation, strict=True)
-    return tuple(slice(p * s, p * s + (k - 1) * d + 1, d) for p, k, s, d in steps)
-
-
-def _as_batch(layer: nn.Module, x: Tensor) -> Tensor:
-    """Inputs or outputs of the layer with one batch dimension."""
-    if isinstance(layer, PaddedConvolution):
-        return x.unsqueeze(0) if x.ndim == layer.dims + 1 else x
-    return x if isinstance(layer, LearnableActivation) else x.reshape(-1, x.shape[-1])
-
-
-def _batch_shape(layer: nn.Module, x: Tensor) -> torch.Size:
-    """The batch dimensions of the layer's input."""
-    if isinstance(layer, PaddedConvolution):
-        return x.shape[: -layer.dims - 1]
-    return x.shape[:1] if isinstance(layer, LearnableActivation) else x.shape[:-1]
+    return values.reshape(*edges.layer.batch_shape(x), *values.shape[1:])
 
 
 def _chosen(outputs: Tensor, output: int | None, location: tuple[int, ...] | None) -> Tensor:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from convkan.interpret.attribution.rescale import secant_rules
-from convkan.interpret.edges import evaluating
+from convkan.nn.recording import evaluating, watched
 
 
 @dataclass(frozen=True)
@@ -111,16 +111,13 @@ def feature_contributions(
     references = list(_baselines(x, baseline))
     if len(references) != 1:
         raise ValueError(f"baseline must be a single one, got {len(references)}")
-    handle = layer.register_forward_hook(lambda _, inputs, output: outputs.append(output))
-    try:
-        with evaluating(model), secant_rules(model), torch.enable_grad():
-            both = torch.cat([x, references[0]]).detach().requires_grad_()
-            logits = _target_logits(model(both), target, len(x))
-            if not outputs:
-                raise ValueError("layer must be one that the model calls, and it was not called")
-            [multipliers] = torch.autograd.grad(logits[: len(x)].sum(), outputs[-1])
-    finally:
-        handle.remove()
+    looking_on = watched({"layer": layer}, lambda _, __, ___, output: outputs.append(output))
+    with looking_on, evaluating(model), secant_rules(model), torch.enable_grad():
+        both = torch.cat([x, references[0]]).detach().requires_grad_()
+        logits = _target_logits(model(both), target, len(x))
+    if not outputs:
+        raise ValueError("layer must be one that the model calls, and it was not called")
+    [multipliers] = torch.autograd.grad(logits[: len(x)].sum(), outputs[-1])
     features, reference = outputs[-1].detach().chunk(2)
     return features, multipliers[: len(x)] * (features - reference)
 

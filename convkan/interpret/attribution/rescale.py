@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convkan.interpret.attribution.transposed import Function, features_of, padded, pull_back, with_adjoint
+from convkan.interpret.attribution.transposed import Function, features_of, pull_back, with_adjoint
 from convkan.interpret.edges import edges_of
 from convkan.nn import KANLayer
-from convkan.ops import Linear
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 AFFINE = (
@@ -129,10 +128,9 @@ def _derivative(function: Function, x: Tensor) -> Tensor:
 def _edge_secants(layer: KANLayer, forward: Function, x: Tensor, x0: Tensor, grad: Tensor) -> Tensor:
     """The rule of a KAN layer: each edge has a secant of its own."""
     shape, edges = x.shape, edges_of(layer)
-    if isinstance(edges.geometry, Linear):
-        x, x0, grad = (t.reshape(-1, t.shape[-1]) for t in (x, x0, grad))
-    seen, unpad = with_adjoint(partial(padded, layer), x)
-    seen0 = padded(layer, x0)
+    x, x0, grad = (edges.layer.as_batch(t) for t in (x, x0, grad))
+    seen, unpad = with_adjoint(edges.layer.seen, x)
+    seen0 = edges.layer.seen(x0)
     middle = (seen + seen0) / 2
     rise = pull_back(
         edges,

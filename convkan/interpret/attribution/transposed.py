@@ -5,31 +5,18 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from convkan.basis.functions import get_function
 from convkan.interpret.edges import Edges
-from convkan.nn import LearnableActivation
-from convkan.nn.conv import PaddedConvolution
-from convkan.ops import Convolution, Plan
 from convkan.ops.contraction import contract_backward
 from convkan.ops.plan import at_least_float32
 
 Function = Callable[[Tensor], Tensor]
 # From a named function, and from what picks the inputs of some edges out of all, to a number for each of these inputs.
 OfNamed = Callable[[Function, Function], Tensor]
-
-
-def padded(layer: nn.Module, x: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels *padded"]:
-    """The input of a layer as its edges see it."""
-    if isinstance(layer, PaddedConvolution):
-        return layer.pad(x)
-    if isinstance(layer, LearnableActivation) and any(layer.padding):
-        return F.pad(x, layer.padding)
-    return x
 
 
 def with_adjoint(function: Function, x: Tensor) -> tuple[Tensor, Function]:
@@ -42,9 +29,9 @@ def features_of(
     edges: Edges, seen: Float[Tensor, "batch channels *padded"], *, derivative: bool = False
 ) -> Float[Tensor, "batch *padded groups features in_per_group"]:
     """All features of padded inputs, or their derivatives."""
-    plan = Plan(edges.holder.current_plan().expansion, edges.geometry)
     pixels = seen.movedim(1, -1).contiguous()
-    features = plan.features(pixels, edges.holder.grid, derivative=derivative, differentiable=False)
+    features = edges.layer.features(pixels, derivative=derivative, differentiable=False)
+    features = features.unflatten(-1, (edges.geometry.groups, -1)).transpose(-2, -3)
     return features.to(at_least_float32(edges.weight).dtype)
 
 
@@ -89,7 +76,8 @@ def _add_named(parts: Tensor, edges: Edges, weights: Tensor, of_named: OfNamed) 
         outputs = torch.tensor([indices[row][0] for row in rows], device=parts.device)
         channels = torch.tensor([edges.channel(*indices[row][:2]) for row in rows], device=parts.device)
         affine = symbolic.affine[rows].to(parts.dtype).T.reshape(4, -1, *(1,) * (parts.ndim - 2))
-        window = (slice(None), slice(None), *_positions(edges, tap, weights))
+        space = tuple(parts.shape[2:])
+        window = (slice(None), slice(None), *edges.geometry.window(tap, edges.shape[2:], space))
         share = of_named(named(name, affine), partial(_pick, window, channels))
         parts[window].index_add_(1, channels, weights.index_select(1, outputs) * share)
 
@@ -97,12 +85,3 @@ def _add_named(parts: Tensor, edges: Edges, weights: Tensor, of_named: OfNamed) 
 def _pick(window: tuple[slice, ...], channels: Tensor, seen: Tensor) -> Tensor:
     """What a tap sees of some channels at all output positions."""
     return seen[window].index_select(1, channels)
-
-
-def _positions(edges: Edges, tap: tuple[int, ...], weights: Tensor) -> tuple[slice, ...]:
-    """Where a tap lies for all output positions, in each dimension of the padded input."""
-    geometry = edges.geometry
-    if not isinstance(geometry, Convolution):
-        return ()
-    steps = zip(tap, weights.shape[2:], geometry.stride, geometry.dilation, strict=True)
-    return tuple(slice(t * d, t * d + (count - 1) * s + 1, s) for t, count, s, d in steps)

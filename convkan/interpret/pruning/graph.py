@@ -8,7 +8,6 @@ import torch
 from torch import fx, nn
 from torch.nn.modules import batchnorm
 
-from convkan.interpret.edges import is_kan_layer
 from convkan.interpret.pruning.channels import ChannelGraph, Flow, Mode, Spaces, Step
 from convkan.interpret.pruning.operations import (
     ASIDE,
@@ -22,7 +21,7 @@ from convkan.interpret.pruning.operations import (
     tensors,
 )
 from convkan.models.blocks import check_input
-from convkan.nn import KANLinear, LearnableActivation
+from convkan.nn import EdgeLayer, KANLinear, LearnableActivation
 
 
 def channel_graph(model: nn.Module) -> ChannelGraph:
@@ -58,7 +57,7 @@ class _Tracer(fx.Tracer):
         super().__init__(autowrap_functions=(check_input,))
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_kan_layer(m) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, EdgeLayer) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Follower:

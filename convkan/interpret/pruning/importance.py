@@ -1,7 +1,6 @@
 """How much every edge, tap and channel says, measured on data and carried back from the outputs."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -9,11 +8,13 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.nn.modules import conv
 
-from convkan.interpret.edges import evaluating, input_of, is_channelwise, kan_layers
+from convkan.interpret.edges import kan_layers
 from convkan.interpret.pruning.channels import ChannelGraph, Step
 from convkan.interpret.pruning.graph import channel_graph
 from convkan.interpret.pruning.moments import Measured, Moments, groups_of
 from convkan.interpret.pruning.operations import tensors
+from convkan.nn import EdgeLayer
+from convkan.nn.recording import evaluating, input_of, undisturbed, watched
 
 CANCELLED = 1e-4  # the least that a sum may vary, relative to its edges, for what they say not to be boundless
 
@@ -83,18 +84,14 @@ def importance(
     layers = _layers(model) if graph is None else {str(s.name): _module(graph, s) for s in graph.layers()}
     measured = {name: Measured() for name in layers}
     summed: dict[fx.Node, list[Moments]] = {}
-    handles = [
-        layer.register_forward_hook(lambda called, x, y, found=measured[name]: found.take(called, x[0], y))
-        for name, layer in layers.items()
-    ]
     run = model if graph is None else _Interpreter(graph, summed).run
-    try:
-        with torch.no_grad(), _undisturbed(model), torch.compiler.set_stance("force_eager"):
-            for batch in _watched(batches, progress):
-                run(input_of(batch))
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def take(name: str, layer: nn.Module, x: Tensor, y: Tensor) -> None:
+        measured[name].take(layer, x, y)
+
+    with watched(layers, take), torch.no_grad(), undisturbed(model), evaluating(model):
+        for batch in _with_bar(batches, progress):
+            run(input_of(batch))
     called = {name: found for name, found in measured.items() if found.outputs.count}
     if not called:
         raise ValueError("batches must hold at least one, and the model a layer that it calls")
@@ -172,7 +169,7 @@ def _scored(layer: nn.Module, local: Tensor, outputs: Tensor, varying: Tensor | 
     if varying is not None:
         together = local.flatten(1).sum(1)
         # A function of one channel is all of its output; both were measured, but at different places.
-        whole = together if is_channelwise(layer) else varying.maximum(CANCELLED * together)
+        whole = together if isinstance(layer, EdgeLayer) and not layer.sums else varying.maximum(CANCELLED * together)
         edges = _quotient(local * outputs.view(weights), whole.view(weights))
     inputs = edges.reshape(*edges.shape[:2], -1).sum(2).unflatten(0, (groups_of(layer), -1)).sum(1).flatten()
     return LayerImportance(edges, local, inputs, outputs)
@@ -202,17 +199,9 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
     return kan_layers(model) | {name: m for name, m in plain.items() if not isinstance(m, conv._ConvTransposeNd)}
 
 
-def _watched(batches: Iterable[Tensor], progress: bool) -> Iterable[Tensor]:
+def _with_bar(batches: Iterable[Tensor], progress: bool) -> Iterable[Tensor]:
     if not progress:
         return batches
     from rich.progress import track
 
     return track(batches, description="importance")
-
-
-@contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and no trace of it afterwards, nor of random numbers that were drawn."""
-    devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices)), evaluating(model):
-        yield

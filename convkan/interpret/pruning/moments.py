@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules import conv
 
-from convkan.interpret.edges import edges_of, in_order, is_kan_layer
-from convkan.nn import KANLinear
-from convkan.nn.conv import PADDING_MODES
+from convkan.interpret.edges import edges_of, in_order
+from convkan.nn import EdgeLayer
+from convkan.nn.padding import PADDING_MODES
 
 SAMPLES = 1024  # inputs of a channel that a layer's edges are evaluated at, for each batch
 
@@ -50,7 +50,7 @@ class Measured:
     def take(self, layer: nn.Module, x: Tensor, y: Tensor) -> None:
         """Take in one call."""
         self.outputs.add(_by_channel(layer, y), 1)
-        if not is_kan_layer(layer):
+        if not isinstance(layer, EdgeLayer):
             self.parts.add(_by_channel(layer, _padded(layer, x)), 1)
             return
         edges = edges_of(layer)
@@ -65,7 +65,7 @@ class Measured:
 
     def edges(self, layer: nn.Module) -> Float[Tensor, "out in_per_group *kernel"]:
         """σ(φ)."""
-        if is_kan_layer(layer):
+        if isinstance(layer, EdgeLayer):
             return self.parts.deviation
         assert isinstance(layer, nn.Linear | conv._ConvNd)
         weight = layer.weight.detach().double()
@@ -76,12 +76,14 @@ class Measured:
 
 def groups_of(layer: nn.Module) -> int:
     """Groups of channels that do not mix."""
-    return edges_of(layer).groups if is_kan_layer(layer) else int(getattr(layer, "groups", 1))
+    return layer.num_groups if isinstance(layer, EdgeLayer) else int(getattr(layer, "groups", 1))
 
 
 def _by_channel(layer: nn.Module, x: Tensor) -> Float[Tensor, "channels samples"]:
-    """A tensor of a layer: channels are last if it is dense, else first, or second in a batch."""
-    if isinstance(layer, nn.Linear | KANLinear):
+    """A tensor of a layer: channels are last if it is linear, else first, or second in a batch."""
+    if isinstance(layer, EdgeLayer):
+        return layer.as_batch(x).movedim(1, 0).flatten(1)
+    if isinstance(layer, nn.Linear):
         return x.reshape(-1, x.shape[-1]).mT
     dims = len(getattr(layer, "kernel_size", ()))
     return x.flatten(1) if dims and x.ndim == dims + 1 else x.movedim(1, 0).flatten(1)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules import conv, dropout, pooling
 
-from convkan.interpret.edges import is_kan_layer
 from convkan.models.blocks import check_input
+from convkan.nn import EdgeLayer
 
 # What treats every channel on its own and alike, so that one may be left out without a trace in the others.
 CHANNELWISE: tuple[type[nn.Module], ...] = (
@@ -35,7 +35,7 @@ ASIDE: set[Any] = {check_input, getattr, "size", "dim"}  # look at tensors only
 def is_convolution(module: nn.Module) -> bool:
     """Whether a module is a convolution, plain or KAN, whose channels can be followed."""
     plain = isinstance(module, conv._ConvNd) and not isinstance(module, conv._ConvTransposeNd)
-    return plain or is_kan_layer(module)
+    return plain or isinstance(module, EdgeLayer)
 
 
 def tensors(node: fx.Node) -> list[fx.Node]:

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from convkan.interpret.edges import edges_of, is_channelwise, kan_layers
+from convkan.interpret.edges import edges_of, kan_layers
 from convkan.interpret.pruning.channels import ChannelGraph, Step
 from convkan.interpret.pruning.graph import channel_graph
 from convkan.interpret.pruning.importance import LayerImportance
 from convkan.interpret.pruning.smaller import narrowed
-from convkan.nn import KANLayer, LowRankKANConv2d
+from convkan.nn import EdgeLayer
 
 Scores = Mapping[str, LayerImportance]
 
@@ -50,7 +50,7 @@ def prune_edges(
         raise ValueError(f"share must lie in [0, 1), got {share}")
     if threshold is not None and not threshold >= 0:
         raise ValueError(f"threshold must not be negative, got {threshold}")
-    layers = {name: layer for name, layer in kan_layers(model).items() if not is_channelwise(layer)}
+    layers = {name: layer for name, layer in kan_layers(model).items() if layer.sums}
     if not layers:
         raise ValueError(f"model must have KAN layers whose edges are summed, got {type(model).__name__}")
     scores = {"": importance} if isinstance(importance, LayerImportance) else importance
@@ -74,18 +74,17 @@ def prune_edges(
     return alive
 
 
-def _keep(layer: nn.Module, kept: Bool[Tensor, "out in_per_group *kernel"]) -> float:
+def _keep(layer: EdgeLayer, kept: Bool[Tensor, "out in_per_group *kernel"]) -> float:
     """Mask other edges, and drop the named functions among them; returns the share that is alive."""
-    assert isinstance(layer, KANLayer | LowRankKANConv2d)
     layer.mask_edges(kept)
     assert layer.edge_mask is not None
     alive = layer.edge_mask.clone()
-    if isinstance(layer, KANLayer) and layer.symbolic is not None:
-        symbolic = layer.symbolic
+    symbolic = layer.named_edges
+    if symbolic is not None:
         rows = kept[tuple(symbolic.edges.mT)].nonzero()[:, 0].tolist()
         alive[tuple(symbolic.edges[rows].mT)] = True
         if not rows:
-            layer.symbolic = None
+            layer.functions.symbolic = None
         elif len(rows) < len(symbolic.functions):
             functions = [symbolic.functions[row] for row in rows]
             symbolic.replace(symbolic.edges[rows], functions, symbolic.affine[rows])

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.modules import batchnorm, conv
 
-from convkan.nn import KANLayer, KANLinear, LearnableActivation, LowRankKANConv2d
+from convkan.nn import EdgeLayer, SymbolicEdges
 
 
 def narrowed(layer: nn.Module, inputs: Sequence[int], outputs: Sequence[int]) -> nn.Module:
@@ -30,7 +30,7 @@ def narrowed(layer: nn.Module, inputs: Sequence[int], outputs: Sequence[int]) ->
         return _filled(norm, layer, state)
     if isinstance(layer, nn.Unflatten):
         return nn.Unflatten(1, (1, len(outputs)))
-    if not isinstance(layer, KANLayer | LowRankKANConv2d | nn.Linear | conv._ConvNd):
+    if not isinstance(layer, EdgeLayer | nn.Linear | conv._ConvNd):
         return layer
     some = _Chosen(layer, columns, rows)
     with torch.random.fork_rng(devices=[]):
@@ -62,33 +62,33 @@ class _Chosen:
         """Of (out, in_per_group, …), those that stay."""
         return weight[self.outputs.unsqueeze(1).to(weight.device), self.places.to(weight.device)]
 
-    def state(self, layer: Any) -> dict[str, Tensor]:
+    def state(self, layer: nn.Module) -> dict[str, Tensor]:
         """The state of the narrow layer."""
         state: dict[str, Tensor] = {}
+        layouts = layer.edge_layouts if isinstance(layer, EdgeLayer) else {"weight": "o (c f) ..."}
         for key, tensor in layer.state_dict().items():
-            match key:
-                case "weight" if isinstance(layer, LowRankKANConv2d):
-                    state[key] = self.edges(tensor.unflatten(1, (-1, layer.rank))).flatten(1, 2)
-                case "base_weight" | "weight" | "edge_mask":
-                    state[key] = self.edges(tensor)
-                case "basis_weight":
-                    planes = rearrange(tensor, "o (f c) ... -> o c f ...", c=self.fan_in)
-                    state[key] = rearrange(self.edges(planes), "o c f ... -> o (f c) ...")
-                case "bias":
-                    state[key] = tensor[self.outputs.to(tensor.device)]
-                case "grid":
-                    state[key] = tensor[self.inputs.to(tensor.device)]
-        if isinstance(layer, LowRankKANConv2d):
-            functions = _Chosen(layer.activation, self.inputs, _spread(self.inputs, layer.rank))
-            state |= {f"activation.{key}": value for key, value in functions.state(layer.activation).items()}
-        if isinstance(layer, KANLayer) and layer.symbolic is not None:
-            state |= self._symbolic(layer)
+            if key in layouts:
+                by_edge = rearrange(tensor, f"{layouts[key]} -> o c f ...", c=self.fan_in)
+                state[key] = rearrange(self.edges(by_edge), f"o c f ... -> {layouts[key]}")
+            elif key == "edge_mask":
+                state[key] = self.edges(tensor)
+            elif key == "bias":
+                state[key] = tensor[self.outputs.to(tensor.device)]
+            elif key == "grid":
+                state[key] = tensor[self.inputs.to(tensor.device)]
+        if not isinstance(layer, EdgeLayer):
+            return state
+        if layer.functions is not layer:
+            copies = layer.functions.edge_shape[0] // layer.num_inputs
+            inner = _Chosen(layer.functions, self.inputs, _spread(self.inputs, copies)).state(layer.functions)
+            [name] = (name for name, part in layer.named_children() if part is layer.functions)
+            state |= {f"{name}.{key}": value for key, value in inner.items()}
+        if layer.named_edges is not None:
+            state |= self._named(layer.named_edges)
         return state
 
-    def _symbolic(self, layer: KANLayer) -> dict[str, Tensor]:
+    def _named(self, symbolic: SymbolicEdges) -> dict[str, Tensor]:
         """Named functions of edges that stay."""
-        symbolic = layer.symbolic
-        assert symbolic is not None
         rows, edges = [], []
         new_output = {int(output): new for new, output in enumerate(self.outputs)}
         for row, (output, input_, *tap) in enumerate(symbolic.edges.tolist()):
@@ -107,20 +107,13 @@ class _Chosen:
 
 def _smaller(layer: Any, inputs: int, outputs: int, groups: int) -> nn.Module:
     """A fresh layer of the same kind."""
-    options = {"dtype": next(layer.parameters()).dtype}
-    if isinstance(layer, KANLayer | LowRankKANConv2d):
-        holder = layer.activation if isinstance(layer, LowRankKANConv2d) else layer
-        options |= {name: getattr(holder, name) for name in ("basis", "base_activation", "backend")}
-    if isinstance(layer, LearnableActivation):
-        return LearnableActivation(inputs, layer.num_functions, padding=layer.padding, **options)
-    if isinstance(layer, KANLinear | nn.Linear):
-        kind: Any = type(layer)
-        return kind(inputs, outputs, layer.bias is not None, **options)
-    if isinstance(layer, LowRankKANConv2d):
-        options["rank"] = layer.rank
+    if isinstance(layer, EdgeLayer):
+        return layer.resized(inputs, outputs, groups)
+    kind, dtype = type(layer), layer.weight.dtype
+    if isinstance(layer, nn.Linear):
+        return kind(inputs, outputs, layer.bias is not None, dtype=dtype)
     geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-    kind = type(layer)
-    return kind(inputs, outputs, *geometry, groups, layer.bias is not None, layer.padding_mode, **options)
+    return kind(inputs, outputs, *geometry, groups, layer.bias is not None, layer.padding_mode, dtype=dtype)
 
 
 def _filled(small: nn.Module, layer: nn.Module, state: dict[str, Tensor]) -> nn.Module:
@@ -137,8 +130,8 @@ def _filled(small: nn.Module, layer: nn.Module, state: dict[str, Tensor]) -> nn.
 
 def _sizes(layer: Any) -> tuple[int, int, int]:
     """Groups, inputs and outputs."""
-    if isinstance(layer, KANLayer):
-        return layer.num_groups, layer.num_inputs, len(layer.basis_weight)
+    if isinstance(layer, EdgeLayer):
+        return layer.num_groups, layer.num_inputs, layer.edge_shape[0]
     if isinstance(layer, nn.Linear):
         return 1, layer.in_features, layer.out_features
     return layer.groups, layer.in_channels, layer.out_channels

@@ -1,4 +1,4 @@
-"""Models that a formula can be written of: dense layers in a row, or one convolution."""
+"""Models that a formula can be written of: linear layers in a row, or one convolution."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -7,7 +7,7 @@ from torch import nn
 
 from convkan.interpret.symbolic.fix import fixed_edges, live_edges
 from convkan.interpret.symbolic.suggest import Edge
-from convkan.nn import KANLayer, LowRankKANConv2d
+from convkan.nn import EdgeLayer, KANLayer
 
 # What changes nothing in eval mode but the shape.
 IGNORED = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout1d, nn.AlphaDropout)
@@ -41,8 +41,9 @@ def _flat(model: nn.Module, name: str) -> Iterator[tuple[str, KANLayer]]:
             yield from _flat(child, f"{name}.{key}" if name else key)
     elif isinstance(model, KANLayer):
         yield name, model
-    elif isinstance(model, LowRankKANConv2d):
-        raise TypeError("model must have edges of its own; of a LowRankKANConv2d, ask for layer.activation")
+    elif isinstance(model, EdgeLayer):
+        kind = type(model).__name__
+        raise TypeError(f"model must have edges of its own; of a {kind}, ask for what holds its functions")
     elif not isinstance(model, IGNORED):
         raise TypeError(f"model must be a KAN layer or an nn.Sequential of them, got {type(model).__name__}")
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from convkan.basis.functions import NamedFunction, get_function
 from convkan.grid.inputs import Summary
-from convkan.interpret.edges import Edges, edges_of, evaluating, input_of
+from convkan.interpret.edges import Edges, edges_of
 from convkan.interpret.symbolic.ranking import STANDARD_ERRORS
 from convkan.interpret.symbolic.suggest import (
     SIMPLICITY,
@@ -19,7 +19,8 @@ from convkan.interpret.symbolic.suggest import (
     places_of,
     ranked,
 )
-from convkan.nn import KANLayer, LowRankKANConv2d
+from convkan.nn import EdgeLayer, KANLayer
+from convkan.nn.recording import evaluating, input_of, undisturbed
 from convkan.ops.plan import at_least_float32
 from convkan.regularization import recorded_inputs
 
@@ -151,13 +152,15 @@ def fixed_edges(layer: KANLayer) -> set[Edge]:
 
 def _owner(layer: nn.Module) -> KANLayer:
     """The layer, if its edges are its own."""
-    if isinstance(layer, LowRankKANConv2d):
-        raise TypeError(
-            "layer must have edges of its own; of a LowRankKANConv2d, fix an edge of layer.activation instead"
-        )
-    if not isinstance(layer, KANLayer):
+    if not isinstance(layer, EdgeLayer):
         raise TypeError(f"layer must be a KAN layer, got {type(layer).__name__}")
-    return layer
+    functions = layer.functions
+    if functions is not layer:
+        [name] = (name for name, part in layer.named_children() if part is functions)
+        raise TypeError(
+            f"layer must have edges of its own; of a {type(layer).__name__}, fix an edge of layer.{name} instead"
+        )
+    return functions
 
 
 @torch.no_grad()
@@ -182,8 +185,7 @@ def _with_affine(
 def _summaries(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, tuple[KANLayer, Summary]]:
     """What every KAN layer that the model calls in eval mode is given, by the layer's name."""
     parts: dict[KANLayer, list[Summary]] = {}
-    # Compiled code would not call hooks.
-    with evaluating(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+    with evaluating(model), torch.no_grad(), undisturbed(model):
         for batch in batches:
             with recorded_inputs(model) as calls:
                 model(input_of(batch))

@@ -9,12 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convkan.basis.functions import get_function
-from convkan.grid.inputs import inputs_of
-from convkan.interpret.edges import edges_of, evaluating
+from convkan.interpret.edges import edges_of
 from convkan.interpret.symbolic.composition import check_fixed, layers_of
 from convkan.interpret.symbolic.numbers import evaluated, rounded, within
-from convkan.nn import KANLayer, KANLinear, LearnableActivation
-from convkan.nn.conv import PaddedConvolution
+from convkan.nn import KANLayer
+from convkan.nn.recording import evaluating, undisturbed
 from convkan.regularization import recorded_inputs
 
 if TYPE_CHECKING:
@@ -143,11 +142,7 @@ def formula_error(model: nn.Module, x: Tensor, *, digits: int | None = None, dat
     found = evaluated(expressions, symbols_of(layers[0][1], None), _columns(layers[0][1], x))
     with evaluating(model):
         y = model(x).double().cpu()
-    first = layers[0][1]
-    if isinstance(first, PaddedConvolution) and x.ndim == first.dims + 1:
-        y = y.unsqueeze(0)
-    channels_last = isinstance(layers[-1][1], KANLinear)
-    expected = y.reshape(-1, y.shape[-1]) if channels_last else y.movedim(1, -1).flatten(0, -2)
+    expected = layers[-1][1].as_batch(y).movedim(1, -1).flatten(0, -2)
     difference = torch.where(found == expected, 0, found - expected)  # infinities may be equal
     return float(difference.square().mean().sqrt())
 
@@ -175,10 +170,9 @@ def symbols_of(layer: KANLayer, variables: Sequence[Any] | None) -> Any:
 @torch.no_grad()
 def _extents(model: nn.Module, data: Tensor) -> list[Float[Tensor, "2 channels"]]:
     """The least and the greatest that each layer of a model is given, in the order of calls."""
-    # Compiled code would not call hooks.
-    with evaluating(model), torch.compiler.set_stance("force_eager"), recorded_inputs(model) as calls:
+    with evaluating(model), undisturbed(model), recorded_inputs(model) as calls:
         model(data)
-    inputs = [inputs_of(layer, x) for layer, x in calls]
+    inputs = [layer.samples(x) for layer, x in calls]
     if not inputs[0].numel():
         raise ValueError(f"data must not be empty, got shape {tuple(data.shape)}")
     return [torch.stack([seen.amin(1), seen.amax(1)]) for seen in inputs]
@@ -225,19 +219,11 @@ def _number(value: float) -> Any:
 
 def _columns(layer: KANLayer, x: Tensor) -> Float[Tensor, "channels *kernel samples"]:
     """What the variables of a formula stand for when a model that begins with the layer is called with ``x``."""
-    if isinstance(layer, PaddedConvolution) and x.ndim == layer.dims + 1:
-        x = x.unsqueeze(0)
-    if not isinstance(layer, PaddedConvolution):
-        if isinstance(layer, LearnableActivation):
-            return inputs_of(layer, x)
-        return x.reshape(-1, layer.num_inputs).mT
-    x = layer.pad(x)
-    taps = []
-    for tap in product(*(range(size) for size in layer.kernel_size)):
-        seen = x
-        steps = zip(tap, layer.kernel_size, layer.stride, layer.dilation, strict=True)
-        for dimension, (index, size, stride, dilation) in enumerate(steps, start=2):
-            last = x.shape[dimension] - (size - 1 - index) * dilation
-            seen = seen[(slice(None),) * dimension + (slice(index * dilation, last, stride),)]
-        taps.append(seen.movedim(1, 0).flatten(1))
-    return torch.stack(taps, dim=1).unflatten(1, layer.kernel_size)
+    kernel = layer.edge_shape[2:]
+    if not kernel:
+        return layer.samples(x)
+    layer.check_input(x)
+    seen = layer.seen(layer.as_batch(x))
+    windows = (layer.geometry.window(tap, kernel, tuple(seen.shape[2:])) for tap in product(*map(range, kernel)))
+    taps = [seen[(slice(None), slice(None), *window)].movedim(1, 0).flatten(1) for window in windows]
+    return torch.stack(taps, dim=1).unflatten(1, kernel)

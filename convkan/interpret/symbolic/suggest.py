@@ -158,7 +158,7 @@ def places_of(edges: Edges, summary: Summary | None) -> Float[Tensor, "channels 
     if summary is not None:
         few = summary.points.shape[1] <= POINTS
         return summary.points if few else summary.quantiles(POINTS)
-    channels = edges.holder.num_inputs
+    channels = edges.functions.num_inputs
     ends = edges.ends()
     if ends is None:
         ends = edges.weight.new_full((channels,), -2.0), edges.weight.new_full((channels,), 2.0)

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from convkan.basis.functions import get_function
 from convkan.nn.constants import HoldsConstants
-from convkan.ops import Convolution, Linear, Plan
-from convkan.ops.dense import pixels_of
+from convkan.ops import Geometry
 from convkan.ops.plan import at_least_float32
 
 
@@ -82,21 +81,23 @@ class SymbolicEdges(HoldsConstants):
         # Those of one function and tap are evaluated together. Plain lists: a compiler can read them.
         self._alike = [(name, rows, [indices[row] for row in rows]) for (name, _), rows in alike.items()]
 
-    def forward(self, x: Tensor, plan: Plan, outputs: int) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "batch channels *padded"], geometry: Geometry, groups: int, outputs: int
+    ) -> Float[Tensor, "batch out *positions"]:
         """What these edges add to the layer's output.
 
         Args:
-            x: The layer's input.
-            plan: How the layer is evaluated.
+            x: The layer's input, as its edges see it.
+            geometry: How the layer sums its edges.
+            groups: Groups of its channels that do not mix.
             outputs: Its output channels.
         """
-        geometry = plan.geometry
-        pixels = at_least_float32(pixels_of(x, plan))  # (batch, *space, groups, channels in a group)
-        groups = geometry.groups if isinstance(geometry, Linear | Convolution) else pixels.shape[-1]
-        fan_in, fan_out, pixels = pixels.shape[-2:].numel() // groups, outputs // groups, pixels.flatten(-2)
+        pixels = at_least_float32(x.movedim(1, -1))
+        fan_in, fan_out = pixels.shape[-1] // groups, outputs // groups
         y: Tensor | None = None
         for name, rows, edges in self._alike:
-            seen = self._at_tap(pixels, edges[0][2:], plan)
+            tap = tuple(edges[0][2:])
+            seen = pixels[(slice(None), *geometry.window(tap, self.shape[2:], pixels.shape[1:-1]))]
             channels = [output // fan_out * fan_in + input_ for output, input_, *_ in edges]
             places = torch.tensor([output for output, *_ in edges], device=x.device)
             a, b, c, d = self.affine[rows].to(pixels.dtype).unbind(1)
@@ -106,19 +107,7 @@ class SymbolicEdges(HoldsConstants):
             constants = c.new_zeros(outputs).index_add(0, places, d)
             y = values @ into + constants if y is None else y + values @ into + constants
         assert y is not None
-        return y if isinstance(geometry, Linear) else y.movedim(-1, 1)
-
-    def _at_tap(self, pixels: Tensor, tap: list[int], plan: Plan) -> Float[Tensor, "batch *positions channels"]:
-        """What a tap sees at every output position."""
-        if not isinstance(plan.geometry, Convolution):
-            return pixels
-        steps = zip(tap, self.shape[2:], plan.geometry.stride, plan.geometry.dilation, strict=True)
-        for dimension, (index, size, stride, dilation) in enumerate(steps, start=1):
-            start, behind = index * dilation, (size - 1 - index) * dilation
-            positions = (pixels.shape[dimension] - start - behind - 1) // stride + 1
-            pixels = pixels.narrow(dimension, start, (positions - 1) * stride + 1)
-            pixels = pixels[(slice(None),) * dimension + (slice(None, None, stride),)]
-        return pixels
+        return y.movedim(-1, 1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Adopt the edges of the state, in place so that optimisers keep hold."""

@@ -1,0 +1,29 @@
+"""Sizes as layers take them."""
+
+from collections.abc import Sequence
+from numbers import Integral
+
+
+def check_channels(**sizes: int) -> tuple[int, ...]:
+    """The sizes as Python's integers (they may be numpy's); raises unless every one is a positive integer."""
+    for name, size in sizes.items():
+        if not is_integer(size):
+            raise TypeError(f"{name} must be an integer, got {size!r}")
+        if size < 1:
+            raise ValueError(f"{name} must be positive, got {size}")
+    return tuple(int(size) for size in sizes.values())
+
+
+def is_integer(value: object) -> bool:
+    """Whether ``value`` is an integer of any kind, numpy's included, but no truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def per_dimension(name: str, value: int | Sequence[int], dims: int, minimum: int) -> tuple[int, ...]:
+    """``value`` as one integer of at least ``minimum`` for each of ``dims`` spatial dimensions."""
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * dims
+    if len(values) != dims or not all(is_integer(v) for v in values):
+        raise TypeError(f"{name} must be an integer or {dims} integers, got {value!r}")
+    if min(values) < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+    return tuple(int(v) for v in values)
