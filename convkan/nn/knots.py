@@ -76,7 +76,6 @@ class KnottedLayer(nn.Module):
         assert facts is not None
         if is_concrete(grid):
             self._lineage.check()
-            self._check_shape(grid)
             if facts.problem is not None:
                 raise ValueError(f"knots must {facts.problem}, and those of this {type(self).__name__} do not")
         return self._plan.with_spacing(facts.uniform)
@@ -173,7 +172,10 @@ class KnottedLayer(nn.Module):
 
     def _facts(self) -> KnotFacts | None:
         """What is known of the knots as they are; None without a grid."""
-        return None if self.grid is None else knot_facts(self._gridded(), self.grid)
+        if self.grid is None:
+            return None
+        self._check_shape(self.grid)
+        return knot_facts(self._gridded(), self.grid)
 
     def _over(self, facts: KnotFacts) -> Basis:
         """The basis over the range that all channels share, if they do and it is another."""

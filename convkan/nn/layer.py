@@ -44,6 +44,11 @@ class EdgeLayer(Whole, MaskedEdges, ABC):
     def functions(self) -> "KANLayer":
         """The layer that holds the functions of the edges, their basis and grid: itself, or a part of it."""
 
+    @property
+    def functions_name(self) -> str:
+        """Under which name the layer has the part that holds its functions; empty if it is itself."""
+        return next(name for name, part in self.named_modules() if part is self.functions)
+
     @abstractmethod
     def edge_planes(self) -> Float[Tensor, "out in_per_group features *kernel"]:
         """The weights of every edge's features as they count, that of the base activation first if there is one.

@@ -81,8 +81,7 @@ class _Chosen:
         if layer.functions is not layer:
             copies = layer.functions.edge_shape[0] // layer.num_inputs
             inner = _Chosen(layer.functions, self.inputs, _spread(self.inputs, copies)).state(layer.functions)
-            [name] = (name for name, part in layer.named_children() if part is layer.functions)
-            state |= {f"{name}.{key}": value for key, value in inner.items()}
+            state |= {f"{layer.functions_name}.{key}": value for key, value in inner.items()}
         if layer.named_edges is not None:
             state |= self._named(layer.named_edges)
         return state

@@ -42,8 +42,8 @@ def _flat(model: nn.Module, name: str) -> Iterator[tuple[str, KANLayer]]:
     elif isinstance(model, KANLayer):
         yield name, model
     elif isinstance(model, EdgeLayer):
-        kind = type(model).__name__
-        raise TypeError(f"model must have edges of its own; of a {kind}, ask for what holds its functions")
+        kind, name = type(model).__name__, model.functions_name
+        raise TypeError(f"model must have edges of its own; of a {kind}, ask for layer.{name}")
     elif not isinstance(model, IGNORED):
         raise TypeError(f"model must be a KAN layer or an nn.Sequential of them, got {type(model).__name__}")
 

@@ -156,10 +156,8 @@ def _owner(layer: nn.Module) -> KANLayer:
         raise TypeError(f"layer must be a KAN layer, got {type(layer).__name__}")
     functions = layer.functions
     if functions is not layer:
-        [name] = (name for name, part in layer.named_children() if part is functions)
-        raise TypeError(
-            f"layer must have edges of its own; of a {type(layer).__name__}, fix an edge of layer.{name} instead"
-        )
+        kind, name = type(layer).__name__, layer.functions_name
+        raise TypeError(f"layer must have edges of its own; of a {kind}, fix an edge of layer.{name} instead")
     return functions
 
 
