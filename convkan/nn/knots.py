@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convkan.basis import Basis, GriddedBasis, get_activation
+from convkan.basis.base import is_jit_traced
 from convkan.nn.lineage import Lineage
 from convkan.nn.memory import in_memory_format, keeps_channels_last
 from convkan.nn.reparametrized import check_own
@@ -208,7 +209,7 @@ class KnottedLayer(nn.Module):
 
     def _check_shape(self, knots: Tensor) -> None:
         expected = (self.num_inputs, self._gridded().num_knots)
-        if knots.shape != expected:
+        if not is_jit_traced() and knots.shape != expected:
             raise ValueError(f"knots must have shape {expected}, got {tuple(knots.shape)}")
 
 
