@@ -180,7 +180,7 @@ class TestTiles:
     @pytest.mark.parametrize("functions", [1, 2])
     @pytest.mark.parametrize("grid_size", [5, 40])
     def test_activations_are_cut_into_few_images(self, functions, grid_size, seen, monkeypatch):
-        monkeypatch.setattr(channelwise, "LARGE_BYTES", 2 * 3 * 5 * grid_size * functions * 8)
+        monkeypatch.setattr(channelwise, "UNCOMPILED_BYTES", 2 * 3 * 5 * grid_size * functions * 8)
         layer = randomize(LearnableActivation(3, functions, basis=BSpline(grid_size), padding=(1, 0)))
         for dtype in (torch.float32, torch.float64):
             assert_equals_reference(layer.to(dtype), torch.randn(7, 3, 5, dtype=dtype))
@@ -237,7 +237,7 @@ class TestTiles:
 
 
 class TestOneOperation:
-    """The layer as ``torch.ops.convkan.dense``, as which ``torch.compile`` sees it."""
+    """The layer as ``torch.ops.convkan.evaluate``, as which ``torch.compile`` sees it."""
 
     @every_layer
     @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own copies
@@ -249,7 +249,7 @@ class TestOneOperation:
         if isinstance(layer, KANConv2d) and layer.padding_mode != "zeros":
             x = layer.seen(x).detach().requires_grad_()
         arguments = (x, layer.base_weight, layer.basis_weight, layer.grid, layer.plan.key)
-        assert torch.library.opcheck(torch.ops.convkan.dense.default, arguments)
+        assert torch.library.opcheck(torch.ops.convkan.evaluate.default, arguments)
 
     def test_plans_are_known_by_their_key_also_after_copies(self):
         plan = KANLinear(2, 2, basis=BSpline(17)).plan

@@ -27,7 +27,7 @@ from convkan import (
     LowRankKANConv2d,
 )
 from convkan.basis import RBF, BSpline, Chebyshev
-from convkan.ops import BACKENDS, Backend, Expansion, Linear, Plan
+from convkan.ops import BACKENDS, Backend, Expansion
 
 FAST_BACKENDS = [name for name in BACKENDS if name != "reference"]
 every_basis = pytest.mark.parametrize("basis", BASIS_CASES, ids=repr)
@@ -197,13 +197,13 @@ class TestHalfPrecisionFeatures:
     @pytest.mark.parametrize("differentiable", [True, False])
     @pytest.mark.parametrize("derivative", [True, False])
     def test_are_those_of_float64_to_float32_rounding(self, basis, dtype, differentiable, derivative):
-        plan = Plan(Expansion(basis, "silu", uniform=True), Linear())
+        expansion = Expansion(basis, "silu", uniform=True)
         grid = basis.knots(3) if basis.has_grid else None
         x = torch.randn(40, 3).to(dtype)
         options = {"derivative": derivative, "differentiable": differentiable}
-        features = plan.features(x, None if grid is None else grid.to(dtype), **options)
+        features = expansion.at(x, None if grid is None else grid.to(dtype), **options)
         assert features.dtype == torch.float32
-        assert_agree(features, plan.features(x.double(), grid, **options))
+        assert_agree(features, expansion.at(x.double(), grid, **options))
 
     @every_basis
     @pytest.mark.parametrize("dtype", HALF_DTYPES)

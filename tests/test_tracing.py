@@ -241,7 +241,7 @@ class TestFloatingPointOperations:
         layer, x = kan_layers(case())[0], case.input()
         plan, tensors = layer.plan, (x, *layer.edge_weights(), layer.grid)
         expected = self.counted(lambda: evaluate(*tensors, plan))
-        assert self.counted(lambda: torch.ops.convkan.dense(*tensors, plan.key)) == expected > 0
+        assert self.counted(lambda: torch.ops.convkan.evaluate(*tensors, plan.key)) == expected > 0
 
     @every_class
     def test_counting_changes_no_result(self, case):

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from convkan.modes import is_jit_traced
+
 
 class Basis(ABC):
     """K functions of one variable, described immutably and without tensors.
@@ -225,17 +227,6 @@ class GriddedBasis(Basis):
             got = "none" if knots is None else f"{knots.shape[-1]}"
             raise ValueError(f"knots must number {self.num_knots} a channel for {self}, got {got}")
         return knots
-
-
-def is_jit_traced() -> bool:
-    """Whether ``torch.jit.trace`` looks on, to which sizes are tensors: to decide by them would draw its warning."""
-    return not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
-
-
-def is_recorded() -> bool:
-    """Whether what is computed is written down, by ``torch.export`` or ``torch.jit.trace``, to be run elsewhere."""
-    # Not ``torch.compiler.is_exporting()``: torch 2.11 compiles it to True whether or not it exports.
-    return torch.compiler._is_exporting_flag or is_jit_traced()
 
 
 def check_positive_int(name: str, value: object, minimum: int) -> None:

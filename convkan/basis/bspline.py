@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from convkan.basis.base import GriddedBasis, check_positive_int, check_range, is_recorded
+from convkan.basis.base import GriddedBasis, check_positive_int, check_range
+from convkan.modes import is_recorded
 
 Extrapolation = Literal["zero", "clamp", "linear"]
 

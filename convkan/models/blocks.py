@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from convkan.basis import Basis, create_basis
-from convkan.basis.base import is_jit_traced
+from convkan.modes import is_jit_traced
 from convkan.nn import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 
 Kind = Literal["plain", "full", "lowrank", "shared", "depthwise", "bottleneck"]

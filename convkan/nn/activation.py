@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx import Proxy
 
 from convkan.basis import Basis, BSpline
-from convkan.basis.base import is_jit_traced
+from convkan.modes import is_jit_traced
 from convkan.nn.layer import KANLayer
 from convkan.nn.memory import in_memory_format, keeps_channels_last
 from convkan.nn.sizes import check_channels

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from convkan.basis import Basis, BSpline
-from convkan.ops import Expansion, Linear, Plan
+from convkan.ops import Expansion
 
 # How much the basis adds to the gradient, relative to the base activation. Random coefficients make rough
 # functions, rougher on finer grids; this bounds the slope they start with at any grid size.
@@ -88,14 +88,14 @@ def edge_moments(basis: Basis, base_activation: str | None) -> EdgeMoments:
 
 def _sample(basis: Basis, base_activation: str | None, center: float, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Features and slopes (points, 1 + K) at points dense enough for the basis, and normal probabilities (points)."""
-    plan = Plan(Expansion(basis, base_activation, uniform=False), Linear())
+    expansion = Expansion(basis, base_activation, uniform=False)
     count = 2001 + 40 * basis.num_functions
     z = torch.linspace(-6, 6, count, dtype=torch.float64, device="cpu")
     probability = torch.exp(-z.square() / 2)
     points = (center + scale * z).unsqueeze(-1)
     grid = basis.knots(1) if isinstance(basis, BSpline) else None
-    features = plan.features(points, grid).flatten(1)
-    slopes = plan.features(points, grid, derivative=True).flatten(1)
+    features = expansion.at(points, grid).flatten(1)
+    slopes = expansion.at(points, grid, derivative=True).flatten(1)
     return features, slopes, probability / probability.sum()
 
 

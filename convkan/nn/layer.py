@@ -117,9 +117,8 @@ class EdgeLayer(Whole, MaskedEdges, ABC):
             differentiable: Gradients will be taken through the result.
         """
         expansion, grid = self.functions.plan.expansion, self.functions.grid
-        knots = expansion.knots(None if grid is None else grid[channels], 1)
-        features = expansion.features(x.unsqueeze(-2), knots, derivative=derivative, differentiable=differentiable)
-        return features.squeeze(-3)
+        grid = None if grid is None else grid[channels]
+        return expansion.at(x, grid, derivative=derivative, differentiable=differentiable).squeeze(-3)
 
     @abstractmethod
     def resized(self, inputs: int, outputs: int, groups: int) -> Self:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.fx import Proxy
 
 from convkan.basis import Basis, BSpline
-from convkan.basis.base import is_jit_traced
+from convkan.modes import is_jit_traced
 from convkan.nn.layer import KANLayer
 from convkan.nn.sizes import check_channels
 from convkan.nn.tracing import call_as_leaf

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from convkan.basis.base import is_jit_traced
+from convkan.modes import is_jit_traced
 
 
 def keeps_channels_last(x: Tensor) -> bool:

@@ -7,7 +7,7 @@ from typing import Literal, Self
 import torch.nn.functional as F
 from torch import Tensor
 
-from convkan.basis.base import is_jit_traced
+from convkan.modes import is_jit_traced
 from convkan.nn.sizes import per_dimension
 from convkan.ops import Convolution
 

@@ -10,12 +10,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from convkan.modes import is_concrete
 from convkan.ops import kernels
-from convkan.ops.plan import Expansion, is_concrete
-from convkan.ops.tiles import even_size, tile_bytes
+from convkan.ops.plan import Expansion
+from convkan.ops.tiles import REREAD_SHARE, UNCOMPILED_BYTES, even_size, tile_bytes
 
-# What a kernel that is not compiled may store for one intermediate result.
-LARGE_BYTES = 256 * 2**20
 # Floats that a processor works on at a time: AVX-512's; fewer elsewhere, of which this is a multiple.
 VECTOR = 16
 # Channels, or entries of merged pixels, in a row of which the compiled loops are as fast as in longer ones.
@@ -34,7 +33,7 @@ def forward(
     x = F.pad(x, padding) if any(padding) else x
     order = _channels_last(x)
     pixels = x.permute(order)
-    merged = _worth_merging(pixels)
+    merged = _pixels_to_merge(pixels)
     knots = _knots(grid, expansion, merged)
     weights = _by_function(base_weight, basis_weight, x, expansion, merged)
     rows = _merge(pixels, merged)
@@ -61,7 +60,7 @@ def backward(
     pixels, channels = x.permute(order), x.shape[1]
     grad = grad.permute(order).unflatten(-1, (channels, -1)).mT
     inner, rim = _without_rim(grad, padding)
-    merged = _worth_merging(pixels)
+    merged = _pixels_to_merge(pixels)
     knots = _knots(grid, expansion, merged)
     rows, inner = _merge(pixels, merged), _merge(inner.mT, merged, dimension=-2).mT
     grad_x = None
@@ -100,7 +99,7 @@ def _inverse(order: list[int]) -> list[int]:
     return sorted(range(len(order)), key=order.__getitem__)
 
 
-def _worth_merging(x: Float[Tensor, "*batch channels"]) -> int:
+def _pixels_to_merge(x: Float[Tensor, "*batch channels"]) -> int:
     """How many pixels to see as one with as many times the channels, on a CPU.
 
     A compiled loop goes over the channels a vector at a time: with 17 channels almost half of the work is on entries
@@ -180,7 +179,7 @@ def _images_at_a_time(x: Float[Tensor, "batch *space channels"], basis_weight: T
     if not is_concrete(x) or x.numel() == 0:
         return max(1, len(x))
     per_image = x[0].numel() // x.shape[-1] * basis_weight.numel() * max(4, x.itemsize)
-    return even_size(len(x), LARGE_BYTES // per_image)
+    return even_size(len(x), UNCOMPILED_BYTES // per_image)
 
 
 def _cat(parts: list[Tensor]) -> Tensor:
@@ -193,7 +192,7 @@ def _tiles(x: Tensor, grad: Tensor, expansion: Expansion) -> Iterator[tuple[Tens
         yield x, grad
         return
     per_image = (x[0].numel() + grad[0].numel()) * max(4, x.itemsize)
-    budget = tile_bytes(x.device) // 4
+    budget = tile_bytes(x.device) // REREAD_SHARE
     images = even_size(len(x), budget // per_image)
     rows = even_size(x.shape[1], x.shape[1] * budget // per_image)
     for part, part_grad in zip(x.split(images), grad.split(images), strict=True):

@@ -11,44 +11,43 @@ from math import prod
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from convkan.modes import dispatch_modes
 
 Shape = Sequence[int]
 
 
 def is_counted() -> bool:
-    """Whether operations are being counted, by a counter that now knows those of ``convkan.ops.custom``.
+    """Whether operations are being counted, by a counter that now knows those of ``convkan.ops.traced``.
 
     It counts products of matrices as they come, but no other sums of products, such as those of a learnable activation.
     """
     module = sys.modules.get("torch.utils.flop_counter")  # if it is not loaded, none is counting
     if module is None:
         return False
-    counters = [
-        mode.counter for mode in _get_current_dispatch_mode_stack() if isinstance(mode, module._FlopCounterMode)
-    ]
+    counters = [mode.counter for mode in dispatch_modes() if isinstance(mode, module._FlopCounterMode)]
     if counters:
         register_formulas()
     for counter in counters:  # which took over the formulas there were when it was made
-        for operation in (torch.ops.convkan.dense, torch.ops.convkan.dense_backward):
+        for operation in (torch.ops.convkan.evaluate, torch.ops.convkan.evaluate_backward):
             counter.flop_registry.setdefault(operation, module.flop_registry[operation])
     return bool(counters)
 
 
 @cache
 def register_formulas() -> None:
-    """Tell torch what the operations of ``convkan.ops.custom`` count."""
+    """Tell torch what the operations of ``convkan.ops.traced`` count."""
     from torch.utils.flop_counter import register_flop_formula  # which loads triton, and so not before it is needed
 
-    register_flop_formula(torch.ops.convkan.dense)(_dense)
-    register_flop_formula(torch.ops.convkan.dense_backward)(_dense_backward)
+    register_flop_formula(torch.ops.convkan.evaluate)(_forward)
+    register_flop_formula(torch.ops.convkan.evaluate_backward)(_backward)
 
 
-def _dense(x: Shape, base_weight: Shape | None, basis_weight: Shape, *_: Any, out_shape: Shape, **__: Any) -> int:
+def _forward(x: Shape, base_weight: Shape | None, basis_weight: Shape, *_: Any, out_shape: Shape, **__: Any) -> int:
     return 2 * _multiply_adds(base_weight, basis_weight, out_shape)
 
 
-def _dense_backward(
+def _backward(
     grad: Shape,
     x: Shape,
     base_weight: Shape | None,

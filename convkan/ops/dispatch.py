@@ -6,9 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convkan.ops.autograd import dense
+from convkan.modes import is_traced
 from convkan.ops.plan import Plan
 from convkan.ops.reference import reference
+from convkan.ops.tiled import Tiled
+from convkan.ops.traced import traced
+
+Run = Callable[[Tensor, Tensor | None, Tensor, Tensor | None, Plan], Tensor]
 
 
 def _runs_everywhere(x: Tensor, plan: Plan) -> str | None:
@@ -22,15 +26,17 @@ class Backend:
     Attributes:
         run: Evaluates (x, base_weight, basis_weight, grid, plan).
         obstacle: Why the backend cannot run this input, or None when it can.
+        traced: What to evaluate instead where a compiler or an exporter looks on; None where ``run`` will do.
     """
 
-    run: Callable[[Tensor, Tensor | None, Tensor, Tensor | None, Plan], Tensor]
+    run: Run
     obstacle: Callable[[Tensor, Plan], str | None] = _runs_everywhere
+    traced: Run | None = None
 
 
 # In order of preference: "auto" takes the first that can run.
 BACKENDS: dict[str, Backend] = {
-    "dense": Backend(dense),
+    "dense": Backend(Tiled.apply, traced=traced),
     "reference": Backend(reference),
 }
 
@@ -97,7 +103,8 @@ def evaluate(
         ValueError: There is no such backend.
         RuntimeError: The named backend cannot run this input.
     """
-    run = select_backend(backend, x, plan).run
+    selected = select_backend(backend, x, plan)
+    run = selected.traced if selected.traced is not None and is_traced() else selected.run
     device = x.device.type
     if _autocasts(device) and x.is_floating_point() and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)

@@ -22,7 +22,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from convkan.ops.plan import Expansion, at_least_float32, is_concrete
+from convkan.modes import below_views, is_concrete
+from convkan.ops.plan import Expansion, at_least_float32
 
 MIN_ENTRIES = 2**18
 # A compiled loop takes so many functions one by one, and shares what they have in common; more take long to compile.
@@ -99,7 +100,7 @@ def _specialized(
 @contextmanager
 def _same_state(device: str) -> Iterator[None]:
     """What torch.compile compiles anew for: modes that make no difference here."""
-    with torch.no_grad(), torch.autocast(device, enabled=False), torch._C._AutoDispatchBelowADInplaceOrView():
+    with torch.no_grad(), torch.autocast(device, enabled=False), below_views():
         yield
 
 
@@ -135,12 +136,11 @@ def input_gradient(
     """Gradients with respect to features made ones with respect to pixels: Σ_f grad_f · feature_f'(x)."""
     dtype, x = x.dtype, at_least_float32(x)
     grad = grad.to(x.dtype)
-    total = torch.zeros_like(x)
-    if expansion.base is not None:
-        total = grad[..., 0, :] * expansion.base.derivative(x)
-        grad = grad[..., 1:, :]
     slopes = expansion.planes(x, knots, derivative=True, differentiable=False)
-    return (total + (grad * slopes).sum(-2)).to(dtype)
+    fixed = expansion.fixed(x, derivative=True)
+    if fixed is None:
+        return (grad * slopes).sum(-2).to(dtype)
+    return (grad[..., 0, :] * fixed + (grad[..., 1:, :] * slopes).sum(-2)).to(dtype)
 
 
 @_compiled
@@ -189,10 +189,8 @@ def _activation(
     else:
         planes = expansion.planes(x, knots, derivative=derivative, differentiable=False)
         y = _weighted_sum(planes.unsqueeze(-2), basis_weight)
-    if expansion.base is not None and base_weight is not None:
-        fixed = expansion.base.derivative(x) if derivative else expansion.base.value(x)
-        y = y + fixed.unsqueeze(-2) * base_weight
-    return y
+    fixed = expansion.fixed(x, derivative=derivative)
+    return y if fixed is None or base_weight is None else y + fixed.unsqueeze(-2) * base_weight
 
 
 def _weighted_sum(planes: Tensor, weight: Tensor) -> Tensor:
@@ -232,9 +230,10 @@ def activation_sums(
 
 
 def _base_sums(x: Tensor, expansion: Expansion, grad: Tensor) -> Float[Tensor, "functions channels"]:
-    if expansion.base is None:
+    fixed = expansion.fixed(x)
+    if fixed is None:
         return grad.new_zeros(grad.shape[-2:])
-    return (grad * expansion.base.value(x).unsqueeze(-2)).sum(tuple(range(x.ndim - 1)))
+    return (grad * fixed.unsqueeze(-2)).sum(tuple(range(x.ndim - 1)))
 
 
 @_compiled

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch._subclasses import FakeTensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from convkan.basis import GriddedBasis
-from convkan.ops.plan import is_concrete
+from convkan.modes import is_readable, untransformed
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class _Answer:
         if self.basis is not basis and self.basis != basis.with_range(*self.basis.grid_range):
             return False  # of the range nothing depends: it is read off the knots
         same_version = self.version is not None and self.version == _version(grid)
-        if not _is_readable(grid):
+        if not is_readable(grid):
             return same_version
         # Reading numbers on another device would make the host wait for it, so there an equal version has to do.
         return (same_version and not grid.is_cpu) or _equal(self.knots, grid)
@@ -69,9 +68,9 @@ def knot_facts(basis: GriddedBasis, grid: Float[Tensor, "channels knots"]) -> Kn
         if answer.version != _version(grid) or answer.basis is not basis:
             _ANSWERS[grid] = replace(answer, basis=basis, version=_version(grid))
         return answer.facts
-    if not _is_readable(grid):
+    if not is_readable(grid):
         return UNKNOWN
-    with torch._C._DisableFuncTorch():
+    with untransformed():
         return _found(basis, grid)
 
 
@@ -99,16 +98,8 @@ def _problem(grid: Float[Tensor, "channels knots"], low: Tensor, high: Tensor) -
     return None
 
 
-def _is_readable(grid: Tensor) -> bool:
-    """Whether the numbers of the knots can be read: also within ``torch.func``, where others are transformed."""
-    if not torch._C._are_functorch_transforms_active():
-        return is_concrete(grid)
-    transformed = torch._C._functorch.is_functorch_wrapped_tensor(grid) or isinstance(grid, FakeTensor)
-    return not transformed and not grid.is_meta and not torch.compiler.is_compiling()
-
-
 def _equal(one: Tensor, other: Tensor) -> bool:
-    with torch._C._DisableFuncTorch():
+    with untransformed():
         return torch.equal(one, other)
 
 

@@ -6,95 +6,13 @@ from functools import lru_cache
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch._subclasses import FakeTensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from convkan.basis import Activation, Basis, GriddedBasis, get_activation
-from convkan.basis.base import is_recorded
+from convkan.modes import is_recorded
+from convkan.ops.geometry import Geometry
 
-
-@dataclass(frozen=True)
-class Linear:
-    """y[o] = Σ_i φ[o,i](x[i]) over the last dimension."""
-
-    groups = 1
-    padding = ()
-
-    def pad(self, x: Tensor) -> Tensor:
-        """``x`` itself."""
-        return x
-
-    def window(self, tap: tuple[int, ...], kernel_size: tuple[int, ...], space: tuple[int, ...]) -> tuple[slice, ...]:
-        """All of the input: there are no taps."""
-        return (slice(None),) * len(space)
-
-    def patch(self, location: tuple[int, ...], kernel_size: tuple[int, ...]) -> tuple[slice | int, ...]:
-        """The output position itself."""
-        return tuple(location)
-
-
-@dataclass(frozen=True)
-class Channelwise:
-    """y[n, c·R + r, …] = φ[c,r](x̃[n,c,…]), x̃ = x padded with zeros: every channel on its own, no sum.
-
-    Attributes:
-        padding: Zeros put around the input, as in ``Convolution``; there y is φ(0).
-    """
-
-    groups = 1
-    padding: tuple[int, ...] = ()
-
-    def pad(self, x: Tensor) -> Tensor:
-        """``x`` with the zeros around it."""
-        return torch.nn.functional.pad(x, self.padding) if any(self.padding) else x
-
-    def window(self, tap: tuple[int, ...], kernel_size: tuple[int, ...], space: tuple[int, ...]) -> tuple[slice, ...]:
-        """All of the input: there are no taps."""
-        return (slice(None),) * len(space)
-
-    def patch(self, location: tuple[int, ...], kernel_size: tuple[int, ...]) -> tuple[slice | int, ...]:
-        """The output position itself."""
-        return tuple(location)
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """y[n,o,p] = Σ_{c in group} Σ_tap φ[o,c,tap](x̃[n,c, p·stride + tap·dilation]), x̃ = x padded with zeros.
-
-    Attributes:
-        stride: Step of the output positions, one entry a spatial dimension.
-        padding: Zeros put around the input in the order of ``torch.nn.functional.pad``: (before, after) of the last
-            dimension first.
-        dilation: Distance of taps.
-        groups: Number of channel groups.
-    """
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int = 1
-
-    def pad(self, x: Tensor) -> Tensor:
-        """``x`` with the zeros around it."""
-        return torch.nn.functional.pad(x, self.padding) if any(self.padding) else x
-
-    def window(self, tap: tuple[int, ...], kernel_size: tuple[int, ...], space: tuple[int, ...]) -> tuple[slice, ...]:
-        """What a tap sees of a padded input at all output positions."""
-        steps = zip(tap, kernel_size, self.stride, self.dilation, space, strict=True)
-        counts = ((t, s, d, (n - d * (k - 1) - 1) // s + 1) for t, k, s, d, n in steps)
-        return tuple(slice(t * d, t * d + (count - 1) * s + 1, s) for t, s, d, count in counts)
-
-    def patch(self, location: tuple[int, ...], kernel_size: tuple[int, ...]) -> tuple[slice | int, ...]:
-        """Where all taps of one output position lie in a padded input."""
-        steps = zip(location, kernel_size, self.stride, self.dilation, strict=True)
-        return tuple(slice(p * s, p * s + (k - 1) * d + 1, d) for p, k, s, d in steps)
-
-    def without_padding(self) -> "Convolution":
-        """The same convolution, of an input that is padded already."""
-        return replace(self, padding=(0,) * len(self.padding))
-
-
-Geometry = Linear | Channelwise | Convolution
+# Where knots are equally spaced, all functions together cost as much as it costs to look up an eighth as many.
+FUNCTIONS_PER_LOOK_UP = 8
 
 
 @dataclass(frozen=True)
@@ -133,7 +51,7 @@ class Expansion:
     def few_alive(self) -> bool:
         """Whether so few functions are alive at a point that it pays to look for them."""
         alive = self.basis.num_alive
-        return alive is not None and (not self.uniform or self.basis.num_functions > 8 * alive)
+        return alive is not None and (not self.uniform or self.basis.num_functions > FUNCTIONS_PER_LOOK_UP * alive)
 
     def knots(self, grid: Float[Tensor, "channels knots"] | None, groups: int) -> Tensor | None:
         """The knots as ``features`` takes them: (groups, channels, knots), at least in float32.
@@ -162,10 +80,27 @@ class Expansion:
         """
         x = at_least_float32(x)
         planes = self.planes(x, knots, derivative=derivative, differentiable=differentiable)
+        fixed = self.fixed(x, derivative=derivative)
+        return planes if fixed is None else torch.cat([fixed.unsqueeze(-2), planes], dim=-2)
+
+    def at(
+        self,
+        x: Float[Tensor, "*batch channels"],
+        grid: Float[Tensor, "channels knots"] | None,
+        groups: int = 1,
+        *,
+        derivative: bool = False,
+        differentiable: bool = True,
+    ) -> Float[Tensor, "*batch groups features channels_in_group"]:
+        """``features`` of inputs whose channels are last, on the grid as a layer holds it."""
+        pixels, knots = x.unflatten(-1, (groups, -1)), self.knots(grid, groups)
+        return self.features(pixels, knots, derivative=derivative, differentiable=differentiable)
+
+    def fixed(self, x: Tensor, *, derivative: bool = False) -> Tensor | None:
+        """b(x), or b'(x), of inputs in float32 or float64; None without a base activation."""
         if self.base is None:
-            return planes
-        fixed = self.base.derivative(x) if derivative else self.base.value(x)
-        return torch.cat([fixed.unsqueeze(-2), planes], dim=-2)
+            return None
+        return self.base.derivative(x) if derivative else self.base.value(x)
 
     def planes(self, x: Tensor, knots: Tensor | None, *, derivative: bool, differentiable: bool) -> Tensor:
         """The features without the base activation, of inputs in float32 or float64."""
@@ -214,23 +149,6 @@ class Plan:
         """The same for knots that are equally spaced, or that need not be."""
         return self if uniform == self.expansion.uniform else _with_spacing(self, uniform)
 
-    def features(
-        self,
-        x: Float[Tensor, "*batch channels"],
-        grid: Float[Tensor, "channels knots"] | None,
-        *,
-        derivative: bool = False,
-        differentiable: bool = True,
-    ) -> Float[Tensor, "*batch groups features channels_in_group"]:
-        """The features of inputs whose channels are last, feature-major within each group; see ``Expansion``."""
-        groups = self.geometry.groups
-        return self.expansion.features(
-            x.unflatten(-1, (groups, -1)),
-            self.expansion.knots(grid, groups),
-            derivative=derivative,
-            differentiable=differentiable,
-        )
-
 
 @lru_cache
 def _with_spacing(plan: Plan, uniform: bool) -> Plan:
@@ -239,19 +157,6 @@ def _with_spacing(plan: Plan, uniform: bool) -> Plan:
 
 # All plans of this process by their key.
 PLANS: dict[str, Plan] = {}
-
-
-def is_concrete(x: Tensor) -> bool:
-    """Whether ``x`` holds numbers that are worked on now, not traced, transformed or only described."""
-    return (
-        isinstance(x, Tensor)
-        and not isinstance(x, FakeTensor)
-        and not x.is_meta
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and _get_current_dispatch_mode() is None
-        and torch._C._get_tracing_state() is None
-    )
 
 
 def at_least_float32(x: Tensor) -> Tensor:

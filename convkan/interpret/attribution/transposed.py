@@ -11,7 +11,6 @@ from torch import Tensor
 
 from convkan.basis.functions import get_function
 from convkan.interpret.edges import Edges
-from convkan.ops.contraction import contract_backward
 from convkan.ops.plan import at_least_float32
 
 Function = Callable[[Tensor], Tensor]
@@ -55,7 +54,7 @@ def pull_back(
     """
     weight = at_least_float32(rearrange(edges.weight, "o c f ... -> o (f c) ..."))
     weights = weights.to(weight.dtype)
-    spread, _ = contract_backward(weights, features, weight, edges.geometry, True, False)
+    spread, _ = edges.geometry.contract_backward(weights, features, weight, True, False)
     assert spread is not None
     parts = (features * spread).sum(-2).flatten(-2).movedim(-1, 1)
     if edges.symbolic is not None and len(edges.symbolic.functions):

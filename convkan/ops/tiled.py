@@ -1,0 +1,185 @@
+"""Features once a pixel, then one ordinary convolution or product of matrices over (1 + K)·C planes.
+
+Features are 1 + K times the size of the input. They are made for a tile of the input at a time, small enough to stay
+in the processor's cache, and made again in the backward pass, for which only the input and the weights are kept.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from convkan.modes import below_views, is_concrete, is_many_gradients
+from convkan.ops import channelwise, kernels, whole
+from convkan.ops.counting import is_counted
+from convkan.ops.geometry import Geometry
+from convkan.ops.plan import Plan, at_least_float32, expanded_weight
+from convkan.ops.tiles import WHOLE, Strip, images_per_tile, split, strips
+
+
+class Tiled(torch.autograd.Function):
+    """A layer as one node of the graph (arguments as of ``convkan.ops.dispatch.evaluate``).
+
+    Gradients of any order are right, and so are forward-mode derivatives and ``torch.func`` transforms.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
+        """The output, tile by tile."""
+        # A result that is a rearranged view of memory of its own is an ordinary tensor to autograd, so that what
+        # follows may work in place on it, as ``ReLU(inplace=True)`` does.
+        with below_views():
+            if is_counted():
+                return torch.ops.convkan.evaluate(x, base_weight, basis_weight, grid, plan.key)
+            geometry = plan.geometry
+            if not geometry.sums or not is_concrete(x):
+                return at_once(x, base_weight, basis_weight, grid, plan)
+            weight, knots = expanded_weight(base_weight, basis_weight), plan.expansion.knots(grid, geometry.groups)
+            rows, start = geometry.rows(x), 0
+            shape = geometry.output_shape(rows.shape, weight.shape)
+            y: Tensor | None = None
+            for part in split(rows, images_per_tile(rows, weight, plan)):
+                pixels = geometry.pixels(part)
+                for strip in strips(pixels, weight, plan):
+                    features = _features(strip.of_input(pixels), knots, plan, weight.dtype)
+                    y = _placed(geometry.contract(features, weight), y, shape, start, strip, geometry)
+                start += len(part)
+            assert y is not None
+            return y if rows is x else y.reshape(geometry.output_shape(x.shape, weight.shape))
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep the arguments, and nothing else."""
+        keep_arguments(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Tile by tile; of the whole where gradients will be taken through the result."""
+        needed = ctx.needs_input_grad[:3]
+        arguments = grad, *ctx.saved_tensors, ctx.plan, needed[0], needed[1] or needed[2]
+        if is_many_gradients(grad):
+            *inputs, grid = ctx.saved_tensors
+            return *whole.derived_gradients(grad, inputs, grid, ctx.plan, needed), None, None
+        if torch.is_grad_enabled():
+            return *whole.gradients(*arguments), None, None
+        if is_counted():
+            *tensors, plan, need_x, need_weight = arguments
+            found = torch.ops.convkan.evaluate_backward(*tensors, plan.key, need_x, need_weight)
+            return *those_needed(found, needed), None, None
+        return *gradients(*arguments), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        """Forward mode."""
+        x, base_weight, basis_weight, grid = ctx.saved_tensors
+        return whole.tangent(x, base_weight, basis_weight, grid, ctx.plan, tangents[:3])
+
+
+# To fill in defaults, of which there are none, torch looks at this in every call: of long annotations it takes long.
+Tiled.forward.__signature__ = inspect.signature(Tiled.forward)  # type: ignore[attr-defined]
+
+
+def keep_arguments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Keep the arguments of an autograd function of (x, base_weight, basis_weight, grid, plan), and nothing else."""
+    *tensors, ctx.plan = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+
+
+def those_needed(found: Any, needed: Any) -> list[Tensor | None]:
+    """Gradients, and None for each that is not needed."""
+    return [gradient if need else None for gradient, need in zip(found, needed, strict=True)]
+
+
+def at_once(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
+    """The output in one piece, through which no gradient is taken: where sizes stand for others, or there is no sum."""
+    geometry, expansion = plan.geometry, plan.expansion
+    if not geometry.sums:
+        return channelwise.forward(x, base_weight, basis_weight, grid, expansion, geometry.padding)
+    weight, knots = expanded_weight(base_weight, basis_weight), expansion.knots(grid, geometry.groups)
+    pixels = geometry.pixels(geometry.rows(x))
+    y = geometry.contract(_features(pixels, knots, plan, weight.dtype), weight)
+    return y.reshape(geometry.output_shape(x.shape, weight.shape))
+
+
+def gradients(
+    grad: Tensor,
+    x: Tensor,
+    base_weight: Tensor | None,
+    basis_weight: Tensor,
+    grid: Tensor | None,
+    plan: Plan,
+    need_x: bool,
+    need_weight: bool,
+) -> whole.Gradients:
+    """Those of a layer by its first three arguments, as far as they are needed; none is taken through them."""
+    geometry, expansion = plan.geometry, plan.expansion
+    if not geometry.sums:
+        return channelwise.backward(
+            grad, x, base_weight, basis_weight, grid, expansion, geometry.padding, need_x, need_weight
+        )
+    weight, knots = expanded_weight(base_weight, basis_weight), expansion.knots(grid, geometry.groups)
+    rows, grad, start = geometry.rows(x), geometry.rows(grad), 0
+    size = images_per_tile(rows, weight, plan)
+    by_x: Tensor | None = None
+    by_weight: Tensor | None = None
+    for part, part_grad in zip(split(rows, size), split(grad, size), strict=True):
+        pixels = geometry.pixels(part)
+        pulled: Tensor | None = None
+        for strip in strips(pixels, weight, plan):
+            seen = strip.of_input(pixels)
+            features = _features(seen, knots, plan, weight.dtype)
+            spread, more = geometry.contract_backward(strip.of_output(part_grad), features, weight, need_x, need_weight)
+            if spread is not None:
+                pulled = strip.added(pulled, _pull_back(spread, seen, knots, plan), pixels)
+            if more is not None:
+                by_weight = at_least_float32(more) if by_weight is None else by_weight + more
+        if pulled is not None:
+            by_x = _placed(geometry.unpixels(pulled), by_x, rows.shape, start, WHOLE, geometry)
+        start += len(part)
+    by_x = by_x if by_x is None or rows is x else by_x.reshape(x.shape)
+    return by_x, *whole.divided(None if by_weight is None else by_weight.to(weight.dtype), base_weight)
+
+
+def _placed(
+    part: Tensor, total: Tensor | None, shape: tuple[int, ...], start: int, strip: Strip, geometry: Geometry
+) -> Tensor:
+    """A tensor of that shape with a part of it written into its place, while that is in the cache."""
+    if strip is WHOLE and len(part) == shape[0]:
+        return part
+    total = geometry.empty(part, shape) if total is None else total
+    strip.of_output(total[start : start + len(part)]).copy_(part)
+    return total
+
+
+def _features(pixels: Tensor, knots: Tensor | None, plan: Plan, dtype: torch.dtype) -> Tensor:
+    rows = pixels.flatten(0, -3)
+    if _is_depthwise(rows):  # kernels run along channels: let the groups be the channels of one group
+        planes = kernels.features(rows.mT, plan.expansion, _as_channels(knots), dtype)
+        planes = planes.squeeze(1).mT.contiguous().unsqueeze(-1)
+    else:
+        planes = kernels.features(rows, plan.expansion, knots, dtype)
+    return planes if rows.ndim == pixels.ndim else planes.unflatten(0, pixels.shape[:-2])
+
+
+def _pull_back(grad: Tensor, pixels: Tensor, knots: Tensor | None, plan: Plan) -> Tensor:
+    """Gradients of features made gradients of pixels."""
+    rows, grad = pixels.flatten(0, -3), grad.flatten(0, -4)
+    if _is_depthwise(rows):
+        grad = grad.squeeze(-1).mT.contiguous().unsqueeze(1)
+        pulled = kernels.input_gradient(rows.mT, plan.expansion, _as_channels(knots), grad).mT
+    else:
+        pulled = kernels.input_gradient(rows, plan.expansion, knots, grad)
+    return pulled if rows.ndim == pixels.ndim else pulled.unflatten(0, pixels.shape[:-2])
+
+
+def _is_depthwise(rows: Tensor) -> bool:
+    return rows.shape[-1] == 1 and rows.shape[-2] > 1
+
+
+def _as_channels(knots: Tensor | None) -> Tensor | None:
+    return None if knots is None else knots.transpose(0, 1).mT.contiguous().mT
