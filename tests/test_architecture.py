@@ -12,7 +12,7 @@ import convkan
 ROOT = Path(convkan.__file__).parent
 # Lower layers first: a part may import its own level's modules and those below.
 LEVELS = [
-    {"basis", "files"},
+    {"basis", "files", "modes"},
     {"ops"},
     {"nn"},
     {"functional", "grid", "regularization", "models", "interpret", "interop", "optim"},
@@ -117,6 +117,24 @@ def test_layers_are_asked_not_their_class(module):
     """What a layer is like it says itself (``EdgeLayer``): only those who make low-rank ones name them."""
     if part_of(module) not in ("nn", "models", "__init__"):
         assert not [name for name in imports(module) if name.endswith("LowRankKANConv2d")]
+
+
+@pytest.mark.parametrize("module", [path for path in MODULES if path.parts[0] == "ops"], ids=str)
+def test_geometries_are_asked_not_their_class(module):
+    """A geometry says itself how its edges are summed: only the definition tells them apart, by ``match``."""
+    geometries = {"Geometry", "Linear", "Channelwise", "Convolution"}
+    for node in ast.walk(ast.parse((ROOT / module).read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+            assert not geometries & {part.id for part in ast.walk(node.args[1]) if isinstance(part, ast.Name)}
+        if isinstance(node, ast.MatchClass) and module.name != "reference.py":
+            assert ast.unparse(node.cls) not in geometries
+
+
+@every_module
+def test_private_names_of_torch_that_tell_its_modes_are_in_one_file(module):
+    if module != Path("modes.py"):
+        text = (ROOT / module).read_text()
+        assert not [name for name in ("torch._C", "torch._subclasses", "torch.utils._python_dispatch") if name in text]
 
 
 def loaded_by(statement):

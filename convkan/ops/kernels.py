@@ -136,11 +136,11 @@ def input_gradient(
     """Gradients with respect to features made ones with respect to pixels: Σ_f grad_f · feature_f'(x)."""
     dtype, x = x.dtype, at_least_float32(x)
     grad = grad.to(x.dtype)
+    fixed, total = expansion.fixed(x, derivative=True), torch.zeros_like(x)
+    if fixed is not None:
+        total, grad = grad[..., 0, :] * fixed, grad[..., 1:, :]
     slopes = expansion.planes(x, knots, derivative=True, differentiable=False)
-    fixed = expansion.fixed(x, derivative=True)
-    if fixed is None:
-        return (grad * slopes).sum(-2).to(dtype)
-    return (grad[..., 0, :] * fixed + (grad[..., 1:, :] * slopes).sum(-2)).to(dtype)
+    return (total + (grad * slopes).sum(-2)).to(dtype)
 
 
 @_compiled
