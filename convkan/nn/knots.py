@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convkan.basis import Basis, GriddedBasis, get_activation
-from convkan.basis.base import is_jit_traced
+from convkan.modes import is_jit_traced
 from convkan.nn.lineage import Lineage
 from convkan.nn.memory import in_memory_format, keeps_channels_last
 from convkan.nn.reparametrized import check_own

@@ -11,7 +11,8 @@ from convkan.basis import Activation, Basis, GriddedBasis, get_activation
 from convkan.modes import is_recorded
 from convkan.ops.geometry import Geometry
 
-# Where knots are equally spaced, all functions together cost as much as it costs to look up an eighth as many.
+# On equally spaced knots all functions have a closed form, arithmetic on whole vectors. To look one up, a gather from a
+# table, is taken to cost as much as so many of these.
 FUNCTIONS_PER_LOOK_UP = 8
 
 
