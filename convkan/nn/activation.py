@@ -58,8 +58,6 @@ class LearnableActivation(KANLayer):
         torch.Size([4, 6, 8, 8])
     """
 
-    sums = False
-
     def __init__(
         self,
         num_channels: int,

@@ -27,12 +27,10 @@ class EdgeLayer(Whole, MaskedEdges, ABC):
         num_groups: Groups of inputs that do not mix.
         geometry: How edges are summed.
         bias: (out,), or None.
-        sums: Whether outputs are sums over inputs, and not functions of one each.
         edge_layouts: For each parameter that belongs to edges, how its dimensions hold those of (o c f ...): outputs,
             inputs within the group, planes of an edge, and the kernel; in the notation of einops.
     """
 
-    sums: ClassVar[bool] = True
     edge_layouts: ClassVar[dict[str, str]]
     num_inputs: int
     num_groups: int
@@ -211,7 +209,7 @@ class KANLayer(AdoptsStates, EdgeLayer):
             self.coefficients,
             self._basis,
             self.base_activation,
-            random_functions=self.sums,
+            random_functions=self.geometry.sums,
         )
         if self.bias is not None:
             nn.init.zeros_(self.bias)

@@ -169,7 +169,8 @@ def _scored(layer: nn.Module, local: Tensor, outputs: Tensor, varying: Tensor | 
     if varying is not None:
         together = local.flatten(1).sum(1)
         # A function of one channel is all of its output; both were measured, but at different places.
-        whole = together if isinstance(layer, EdgeLayer) and not layer.sums else varying.maximum(CANCELLED * together)
+        alone = isinstance(layer, EdgeLayer) and not layer.geometry.sums
+        whole = together if alone else varying.maximum(CANCELLED * together)
         edges = _quotient(local * outputs.view(weights), whole.view(weights))
     inputs = edges.reshape(*edges.shape[:2], -1).sum(2).unflatten(0, (groups_of(layer), -1)).sum(1).flatten()
     return LayerImportance(edges, local, inputs, outputs)

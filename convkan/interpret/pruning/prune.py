@@ -50,7 +50,7 @@ def prune_edges(
         raise ValueError(f"share must lie in [0, 1), got {share}")
     if threshold is not None and not threshold >= 0:
         raise ValueError(f"threshold must not be negative, got {threshold}")
-    layers = {name: layer for name, layer in kan_layers(model).items() if layer.sums}
+    layers = {name: layer for name, layer in kan_layers(model).items() if layer.geometry.sums}
     if not layers:
         raise ValueError(f"model must have KAN layers whose edges are summed, got {type(model).__name__}")
     scores = {"": importance} if isinstance(importance, LayerImportance) else importance

@@ -221,7 +221,7 @@ def _columns(layer: KANLayer, x: Tensor) -> Float[Tensor, "channels *kernel samp
     """What the variables of a formula stand for when a model that begins with the layer is called with ``x``."""
     kernel = layer.edge_shape[2:]
     if not kernel:  # a linear model may flatten its input first
-        return layer.samples(x.reshape(-1, layer.num_inputs) if layer.sums else x)
+        return layer.samples(x.reshape(-1, layer.num_inputs) if layer.geometry.sums else x)
     layer.check_input(x)
     seen = layer.seen(layer.as_batch(x))
     windows = (layer.geometry.window(tap, kernel, tuple(seen.shape[2:])) for tap in product(*map(range, kernel)))
