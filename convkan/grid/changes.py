@@ -1,6 +1,6 @@
 """New knots for a layer, and the coefficients of the same functions on them. All of it in float64, on the CPU."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -8,17 +8,15 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from convkan.basis import BSpline
+from convkan.basis import GriddedBasis
 from convkan.grid.inputs import Summary, on_host
 from convkan.grid.knots import (
-    Splines,
+    GridFunctions,
     between,
     change_of,
     distinct,
-    extended,
     fitting,
     in_parts,
-    insertion,
     quadrature,
     ratio,
     split,
@@ -41,7 +39,7 @@ class Refinement:
     """
 
     of: Float[Tensor, "channels knots"]
-    basis: BSpline
+    basis: GriddedBasis
     knots: Float[Tensor, "channels new_knots"]
     places: Float[Tensor, "channels places"]
     nested: bool
@@ -50,9 +48,9 @@ class Refinement:
 def refined_knots(layer: KANLayer, grid_size: int, keep_beyond: bool) -> Refinement:
     """What ``refine_grid`` makes of the layer's grid."""
     basis = spline_of(layer)
-    new_basis = replace(basis, grid_size=grid_size)
+    new_basis = basis.with_grid_size(grid_size)
     knots, uniform = effective_knots(layer), layer.uniform_knots
-    inner = knots[:, basis.order : knots.shape[1] - basis.order]
+    inner = basis.grid_points(knots)
     nested = grid_size % basis.grid_size == 0 or (grid_size > basis.grid_size and not uniform)
     if nested:
         new_inner = split(inner, grid_size)
@@ -61,18 +59,17 @@ def refined_knots(layer: KANLayer, grid_size: int, keep_beyond: bool) -> Refinem
         position = steps * basis.grid_size
         left = position.floor().long().clamp_max(basis.grid_size - 1)
         new_inner = inner[:, left] + (position - left) * (inner[:, left + 1] - inner[:, left])
-    keep_beyond = keep_beyond and basis.extrapolation == "zero"
+    keep_beyond = keep_beyond and basis.lives_beyond
     if keep_beyond:
-        tails = knots[:, : basis.order], knots[:, knots.shape[1] - basis.order :]
-        new_knots = torch.cat([tails[0], new_inner, tails[1]], dim=1)
+        new_knots = new_basis.extended(new_inner, beyond=knots)
     elif uniform:
         new_knots = new_basis.spaced_knots(inner[:, 0], inner[:, -1])
     else:
-        new_knots = extended(new_inner, basis.order)
+        new_knots = new_basis.extended(new_inner)
     assert layer.grid is not None
     dtype = layer.grid.dtype
     new_knots = new_knots.to(dtype).double()
-    if not bool((new_knots.diff(dim=1)[:, basis.order : basis.order + grid_size] > 0).all()):
+    if not bool((new_basis.grid_points(new_knots).diff(dim=1) > 0).all()):
         raise ValueError(f"grid_size {grid_size} is finer than {dtype} can tell knots apart")
     places = torch.cat([knots, new_knots] if keep_beyond else [inner, new_inner], dim=1).sort(dim=1).values
     return Refinement(knots, new_basis, new_knots, places, nested)
@@ -84,11 +81,14 @@ def divide_grid(layer: KANLayer, finer: Refinement) -> float:
     basis, knots = spline_of(layer), effective_knots(layer)
     nested = finer.nested and torch.equal(knots, finer.of)
     channels = 1 if _all_alike(knots, finer.knots, finer.places) else len(knots)
-    points, weights = quadrature(finer.places[:channels], basis.order)
+    points, weights = quadrature(finer.places[:channels], basis.degree)
     parts = []
     for part in in_parts(channels, points.shape[1] * finer.basis.num_functions * 8):
-        grids = basis, knots[:channels][part], finer.basis, finer.knots[:channels][part]
-        parts.append(insertion(*grids) if nested else fitting(*grids, points[part], weights[part]))
+        before, after = knots[:channels][part], finer.knots[:channels][part]
+        change = basis.insertion(before, finer.basis, after) if nested else None
+        if change is None:
+            change = fitting(basis, before, finer.basis, after, points[part], weights[part])
+        parts.append(change)
     return _change_knots(layer, finer.basis, finer.knots, torch.cat(parts), points, weights)
 
 
@@ -96,7 +96,7 @@ def move_grid(layer: KANLayer, new_knots: Float[Tensor, "channels knots"], summa
     """Give the layer these knots, keeping its functions where inputs are; their relative change there."""
     layer.check_own_weights()
     basis, knots = spline_of(layer), effective_knots(layer)
-    ends = new_knots if basis.extrapolation == "zero" else torch.stack(basis.ends(new_knots), dim=1)
+    ends = new_knots if basis.lives_beyond else torch.stack(basis.ends(new_knots), dim=1)
     filling = between(ends[:, [0, -1]], 4 * new_knots.shape[1])
     points = torch.cat([summary.points, filling], dim=1)
     weights = torch.cat(
@@ -129,9 +129,7 @@ def adapted_knots(layer: KANLayer, summary: Summary, grid_eps: float, margin: fl
     mixed = even if grid_eps == 1 else grid_eps * even + (1 - grid_eps) * uneven
     # Where inputs coincide, or the dtype is coarse, more of the even knots is mixed in, until all are distinct.
     for inner in (even, (even + mixed) / 2, mixed):
-        candidate = extended(inner, basis.order)
-        if inner is even:
-            candidate = basis.spaced_knots(low, high)
+        candidate = basis.spaced_knots(low, high) if inner is even else basis.extended(inner)
         candidate = candidate.to(layer.grid.dtype).double()
         chosen = torch.where(distinct(candidate).unsqueeze(1), candidate, chosen)
     return chosen
@@ -139,7 +137,7 @@ def adapted_knots(layer: KANLayer, summary: Summary, grid_eps: float, margin: fl
 
 def _change_knots(
     layer: KANLayer,
-    new_basis: BSpline,
+    new_basis: GriddedBasis,
     new_knots: Float[Tensor, "channels knots"],
     change: Float[Tensor, "channels new_functions functions"],
     points: Float[Tensor, "channels points"],
@@ -154,8 +152,8 @@ def _change_knots(
     old = _by_channel(layer.coefficients, groups, together)
     new = (change @ old).to(layer.basis_weight.dtype)
     base = None if layer.base_weight is None else _by_channel(layer.base_weight.unsqueeze(2), groups, together)
-    before = Splines(basis, knots[: len(change)], old)
-    after = Splines(new_basis, new_knots[: len(change)], new.double())
+    before = GridFunctions(basis, knots[: len(change)], old)
+    after = GridFunctions(new_basis, new_knots[: len(change)], new.double())
     moved, whole = change_of(before, after, layer.plan.expansion.base, base, points, weights)
     weight = new.reshape(*new.shape[:2], -1, len(layer.basis_weight) // groups, prod(kernel))
     pattern = "1 k (g c) o t -> (g o) (k c) t" if together else "(g c) k 1 o t -> (g o) (k c) t"
@@ -185,10 +183,10 @@ def effective_knots(layer: KANLayer) -> Float[Tensor, "channels knots"]:
     return basis.spaced_knots(*basis.ends(grid)) if layer.uniform_knots else grid
 
 
-def spline_of(layer: nn.Module) -> BSpline:
+def spline_of(layer: nn.Module) -> GriddedBasis:
     """The layer's basis; raises TypeError if it has no grid."""
     if not isinstance(layer, KANLayer):
         raise TypeError(f"layer must be a KAN layer, got {type(layer).__name__}")
-    if not isinstance(layer.basis, BSpline) or layer.grid is None:
+    if not isinstance(layer.basis, GriddedBasis) or layer.grid is None:
         raise TypeError(f"a {type(layer.basis).__name__} basis has no grid")
     return layer.basis

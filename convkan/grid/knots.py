@@ -1,7 +1,7 @@
-"""Knots, and what becomes of a spline's coefficients when they change.
+"""Knots, and what becomes of a function's coefficients when they change.
 
 The new coefficients of the same function are a linear map of the old ones: exact where the new knots contain the old
-(``insertion``), otherwise the closest there is (``fitting``).
+and the basis can insert knots (``insertion``), otherwise the closest there is (``fitting``).
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from convkan.basis import Activation, BSpline
+from convkan.basis import Activation, GriddedBasis
 from convkan.ops.plan import spread
 
 RIDGE = 1e-12
@@ -21,50 +21,32 @@ POINTS_AT_A_TIME = 64  # few enough that only some of many functions are alive a
 
 
 def insertion(
-    basis: BSpline,
+    basis: GriddedBasis,
     knots: Float[Tensor, "channels knots"],
-    new_basis: BSpline,
+    new_basis: GriddedBasis,
     new_knots: Float[Tensor, "channels new_knots"],
 ) -> Float[Tensor, "channels new_functions functions"]:
     """The map of coefficients to those of the same function on knots that contain the old ones between the grid's ends.
 
-    A coefficient is the polar form of a polynomial piece at the inner knots of its B-spline, and de Boor's recursion
-    evaluates polar forms: with another argument in each of its steps. Source: Ramshaw, "Blossoms are polar forms"
-    (1989), sec. 5; for insertion alone this is the Oslo algorithm (Cohen, Lyche, Riesenfeld, 1980).
-
     Args:
         basis: The basis that the coefficients belong to.
         knots: Its knots.
-        new_basis: A basis of the same order.
+        new_basis: The same basis on another number of intervals.
         new_knots: Its knots, which increase strictly between the grid's ends.
+
+    Raises:
+        TypeError: The basis has no exact insertion, as B-splines have; then there is ``fitting``.
     """
-    order, count = basis.order, new_basis.num_functions
-    functions = torch.arange(count, device=knots.device)
-    # An interval of the grid, in the middle of what the function covers, and the old interval around it.
-    inner = (functions + order // 2).clamp(order, order + new_basis.grid_size - 1)
-    middle = (new_knots[:, inner] + new_knots[:, inner + 1]) / 2
-    interval = torch.searchsorted(knots.contiguous(), middle.contiguous(), right=True) - 1
-
-    def knot(offset: int) -> Tensor:
-        return knots.gather(1, interval + offset)
-
-    # Row r starts as the coefficient of the function r of those alive; columns are what it consists of.
-    rows = list(torch.eye(order + 1, dtype=knots.dtype, device=knots.device).expand(*interval.shape, -1, -1).unbind(-2))
-    for step in range(1, order + 1):
-        argument = new_knots[:, functions + step]
-        for row in range(order, step - 1, -1):
-            left, right = knot(row - order), knot(row + 1 - step)
-            share = ((argument - left) / (right - left)).unsqueeze(-1)
-            rows[row] = (1 - share) * rows[row - 1] + share * rows[row]
-    change = knots.new_zeros(len(knots), count, basis.num_functions)
-    columns = (interval - order).unsqueeze(-1) + torch.arange(order + 1, device=knots.device)
-    return change.scatter(-1, columns, rows[-1])
+    change = basis.insertion(knots, new_basis, new_knots)
+    if change is None:
+        raise TypeError(f"knots cannot be inserted exactly into {basis}: functions on it are fitted")
+    return change
 
 
 def fitting(
-    basis: BSpline,
+    basis: GriddedBasis,
     knots: Float[Tensor, "channels knots"],
-    new_basis: BSpline,
+    new_basis: GriddedBasis,
     new_knots: Float[Tensor, "channels new_knots"],
     points: Float[Tensor, "channels points"],
     weights: Float[Tensor, "channels points"],
@@ -90,16 +72,18 @@ def fitting(
 
 
 def functions_at(
-    basis: BSpline, knots: Float[Tensor, "channels knots"], points: Float[Tensor, "channels points"]
+    basis: GriddedBasis, knots: Float[Tensor, "channels knots"], points: Float[Tensor, "channels points"]
 ) -> Float[Tensor, "channels points functions"]:
     """Every function of a basis at points, worked out only where it is alive."""
+    if basis.num_alive is None:
+        return basis.evaluate(points.mT, knots).movedim(-1, 0)
     first, values = basis.alive(points.mT, knots)
     return spread(first, values, basis.num_functions).movedim(-1, 0)
 
 
 @dataclass(frozen=True)
-class Splines:
-    """Splines of some channels.
+class GridFunctions:
+    """Functions of some channels, on the knots of each.
 
     Attributes:
         basis: Their basis.
@@ -107,18 +91,20 @@ class Splines:
         coefficients: Those of every edge that starts from a channel.
     """
 
-    basis: BSpline
+    basis: GriddedBasis
     knots: Float[Tensor, "channels knots"]
     coefficients: Float[Tensor, "channels functions edges"]
 
-    def part(self, channels: slice) -> "Splines":
+    def part(self, channels: slice) -> "GridFunctions":
         """Those of some of the channels."""
-        return Splines(self.basis, self.knots[channels], self.coefficients[channels])
+        return GridFunctions(self.basis, self.knots[channels], self.coefficients[channels])
 
     def near(
         self, points: Float[Tensor, "channels points"]
     ) -> tuple[Float[Tensor, "channels points few"], Float[Tensor, "channels few edges"]]:
-        """The functions that are alive at any of the points, there, and their coefficients."""
+        """The functions of the basis that are alive at any of the points, there, and their coefficients."""
+        if self.basis.num_alive is None:
+            return functions_at(self.basis, self.knots, points), self.coefficients
         first, values = self.basis.alive(points.mT, self.knots)
         start, count = first.amin(0), self.basis.num_functions
         few = int((first - start).amax()) + len(values)
@@ -130,8 +116,8 @@ class Splines:
 
 
 def change_of(
-    before: Splines,
-    after: Splines,
+    before: GridFunctions,
+    after: GridFunctions,
     base: Activation | None,
     base_weight: Float[Tensor, "channels 1 edges"] | None,
     points: Float[Tensor, "channels points"],
@@ -178,16 +164,9 @@ def in_parts(channels: int, bytes_a_channel: int) -> Iterator[slice]:
 
 
 def distinct(knots: Float[Tensor, "channels knots"]) -> Bool[Tensor, " channels"]:
-    """Whether all knots of a channel are so far apart that splines on them can be told apart."""
+    """Whether all knots of a channel are so far apart that functions on them can be told apart."""
     steps = knots.diff(dim=1)
     return (steps > 0).all(1) & (steps.amin(1) > 1e-6 * (knots[:, -1] - knots[:, 0]))
-
-
-def extended(inner: Float[Tensor, "channels inner"], order: int) -> Float[Tensor, "channels knots"]:
-    """Knots of a grid, continued beyond its ends in steps of its mean interval."""
-    step = (inner[:, -1:] - inner[:, :1]) / (inner.shape[1] - 1)
-    steps = step * torch.arange(1, order + 1, dtype=inner.dtype, device=inner.device)
-    return torch.cat([inner[:, :1] - steps.flip(1), inner, inner[:, -1:] + steps], dim=1)
 
 
 def split(inner: Float[Tensor, "channels inner"], grid_size: int) -> Float[Tensor, "channels new_inner"]:
@@ -205,13 +184,13 @@ def split(inner: Float[Tensor, "channels inner"], grid_size: int) -> Float[Tenso
 
 
 def quadrature(
-    ordered: Float[Tensor, "channels places"], order: int
+    ordered: Float[Tensor, "channels places"], degree: int
 ) -> tuple[Float[Tensor, "channels points"], Float[Tensor, "channels points"]]:
     """Gauss–Legendre points within each interval of sorted places, and their weights, which sum to 1 in each interval.
 
-    As many as it takes to measure, without error, the mean square of a polynomial piece of this order.
+    As many as it takes to measure, without error, the mean square of a polynomial piece of this degree.
     """
-    nodes, shares = (torch.from_numpy(values).to(ordered) / 2 for values in np.polynomial.legendre.leggauss(order + 1))
+    nodes, shares = (torch.from_numpy(values).to(ordered) / 2 for values in np.polynomial.legendre.leggauss(degree + 1))
     points = ordered[:, :-1, None] + ordered.diff(dim=1)[..., None] * (nodes + 0.5)
     return points.flatten(1), shares.expand_as(points).flatten(1)
 

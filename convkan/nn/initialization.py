@@ -12,14 +12,13 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from convkan.basis import Basis, BSpline
+from convkan.basis import Basis, GriddedBasis
 from convkan.ops import Expansion
 
-# How much the basis adds to the gradient, relative to the base activation. Random coefficients make rough
-# functions, rougher on finer grids; this bounds the slope they start with at any grid size.
-GRADIENT_SHARE = 1.0
-HIGHEST_SHARE = 0.2  # of the variance
+HIGHEST_SHARE = 0.2  # of the variance, that the basis has beside a base activation
 SMALLEST_VARIANCE = 1e-12  # below it the basis can make nothing but constants
+LEAST_POWER = 0.05  # Σ_k E[B_k²] under the standard normal, below which a grid counts as lying off it
+RIDGE = 1e-3  # of a function's mean square, so that those the normal hardly meets do not make up the constant
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def edge_moments(basis: Basis, base_activation: str | None) -> EdgeMoments:
     """
     features, slopes, probability = _sample(basis, base_activation, center=0.0, scale=1.0)
     first = 0 if base_activation is None else 1
-    if isinstance(basis, BSpline) and features[:, first:].square().sum(1) @ probability < 0.05:
+    if isinstance(basis, GriddedBasis) and features[:, first:].square().sum(1) @ probability < LEAST_POWER:
         low, high = basis.grid_range
         features, slopes, probability = _sample(basis, base_activation, center=(low + high) / 2, scale=(high - low) / 2)
 
@@ -60,7 +59,7 @@ def edge_moments(basis: Basis, base_activation: str | None) -> EdgeMoments:
     means = weighted.sum(0)
     basis_means = means[first:]
     gram = features[:, first:].mT @ weighted[:, first:]
-    ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     constant = torch.linalg.solve(gram + ridge, basis_means)
     constant = constant / (basis_means @ constant)
 
@@ -75,8 +74,9 @@ def edge_moments(basis: Basis, base_activation: str | None) -> EdgeMoments:
         base_variance = (centred.square() @ probability).item()
         base_roughness = (centred_slope.square() @ probability).item() / base_variance
         basis_roughness = basis_slope / max(basis_variance, SMALLEST_VARIANCE)
-        share = GRADIENT_SHARE * base_roughness / (GRADIENT_SHARE * base_roughness + basis_roughness)
-        share = min(HIGHEST_SHARE, share)
+        # Random coefficients make rough functions, rougher on finer grids: with this share of the variance they add as
+        # much to the slope as the base activation does, at any grid size.
+        share = min(HIGHEST_SHARE, base_roughness / (base_roughness + basis_roughness))
     return EdgeMoments(
         base_std=sqrt((1 - share) / base_variance),
         basis_std=sqrt(share / basis_variance) if basis_variance > SMALLEST_VARIANCE else 0.0,
@@ -93,7 +93,7 @@ def _sample(basis: Basis, base_activation: str | None, center: float, scale: flo
     z = torch.linspace(-6, 6, count, dtype=torch.float64, device="cpu")
     probability = torch.exp(-z.square() / 2)
     points = (center + scale * z).unsqueeze(-1)
-    grid = basis.knots(1) if isinstance(basis, BSpline) else None
+    grid = basis.knots(1) if isinstance(basis, GriddedBasis) else None
     features = expansion.at(points, grid).flatten(1)
     slopes = expansion.at(points, grid, derivative=True).flatten(1)
     return features, slopes, probability / probability.sum()
