@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from bumps import Bumps
 from torch import Tensor, nn
 
 from convkan import KANConv1d, KANConv2d, KANConv3d, KANLinear, LearnableActivation, LowRankKANConv2d
@@ -60,6 +61,7 @@ LAYER_CLASSES = {name: LAYERS[name] for name in ("linear", "conv1d", "conv2d", "
 BASIS_CASES: list[Basis] = [create() for create in BASES.values()] + [
     BSpline(grid_size=4, extrapolation="clamp"),
     BSpline(grid_size=4, extrapolation="linear"),
+    Bumps(),
 ]
 
 
@@ -85,7 +87,7 @@ def randomize(module: nn.Module) -> nn.Module:
 
 
 def make_uneven(module: nn.Module) -> nn.Module:
-    """Move the knots of every spline, each channel's differently."""
+    """Move the knots of every grid, each channel's differently."""
     for layer in kan_layers(module):
         if layer.grid is not None:
             steps = 0.3 + torch.rand(layer.grid.shape, dtype=torch.float64)

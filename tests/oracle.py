@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import scipy.interpolate
+from bumps import Bumps
 from numpy.polynomial.chebyshev import chebvander
 
 from convkan.basis import RBF, BSpline, Chebyshev
@@ -45,6 +46,10 @@ def basis_functions(basis, x: np.ndarray, knots: np.ndarray | None) -> np.ndarra
         case RBF():
             centers = np.linspace(*basis.center_range, basis.num_centers)
             return np.exp(-(((x[..., None] - centers) / (centers[1] - centers[0])) ** 2))
+        case Bumps():
+            steps = np.diff(knots)
+            widths = (np.append(steps[0], steps) + np.append(steps, steps[-1])) / 2
+            return np.exp(-(((x[..., None] - knots) / widths) ** 2))
     raise NotImplementedError(f"write the oracle of {basis}")
 
 
