@@ -17,6 +17,7 @@ LEVELS = [
     {"nn"},
     {"functional", "grid", "regularization", "models", "interpret", "interop", "optim"},
     {"training"},
+    {"testing"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 # Likewise within interpret, where parts of one level do without each other.

@@ -12,6 +12,7 @@ from tolerances import assert_agree
 import convkan.basis
 from convkan.basis import ACTIVATIONS, BASES, RBF, BSpline, Chebyshev, create_basis, get_activation
 from convkan.ops.plan import spread
+from convkan.testing import laws_of
 
 EXTRAPOLATIONS = ["zero", "clamp", "linear"]
 BASIS_CASES = [create() for create in BASES.values()] + [
@@ -22,16 +23,13 @@ BASIS_CASES = [create() for create in BASES.values()] + [
     Chebyshev(degree=9),
     RBF(num_centers=2, center_range=(-0.5, 3)),
 ]
+LAWS = [(basis, law) for basis in BASIS_CASES for law in laws_of(basis, layers=False)]
 
 
 def uneven_knots(basis, channels):
     """Random increasing knots, another set for each channel."""
     steps = torch.rand(channels, basis.num_knots, dtype=torch.float64) + 0.1
     return -1 - 0.1 * torch.arange(channels).unsqueeze(1) + steps.cumsum(1) / basis.num_knots
-
-
-def knots_of(basis, channels=3):
-    return basis.knots(channels) if basis.has_grid else None
 
 
 def points(basis, knots, count=60):
@@ -314,70 +312,14 @@ class TestRBF:
 
 
 class TestEveryBasis:
-    @pytest.mark.parametrize("basis", BASIS_CASES, ids=repr)
-    def test_derivative_is_the_gradient_of_evaluate(self, basis):
-        knots = knots_of(basis)
-        x = (2 * torch.randn(50, 3, dtype=torch.float64)).requires_grad_()
-        derivative = basis.derivative(x, knots)
-        assert derivative.shape == (50, basis.num_functions, 3)
-        for k in range(basis.num_functions):
-            value = basis.evaluate(x, knots)[:, k].sum()
-            expected = torch.zeros_like(x)
-            if value.requires_grad:
-                expected = torch.autograd.grad(value, x, allow_unused=True, materialize_grads=True)[0]
-            assert (derivative[:, k] - expected).abs().max() < 1e-11
+    @pytest.mark.parametrize(("basis", "law"), LAWS, ids=lambda value: getattr(value, "__name__", repr(value)))
+    def test_obeys_the_laws_of_convkan_testing(self, basis, law):
+        law(basis)
 
     @pytest.mark.parametrize("basis", BASIS_CASES, ids=repr)
-    def test_second_derivative_is_that_of_finite_differences(self, basis):
-        knots, step = knots_of(basis), 1e-5
-        weights = torch.randn(basis.num_functions, 1, dtype=torch.float64)
-
-        def slope(x):
-            return (basis.derivative(x, knots) * weights).sum(1)
-
-        x = torch.randn(40, 3, dtype=torch.float64).requires_grad_()
-        second, total = torch.zeros_like(x), slope(x).sum()
-        if total.requires_grad:
-            (second,) = torch.autograd.grad(total, x, materialize_grads=True)
-        expected = (slope(x.detach() + step) - slope(x.detach() - step)) / (2 * step)
-        assert (second - expected).abs().max() < 1e-5 * expected.abs().max().clamp(min=1)
-
-    @pytest.mark.parametrize("basis", BASIS_CASES, ids=repr)
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    def test_fast_evaluation_is_the_same_function(self, basis, dtype):
-        knots = knots_of(basis)
-        knots = None if knots is None else knots.to(dtype)
-        x = 2 * torch.randn(5, 7, 3, dtype=dtype)
-        for function in (basis.evaluate, basis.derivative):
-            fast, plain = function(x, knots, fast=True), function(x, knots)
-            assert fast.shape == (5, 7, basis.num_functions, 3)
-            assert fast.dtype == dtype
-            assert_agree(fast, plain, factor=10)
-
-    @pytest.mark.parametrize("basis", BASIS_CASES, ids=repr)
-    def test_far_inputs_have_finite_values_and_derivatives(self, basis):
-        knots = knots_of(basis, 1)
-        x = torch.tensor([[-1e4], [-9.0], [0.0], [9.0], [1e4]], requires_grad=True)
-        for fast in (True, False):
-            for function in (basis.evaluate, basis.derivative):
-                assert function(x, None if knots is None else knots.float(), fast=fast).isfinite().all()
-        values = basis.evaluate(x, None if knots is None else knots.float())
-        if values.requires_grad:
-            assert torch.autograd.grad(values.sum(), x)[0].isfinite().all()
-
-    @pytest.mark.parametrize("basis", BASIS_CASES, ids=repr)
-    def test_is_an_immutable_description(self, basis):
+    def test_is_told_by_its_text(self, basis):
         names = {name: getattr(convkan.basis, name) for name in convkan.basis.__all__}
-        copy = eval(repr(basis), names)  # noqa: S307 - the repr of our own class
-        assert copy == basis
-        assert hash(copy) == hash(basis)
-        with pytest.raises(AttributeError):
-            basis.anything = 1
-        assert basis not in (None, "bspline")
-
-    @pytest.mark.parametrize("basis", BASIS_CASES, ids=repr)
-    def test_resizing_to_its_own_size_changes_nothing(self, basis):
-        assert basis.resized(basis.num_functions, basis.num_knots if basis.has_grid else None) == basis
+        assert eval(repr(basis), names) == basis  # noqa: S307 - the repr of our own class
 
     @pytest.mark.parametrize("name", BASES)
     def test_is_created_by_its_name(self, name):
