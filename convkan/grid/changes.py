@@ -71,7 +71,9 @@ def refined_knots(layer: KANLayer, grid_size: int, keep_beyond: bool) -> Refinem
     new_knots = new_knots.to(dtype).double()
     if not bool((new_basis.grid_points(new_knots).diff(dim=1) > 0).all()):
         raise ValueError(f"grid_size {grid_size} is finer than {dtype} can tell knots apart")
-    places = torch.cat([knots, new_knots] if keep_beyond else [inner, new_inner], dim=1).sort(dim=1).values
+    places = new_knots if keep_beyond else new_inner
+    if not nested:  # else all others are among them, and would count twice
+        places = torch.cat([knots if keep_beyond else inner, places], dim=1).sort(dim=1).values
     return Refinement(knots, new_basis, new_knots, places, nested)
 
 

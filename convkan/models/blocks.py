@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from convkan.basis import Basis, create_basis
+from convkan.basis import BASES, Basis, create_basis
 from convkan.modes import is_jit_traced
 from convkan.nn import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 
@@ -168,15 +168,15 @@ def basis_of(basis: Basis | str, grid_size: int | None, grid_range: Sequence[flo
 
     Args:
         basis: A basis, or its name.
-        grid_size: Intervals of the grid, for "bspline"; 5 by default.
-        grid_range: Ends of the grid, for "bspline"; three standard deviations by default.
+        grid_size: Intervals of the grid, for a basis that has one, by name; 5 by default.
+        grid_range: Ends of the grid, likewise; three standard deviations by default.
 
     Raises:
-        ValueError: A grid is given for something else than "bspline".
+        ValueError: A grid is given for something else than the name of a basis that has one, as "bspline".
     """
-    if basis == "bspline":
+    if isinstance(basis, str) and basis in BASES and BASES[basis].has_grid:
         low, high = GRID_RANGE if grid_range is None else grid_range
-        return create_basis("bspline", grid_size=5 if grid_size is None else grid_size, grid_range=(low, high))
+        return create_basis(basis, grid_size=5 if grid_size is None else grid_size, grid_range=(low, high))
     for name, value in (("grid_size", grid_size), ("grid_range", grid_range)):
         if value is not None:
             raise ValueError(f"{name} goes with basis 'bspline', by name, only; got {value} with {basis!r}")
