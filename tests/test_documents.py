@@ -20,6 +20,7 @@ from convkan import KANConv1d, KANConv2d
 from convkan.grid import adapt_grids, coverage
 from convkan.interpret import attribute, contributions, fix, importance, prune_channels
 from convkan.models.registry import MODELS
+from convkan.testing import check_basis
 
 PACKAGE = Path(convkan.__file__).parent
 ROOT = PACKAGE.parent
@@ -61,6 +62,13 @@ def test_files_that_contributors_write_run(path, monkeypatch):
     module = ModuleType(name)
     monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
     exec(compile(files_to_write()[path], path, "exec"), vars(module))
+
+
+def test_a_basis_that_contributors_write_obeys_the_laws(monkeypatch):
+    module = ModuleType("convkan.basis.rational")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses and pickle look their module up
+    exec(files_to_write()["convkan/basis/rational.py"], vars(module))
+    check_basis(module.RationalBumps())
 
 
 def test_a_layer_that_contributors_write_is_one_to_everyone():
