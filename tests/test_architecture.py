@@ -116,7 +116,7 @@ def test_training_libraries_stay_in_training(module):
 @every_module
 def test_layers_are_asked_not_their_class(module):
     """What a layer is like it says itself (``EdgeLayer``): only those who make low-rank ones name them."""
-    if part_of(module) not in ("nn", "models", "__init__"):
+    if part_of(module) not in ("nn", "models", "testing", "__init__"):
         assert not [name for name in imports(module) if name.endswith("LowRankKANConv2d")]
 
 
@@ -138,6 +138,14 @@ def test_private_names_of_torch_that_tell_its_modes_are_in_one_file(module):
         assert not [name for name in ("torch._C", "torch._subclasses", "torch.utils._python_dispatch") if name in text]
 
 
+@every_module
+def test_bases_are_asked_not_their_class(module):
+    """What a basis with a grid is like it says itself (``GriddedBasis``): others make a BSpline, and do not ask for it."""
+    for node in ast.walk(ast.parse((ROOT / module).read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+            assert "BSpline" not in ast.unparse(node.args[1]), f"{module}, line {node.lineno}: {ast.unparse(node)}"
+
+
 def loaded_by(statement):
     report = "import json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     code = f"{statement}\n{report}"
@@ -149,6 +157,10 @@ def loaded_by(statement):
 def test_importing_convkan_pulls_in_no_heavy_library(part):
     heavy = {"matplotlib", "triton", "lightning", "torchvision", "sklearn", "scipy", "sympy", "safetensors"}
     assert not (loaded_by(f"import {part}") - loaded_by("import torch")) & heavy
+
+
+def test_laws_are_loaded_by_those_who_check_them():
+    assert run_without(set(), "import convkan, convkan.interpret; print('convkan.testing' in sys.modules)") == "False\n"
 
 
 def run_without(missing, code):
