@@ -140,7 +140,7 @@ def test_private_names_of_torch_that_tell_its_modes_are_in_one_file(module):
 
 @every_module
 def test_bases_are_asked_not_their_class(module):
-    """What a basis with a grid is like it says itself (``GriddedBasis``): others make a BSpline, and do not ask for it."""
+    """What a basis with a grid is like it says itself (``GriddedBasis``): a BSpline is made, and not asked for."""
     for node in ast.walk(ast.parse((ROOT / module).read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
             assert "BSpline" not in ast.unparse(node.args[1]), f"{module}, line {node.lineno}: {ast.unparse(node)}"
