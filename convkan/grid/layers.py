@@ -12,10 +12,10 @@ from convkan.nn import EdgeLayer, KANLayer
 
 @torch.no_grad()
 def coverage(layer: nn.Module, x: Tensor) -> Float[Tensor, " channels"]:
-    """The share of the inputs of each channel that lie off its grid, where the spline no longer follows them.
+    """The share of the inputs of each channel that lie off its grid, where functions no longer follow them.
 
     Args:
-        layer: A KAN layer on splines.
+        layer: A KAN layer on a basis with a grid, as splines are.
         x: Inputs, as the layer is called with; padding is counted too.
 
     Returns:
@@ -46,7 +46,7 @@ def adapt_grid(layer: nn.Module, x: Tensor, *, grid_eps: float = 0.05, margin: f
     (arXiv 2404.19756), app. on grid updates; mixing as in pykan's ``grid_eps``.
 
     Args:
-        layer: A KAN layer on splines.
+        layer: A KAN layer on a basis with a grid, as splines are.
         x: Inputs, as the layer is called with.
         grid_eps: 1 spaces knots equally over the inputs' range, which keeps the closed form; 0 follows the data alone.
         margin: Share of the range that the grid extends beyond it on each side.
@@ -72,17 +72,17 @@ def adapt_grid(layer: nn.Module, x: Tensor, *, grid_eps: float = 0.05, margin: f
 def refine_grid(layer: nn.Module, grid_size: int, *, keep_beyond: bool = True) -> float:
     """Divide the layer's grid into ``grid_size`` intervals, in place, keeping its functions.
 
-    Exact, to rounding, where the new knots contain the old: on an equally spaced grid for a multiple of its size, on
-    another for any larger one. Otherwise functions are fitted. ``basis_weight`` becomes a new parameter: give it to
+    For splines exact, to rounding, where the new knots contain the old: on an equally spaced grid for a multiple of its
+    size, on another for any larger one. Otherwise functions are fitted. ``basis_weight`` becomes a new parameter: give it to
     optimisers, or use ``refine_grids``.
 
     Args:
-        layer: A KAN layer on splines.
+        layer: A KAN layer on a basis with a grid, as splines are.
         grid_size: Intervals of the new grid.
         keep_beyond: With extrapolation "zero", leave the knots beyond the ends where they are, so that functions are
             kept there too; knots are then no longer equally spaced, and the layer is slower for want of the closed
             form. False lays them out anew, in the steps of the new grid: on the grid nothing changes by it, beyond its
-            ends functions fall to zero within fewer units of the input. Other extrapolations need no knots there.
+            ends functions fall to zero within fewer units of the input. Other extrapolations, and bases, need no knots there.
 
     Returns:
         The relative change of the layer's functions, over all edges: ‖after − before‖/‖before‖ at points of the grid,

@@ -40,7 +40,7 @@ def laws_of(basis: Basis, *, layers: bool = True, compiled: bool = False) -> lis
     Args:
         basis: The basis.
         layers: Those of layers on it, too, which take a second or two.
-        compiled: That of compiled kernels, too, which take half a minute to compile.
+        compiled: That of compiled kernels, too, which take ten seconds and more to compile.
     """
     laws: list[Callable[[Any], None]] = [*FUNCTION_LAWS]
     if isinstance(basis, GriddedBasis):
