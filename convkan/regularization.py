@@ -38,7 +38,7 @@ def smoothness(layer: KANLayer) -> Float[Tensor, ""]:
     Source: Eilers and Marx, "Flexible smoothing with B-splines and penalties" (1996), sec. 3.
 
     Args:
-        layer: A KAN layer whose functions have an order: splines and radial functions, from three of them on.
+        layer: A KAN layer whose functions have an order: on a grid, or radial functions; from three of them on.
 
     Raises:
         ValueError: There are fewer than three functions.

@@ -73,8 +73,8 @@ def refine_grid(layer: nn.Module, grid_size: int, *, keep_beyond: bool = True) -
     """Divide the layer's grid into ``grid_size`` intervals, in place, keeping its functions.
 
     For splines exact, to rounding, where the new knots contain the old: on an equally spaced grid for a multiple of its
-    size, on another for any larger one. Otherwise functions are fitted. ``basis_weight`` becomes a new parameter: give it to
-    optimisers, or use ``refine_grids``.
+    size, on another for any larger one. Otherwise functions are fitted. ``basis_weight`` becomes a new parameter: give
+    it to optimisers, or use ``refine_grids``.
 
     Args:
         layer: A KAN layer on a basis with a grid, as splines are.
@@ -82,7 +82,8 @@ def refine_grid(layer: nn.Module, grid_size: int, *, keep_beyond: bool = True) -
         keep_beyond: With extrapolation "zero", leave the knots beyond the ends where they are, so that functions are
             kept there too; knots are then no longer equally spaced, and the layer is slower for want of the closed
             form. False lays them out anew, in the steps of the new grid: on the grid nothing changes by it, beyond its
-            ends functions fall to zero within fewer units of the input. Other extrapolations, and bases, need no knots there.
+            ends functions fall to zero within fewer units of the input. Other extrapolations and bases need no knots
+            there.
 
     Returns:
         The relative change of the layer's functions, over all edges: ‖after − before‖/‖before‖ at points of the grid,
