@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
 from convkan.interpret.plot import style
-from convkan.models import twin
 from convkan.training import write_atomically
 from experiments.common.statistics import pareto_front
+from experiments.compare.suite import Suite
 from experiments.compare.tables import median_seconds
 
 COSTS = {
@@ -33,17 +33,17 @@ MOST_CURVES = len(COLORS)
 DECADE = 10  # costs further apart than this lie on a logarithmic axis
 
 
-def draw_all(record: dict[str, Any], runs: pd.DataFrame, folder: Path) -> list[tuple[Path, str]]:
+def draw_all(suite: Suite, runs: pd.DataFrame, classes: dict[str, list[str]], folder: Path) -> list[tuple[Path, str]]:
     """Draw every figure of every data set; returns the files with their captions."""
     folder.mkdir(parents=True, exist_ok=True)
     styles = {
         # With more entries than colours, the next round gives each colour another marker.
-        entry["name"]: (
+        entry.name: (
             COLORS[index % len(COLORS)],
             MARKERS[(index + index // len(COLORS)) % len(MARKERS)],
-            _is_plain(entry),
+            entry.is_plain,
         )
-        for index, entry in enumerate(record["suite"]["entries"])
+        for index, entry in enumerate(suite.entries)
     }
     tested = "confusion" in runs
     part = "Test" if tested else "Validation"
@@ -57,16 +57,12 @@ def draw_all(record: dict[str, Any], runs: pd.DataFrame, folder: Path) -> list[t
         ):  # fmt: skip
             if name == "classes" and not tested:
                 continue
-            figure = draw(group, styles, record["classes"][dataset])
+            figure = draw(group, styles, classes[dataset])
             path = folder / f"{dataset}-{name}.png"
             write_atomically(path, partial(figure.savefig, format="png", dpi=110))
             plt.close(figure)
             drawn.append((path, f"{dataset}. {caption}"))
     return drawn
-
-
-def _is_plain(entry: dict[str, Any]) -> bool:
-    return twin(entry["model"]) == entry["model"]
 
 
 def _pareto(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> Figure:
