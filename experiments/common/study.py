@@ -135,10 +135,11 @@ class Study(Generic[Config]):
     def _begun(self, config: Config, path: Path) -> Record:
         """The record on disk if it is of the same configuration and commit, else a new one."""
         device = torch.device(getattr(config, "device", "cpu"))
-        record = {"config": settings_of(config), **self.about(config), **environment(device)}
+        about = self.about(config)
+        record = {"config": settings_of(config), **about, **environment(device)}
         if path.exists():
             earlier = read_record(path)
-            if all(earlier.get(key) == record[key] for key in ("config", "git_commit", *self.about(config))):
+            if all(earlier.get(key) == record[key] for key in ("config", "git_commit", *about)):
                 return earlier
         return record
 

@@ -1,17 +1,14 @@
 """From the record of a comparison to a report that says who won."""
 
 import base64
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template
-
-from convkan.training import write_atomically
+from convkan.training import write_text
+from experiments.common.pages import rendered
 from experiments.compare import figures
 from experiments.compare.suite import Suite, suite_of
 from experiments.compare.tables import Table, entry_rows, runs_of, search_rows, summarize
-from experiments.compare.templates import HTML, MARKDOWN
 from experiments.compare.verdict import compare_pairs, verdict_of
 
 
@@ -25,24 +22,29 @@ def write_report(record: dict[str, Any], folder: Path) -> list[str]:
     Returns:
         The verdict, line by line.
     """
+    drawn = figures.draw_all(suite_of(record), runs_of(record), record["classes"], folder)
+    context = context_of(record)
+    for template, place in (("report.md.j2", lambda path: path.name), ("report.html.j2", _inlined)):
+        shown = [{"source": place(path), "caption": caption} for path, caption in drawn]
+        write_text(folder / template.removesuffix(".j2"), rendered(template, context | {"figures": shown}))
+    verdict: list[str] = context["verdict"]
+    return verdict
+
+
+def context_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What the templates of a report fill in, but for its figures."""
     suite, runs = suite_of(record), runs_of(record)
     rows = summarize(suite, runs)
     pairs = compare_pairs(suite, runs)
-    verdict = verdict_of(suite, runs, rows, pairs)
-    drawn = figures.draw_all(suite, runs, record["classes"], folder)
-    context = {
+    return {
         "title": suite.title,
-        "verdict": verdict,
+        "verdict": verdict_of(suite, runs, rows, pairs),
         "tables": {name: Table.of(part) for name, part in rows.groupby("data", sort=False)},
         "pairs": [pair.sentence() for pair in pairs],
         "entries": entry_rows(suite),
         "searches": search_rows(record),
         "protocol": protocol_of(suite, record["runs"]),
-        "figures": drawn,
     }
-    _write(folder / "report.md", MARKDOWN, context, lambda path: path.name)
-    _write(folder / "report.html", HTML, context, _inlined)
-    return verdict
 
 
 def protocol_of(suite: Suite, runs: list[dict[str, Any]]) -> list[str]:
@@ -73,12 +75,6 @@ def protocol_of(suite: Suite, runs: list[dict[str, Any]]) -> list[str]:
     commits = ", ".join(sorted({str(run["git_commit"])[:12] for run in runs}))
     lines.append(f"On {device}, {threads} thread(s) a run; commit {commits}.")
     return lines
-
-
-def _write(path: Path, template: str, context: dict[str, Any], place: Callable[[Path], str]) -> None:
-    shown = [{"source": place(figure), "caption": caption} for figure, caption in context["figures"]]
-    text = Template(template, trim_blocks=True, lstrip_blocks=True).render(**{**context, "figures": shown})
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _inlined(path: Path) -> str:
