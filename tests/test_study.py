@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import textwrap
+import types
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -218,6 +220,20 @@ def test_a_cell_without_a_place_says_itself_whether_it_is_done(tmp_path):
     before = (tmp_path / "toy.json").stat().st_mtime_ns
     toy.run(config)
     assert (tmp_path / "toy.json").stat().st_mtime_ns == before
+
+
+def test_the_study_that_the_contributors_page_adds_is_one(monkeypatch, tmp_path, capsys):
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = textwrap.dedent(
+        page.split("`experiments/waves.py`\n", 1)[1].split("```python\n", 1)[1].split("   ```\n", 1)[0]
+    )
+    script = types.ModuleType("waves", code.split('"""')[1])
+    monkeypatch.setitem(sys.modules, "waves", script)
+    exec(compile(code, "waves.py", "exec"), vars(script))
+    monkeypatch.setattr("sys.argv", ["waves", "--quick", "--out", str(tmp_path)])
+    script.main()
+    assert script.markdown(json.loads((tmp_path / "waves.json").read_text())) in capsys.readouterr().out
+    assert (tmp_path / "waves.png").stat().st_size > 5000
 
 
 def test_of_a_run_that_is_studied_its_name_is_recorded():
