@@ -83,7 +83,7 @@ class DeletionConfig:
         check_positive(self, "images", "steps", "path_steps", "batch_size", "threads")
 
 
-def completed(config: DeletionConfig) -> DeletionConfig:
+def complete(config: DeletionConfig) -> DeletionConfig:
     """The configuration with as many images as there are."""
     _, description = load_classifier(weights_of(config))
     wanted = min(config.images, QUICK_IMAGES) if config.quick else config.images
@@ -286,7 +286,7 @@ STUDY = Study(
     stages=(cells,),
     table=markdown,
     draw=draw,
-    completed=completed,
+    complete=complete,
     about=about,
 )
 

@@ -35,7 +35,7 @@ from convkan.training.data import ImageData, normalize
 from experiments.common.cli import UserError, check_positive, parse, run
 from experiments.common.counting import count_multiply_adds, count_parameters
 from experiments.common.images import read_image
-from experiments.common.pages import rendered
+from experiments.common.pages import render
 from experiments.common.records import read_record
 from experiments.common.train_config import TrainConfig
 
@@ -114,7 +114,7 @@ def main() -> None:
             "layers": sections,
             "answers": given + answers,
         }
-        page = rendered("explain.html.j2", context)
+        page = render("explain.html.j2", context)
         out = Path(config.out) if config.out else weights.parent / "explain.html"
         write_atomically(out, lambda partial: partial.write_text(page, encoding="utf-8"))
         progress.advance(bar)

@@ -65,7 +65,7 @@ class FitConfig:
         check_positive(self, "steps", "points", "seeds", "threads")
 
 
-def completed(config: FitConfig) -> FitConfig:
+def complete(config: FitConfig) -> FitConfig:
     """The configuration with every task by its name.
 
     Raises:
@@ -262,7 +262,7 @@ STUDY = Study(
     stages=(cells,),
     table=markdown,
     draw=draw,
-    completed=completed,
+    complete=complete,
 )
 
 

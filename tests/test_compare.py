@@ -1,6 +1,7 @@
 """Comparisons: what a suite may say, how sizes are matched, what statistics conclude, and a whole one in small."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,7 @@ def test_every_suite_is_valid_and_its_models_can_be_built(path):
         create_model(entry.model, **entry.options)
     for entry, rival in suite.pairs():  # a KAN is held against CNNs, unless the suite names something else
         assert rival.is_plain or rival.name in (entry.against or [])
+    assert suite_of({"suite": asdict(suite)}) == suite
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from experiments.common.pages import TEMPLATES, rendered
+from experiments.common.pages import TEMPLATES, render
 from experiments.compare.report import context_of
 from experiments.compare.tables import Table
 from experiments.summarize import RESULTS
@@ -23,7 +23,7 @@ def test_committed_reports_find_what_their_records_say(path):
     found = {}
     for kind, mark in (("md", "## How it was done"), ("html", "<h2>How it was done</h2>")):
         committed = path.with_name(f"report.{kind}").read_text(encoding="utf-8")
-        text = rendered(f"report.{kind}.j2", context)
+        text = render(f"report.{kind}.j2", context)
         for side, page in (("now", text), ("then", committed)):
             body = page.partition("</head>")[2] or page  # styles may change
             found[side] = body.partition(mark)[0].partition(">\n")[2] if kind == "html" else body.partition(mark)[0]
@@ -40,11 +40,11 @@ def report_of(text):
 
 
 def test_text_in_a_page_stands_as_it_is():
-    page = rendered("report.html.j2", report_of(ODD))
+    page = render("report.html.j2", report_of(ODD))
     assert "a < b" not in page
     assert html.unescape(page).count("a < b") == page.count("a &lt; b") == 14
     assert "<b>c &gt; d</b>" in page
-    plain = rendered("report.md.j2", report_of("a < b"))
+    plain = render("report.md.j2", report_of("a < b"))
     assert "&lt;" not in plain
 
 
@@ -52,7 +52,7 @@ def test_a_template_is_given_all_that_it_asks_for():
     context = report_of("a")
     for name in context:
         with pytest.raises(jinja2.UndefinedError, match=name):
-            rendered("report.html.j2", {key: value for key, value in context.items() if key != name})
+            render("report.html.j2", {key: value for key, value in context.items() if key != name})
 
 
 @pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.html.j2")), ids=lambda path: path.name)

@@ -10,10 +10,12 @@ from torch import nn
 from convkan.interpret.plot import new_figure
 from experiments import chebyshev, continual, fit, pde, symbolic
 from experiments.common import cli
+from experiments.common.study import Work, settings_of
 from experiments.functions import poisson, tasks
 from experiments.functions.least_squares import optimize, rmse, roughness
 from experiments.functions.nets import kan, mlp_of_size
 from experiments.functions.tasks import Data
+from experiments.summarize import RESULTS
 
 
 @pytest.mark.slow
@@ -33,6 +35,18 @@ def test_runs_without_a_seed_are_refused(script, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.run(script.main)
     assert capsys.readouterr().err == "error: seeds must be at least 1, got 0\n"
+
+
+@pytest.mark.parametrize("script", [fit, pde, continual, chebyshev, symbolic])
+def test_a_committed_record_is_one_that_nothing_is_missing_in(script):
+    study = script.STUDY
+    record = json.loads((RESULTS / study.name / f"{study.name}.json").read_text(encoding="utf-8"))
+    config = study.complete(study.config(**record["config"]))
+    assert settings_of(config) == record["config"]
+    work = Work(config, record, lambda: None)
+    cells = [cell for stage in study.stages for cell in stage(work)]
+    assert cells
+    assert all(cell.is_in(record) for cell in cells)
 
 
 def linear_data(inputs=2):

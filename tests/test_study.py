@@ -173,8 +173,8 @@ def test_quick_settings_are_those_of_the_study(call, record):
 
 def test_what_is_left_open_is_filled_in_before_anything_is_done(tmp_path):
     toy = Toy()
-    completed = lambda config: ToyConfig(config.numbers[:1], out=config.out)  # noqa: E731
-    found = Study(**{**vars(toy.study), "completed": completed}).run(ToyConfig(out=str(tmp_path)))
+    complete = lambda config: ToyConfig(config.numbers[:1], out=config.out)  # noqa: E731
+    found = Study(**{**vars(toy.study), "complete": complete}).run(ToyConfig(out=str(tmp_path)))
     assert found["config"]["numbers"] == [2]
     assert toy.did == ["2", "2 again", "sum"]
 

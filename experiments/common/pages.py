@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
-def rendered(template: str, context: dict[str, Any]) -> str:
+def render(template: str, context: dict[str, Any]) -> str:
     """A template of that name filled in; in HTML, what is filled in stands as it is, whatever characters it has.
 
     Raises:

@@ -15,7 +15,7 @@ from experiments.common.train_config import TrainConfig, stored_config
 RESUMING = ("resume", "epochs", "on_resume", "data_root")
 
 
-def resumed(config: TrainConfig, options: set[str]) -> tuple[TrainConfig, Path, Path | None]:
+def resume_run(config: TrainConfig, options: set[str]) -> tuple[TrainConfig, Path, Path | None]:
     """The configuration and last checkpoint of a run that is to go on.
 
     Raises:

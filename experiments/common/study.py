@@ -98,7 +98,7 @@ class Study(Generic[Config]):
         stages: For each stage, its cells; a stage is asked for them when the one before is done.
         table: Makes Markdown of the record.
         draw: Makes a picture of the record.
-        completed: The configuration with what the user left open filled in.
+        complete: Gives the configuration with what the user left open filled in.
         about: What the record is to say at its top of what is studied, where that is not in the configuration.
     """
 
@@ -109,7 +109,7 @@ class Study(Generic[Config]):
     stages: Sequence[Callable[[Work[Config]], Iterable[Cell]]]
     table: Callable[[Record], str]
     draw: Callable[[Record], Figure]
-    completed: Callable[[Config], Config] = lambda config: config
+    complete: Callable[[Config], Config] = lambda config: config
     about: Callable[[Config], Record] = field(default=lambda config: {})
 
     def main(self) -> None:
@@ -122,7 +122,7 @@ class Study(Generic[Config]):
         """Run what is not done yet of a configuration; returns the record."""
         if config.quick:
             config = replace(config, **self.quick)
-        config = self.completed(config)
+        config = self.complete(config)
         torch.set_num_threads(getattr(config, "threads", 1))
         path = Path(config.out) / f"{self.name}.json"
         record = self._begun(config, path)

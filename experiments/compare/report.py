@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from convkan.training import write_text
-from experiments.common.pages import rendered
+from experiments.common.pages import render
 from experiments.compare import figures
 from experiments.compare.suite import Suite, suite_of
 from experiments.compare.tables import Table, entry_rows, runs_of, search_rows, summarize
@@ -26,7 +26,7 @@ def write_report(record: dict[str, Any], folder: Path) -> list[str]:
     context = context_of(record)
     for template, place in (("report.md.j2", lambda path: path.name), ("report.html.j2", _inlined)):
         shown = [{"source": place(path), "caption": caption} for path, caption in drawn]
-        write_text(folder / template.removesuffix(".j2"), rendered(template, context | {"figures": shown}))
+        write_text(folder / template.removesuffix(".j2"), render(template, context | {"figures": shown}))
     verdict: list[str] = context["verdict"]
     return verdict
 
