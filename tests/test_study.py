@@ -258,7 +258,7 @@ def test_a_kill_costs_only_what_was_being_done(call, record, tmp_path):
         "Killed().study.main()"
     )
     arguments = [sys.executable, "-c", code, "--out", str(tmp_path / "out")]
-    environment = {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "PATH": ""}
+    environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]), "PATH": ""}
     assert subprocess.run(arguments, env=environment, stdout=subprocess.DEVNULL).returncode == 9
     assert record()["list"] == [[4], [9]]
     toy = Toy()
