@@ -5,31 +5,29 @@ z = [sin(10πx)·cos(10πy) + sin(π(x²+y²)) + |x−y| + sin(5xy)/(0.1+|x+y|)]
 ChebyKAN (SS et al., arXiv 2405.07200), which compared with one, badly chosen MLP; here MLPs are tuned.
 """
 
-import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from math import pi
-from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from convkan import KANLinear
 from convkan.basis import BSpline, Chebyshev
-from convkan.training import write_atomically, write_text
-from experiments.common.cli import GOES_ON, check_positive, parse, run
+from convkan.interpret.plot import new_figure
+from experiments.common.cli import GOES_ON, check_positive, run
 from experiments.common.counting import count_parameters
-from experiments.common.folders import claimed
-from experiments.common.progress import StudyProgress
-from experiments.common.records import environment, write_record
+from experiments.common.study import Cell, Study, Work
 from experiments.functions.nets import mlp_of_size
 
 NOISE = 0.1
 SIDE = 100
+DRAWN = 3  # nets in the picture
 TEST_SIDE = 173  # incommensurable with the training grid
 CHEBYSHEV = ((2, 8, 8), (8, 16, 4), (16, 1, 4))  # inputs, outputs, degree of each layer: 864 parameters
 
@@ -143,75 +141,61 @@ def mse(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
         return float((model(data[0]) - data[1]).square().mean())
 
 
-def main() -> None:
-    """Choose settings on noisy validation points, train anew with each seed, test on clean points."""
-    config = parse(ChebyshevConfig, __doc__)
-    with claimed(Path(config.out)):
-        study(config)
+def cells(work: Work[ChebyshevConfig]) -> Iterator[Cell]:
+    """One for each kind of net."""
+    quick, seeds = work.config.quick, work.config.seeds
+    data = data_of(SIDE // 4 if quick else SIDE)
+    for index, net in enumerate(nets(quick)):
+        net = replace(net, rates=net.rates[:1]) if quick else net
+        steps = len(net.variants) * len(net.rates) + seeds
+        yield Cell(net.name, partial(compare, work, net, data, index < DRAWN), ("nets", net.name), steps)
 
 
-def study(config: ChebyshevConfig) -> None:
-    """Choose settings on noisy validation points, train anew with each seed, test on clean points."""
-    steps, seeds, trial_steps = (20, 1, 10) if config.quick else (config.steps, config.seeds, config.steps // 2)
-    torch.set_num_threads(config.threads)
-    points = square(SIDE // 4 if config.quick else SIDE)
+def data_of(side: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Noisy training and validation points, and clean test points, of [0, 2]² made [−1, 1]²."""
+    points = square(side)
     noisy = clean(points) + NOISE * torch.randn(len(points), 1, generator=torch.Generator().manual_seed(0))
     held_out = torch.rand(len(points), generator=torch.Generator().manual_seed(1)) < 0.1
-    inputs = points - 1  # [0, 2]² made [−1, 1]²
-    part, val = (inputs[~held_out], noisy[~held_out]), (inputs[held_out], noisy[held_out])
     tested = square(TEST_SIDE, offset=0.004)
-    test = (tested - 1, clean(tested))
+    return {
+        "train": (points[~held_out] - 1, noisy[~held_out]),
+        "val": (points[held_out] - 1, noisy[held_out]),
+        "test": (tested - 1, clean(tested)),
+    }
 
-    folder = Path(config.out)
-    path = folder / "chebyshev.json"
-    kept = {**asdict(config), "steps": steps, "seeds": seeds}
-    kept.pop("out")
-    record: dict[str, Any] = {"config": kept, **environment(torch.device("cpu")), "nets": {}}
-    if path.exists():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if earlier["config"] == kept and earlier["git_commit"] == record["git_commit"]:
-            record = earlier
-    candidates = [replace(net, rates=net.rates[:1]) if config.quick else net for net in nets(config.quick)]
-    with StudyProgress() as progress:
-        bar = progress.add_task("", total=sum(len(net.variants) * len(net.rates) + seeds for net in candidates))
-        for net in candidates:
-            if net.name in record["nets"]:
-                progress.advance(bar, len(net.variants) * len(net.rates) + seeds)
-                continue
-            errors = {}
-            for variant, rate in product(net.variants, net.rates):
-                progress.update(bar, description=f"{net.name}: {variant}, rate {rate:g}")
-                torch.manual_seed(1000)
-                model = net.variants[variant]()
-                train(model, part, rate, trial_steps)
-                errors[variant, rate] = mse(model, val)
-                progress.advance(bar)
-            variant, rate = min(errors, key=lambda key: errors[key])
-            runs = []
-            for seed in range(seeds):
-                torch.manual_seed(seed)
-                model = net.variants[variant]()
-                start = time.perf_counter()
-                train(model, part, rate, steps)
-                seconds = time.perf_counter() - start
-                runs.append({"test": mse(model, test), "train": mse(model, part), "val": mse(model, val), "s": seconds})
-                progress.advance(bar)
-            record["nets"][net.name] = {
-                "variant": variant,
-                "learning_rate": rate,
-                "trials": len(errors),
-                "parameters": count_parameters(model),
-                "runs": runs,
-            }
-            if len(record["nets"]) <= 3:
-                drawn = model(torch.cartesian_prod(*[torch.linspace(-1, 1, 120)] * 2)).detach()
-                record["nets"][net.name]["drawn"] = drawn.flatten().mul(1000).round().int().tolist()
-            write_record(path, record)
-    table = markdown(record)
-    write_text(folder / "chebyshev.md", table + "\n")
-    draw(record, folder / "chebyshev.png")
-    print(table)
-    print(f"record {path}, table chebyshev.md and plot chebyshev.png beside it")
+
+def compare(
+    work: Work[ChebyshevConfig], net: Net, data: dict[str, tuple[Tensor, Tensor]], drawn: bool
+) -> dict[str, Any]:
+    """Choose settings on noisy validation points, train anew with each seed, test on clean points."""
+    errors = {}
+    for variant, rate in product(net.variants, net.rates):
+        torch.manual_seed(1000)
+        model = net.variants[variant]()
+        train(model, data["train"], rate, work.config.steps // 2)
+        errors[variant, rate] = mse(model, data["val"])
+        work.advance()
+    variant, rate = min(errors, key=lambda key: errors[key])
+    runs = []
+    for seed in range(work.config.seeds):
+        torch.manual_seed(seed)
+        model = net.variants[variant]()
+        start = time.perf_counter()
+        train(model, data["train"], rate, work.config.steps)
+        seconds = time.perf_counter() - start
+        runs.append({**{name: mse(model, data[name]) for name in ("test", "train", "val")}, "s": seconds})
+        work.advance()
+    found = {
+        "variant": variant,
+        "learning_rate": rate,
+        "trials": len(errors),
+        "parameters": count_parameters(model),
+        "runs": runs,
+    }
+    if drawn:
+        values = model(torch.cartesian_prod(*[torch.linspace(-1, 1, 120)] * 2)).detach()
+        found["drawn"] = values.flatten().mul(1000).round().int().tolist()
+    return found
 
 
 def markdown(record: dict[str, Any]) -> str:
@@ -230,17 +214,13 @@ def markdown(record: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Means over {record['config']['seeds']} seeds; noise alone has MSE {NOISE**2:g}."])
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
+def draw(record: dict[str, Any]) -> Figure:
     """The function and what nets made of it."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     shown = {name: net for name, net in record["nets"].items() if "drawn" in net}
     pictures = {"the function, without noise": clean(torch.cartesian_prod(*[torch.linspace(0, 2, 120)] * 2))[:, 0]}
     pictures |= {f"{name}\n{net['variant']}": torch.tensor(net["drawn"]) / 1000 for name, net in shown.items()}
-    figure, axes = plt.subplots(1, len(pictures), figsize=(3.4 * len(pictures), 3.7), squeeze=False)
+    figure = new_figure((3.4 * len(pictures), 3.7), layout=None, dpi=110)
+    axes = figure.subplots(1, len(pictures), squeeze=False)
     low, high = pictures["the function, without noise"].aminmax()
     for axis, (title, values) in zip(axes[0], pictures.items(), strict=True):
         image = axis.imshow(
@@ -251,8 +231,23 @@ def draw(record: dict[str, Any], path: Path) -> None:
     axes[0, 0].set_ylabel("y")
     figure.tight_layout()
     figure.colorbar(image, ax=axes[0].tolist(), shrink=0.7, label="z")
-    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=110))
-    plt.close(figure)
+    return figure
+
+
+STUDY = Study(
+    name="chebyshev",
+    description=__doc__,
+    config=ChebyshevConfig,
+    quick={"steps": 20, "seeds": 1},
+    stages=(cells,),
+    table=markdown,
+    draw=draw,
+)
+
+
+def main() -> None:
+    """Train, record and draw."""
+    STUDY.main()
 
 
 if __name__ == "__main__":

@@ -5,26 +5,26 @@ KAN keeps the earlier bumps; an MLP forgets them. Source: Liu et al., "KAN" (arX
 """
 
 import textwrap
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from convkan.training import write_atomically, write_text
-from experiments.common.cli import check_positive, parse, run
+from convkan.interpret.plot import GREY, ORANGE, SKY, new_figure
+from experiments.common.cli import GOES_ON, check_positive, run
 from experiments.common.counting import count_parameters
-from experiments.common.folders import claimed
-from experiments.common.progress import StudyProgress
-from experiments.common.records import environment, write_record
+from experiments.common.study import Cell, Study, Work
 from experiments.functions.least_squares import rmse
 from experiments.functions.nets import kan, mlp_of_size
 
 BUMPS = 5
 WIDTH = 300.0  # exp(−300·(x − centre)²)
 DENSE = 5000
+RATES = (1e-4, 1e-3, 1e-2, 3e-2)
 
 
 @dataclass(frozen=True)
@@ -106,60 +106,53 @@ def learn(
     return found
 
 
-def main() -> None:
-    """Train, record and draw."""
-    config = parse(ContinualConfig, __doc__)
-    with claimed(Path(config.out)):
-        study(config)
-
-
-def study(config: ContinualConfig) -> None:
-    """Train, record and draw."""
-    steps, seeds = (30, 1) if config.quick else (config.steps, config.seeds)
-    rates = (1e-2,) if config.quick else (1e-4, 1e-3, 1e-2, 3e-2)
-    torch.set_num_threads(1)
+def nets_of(config: ContinualConfig) -> dict[str, Callable[[], nn.Module]]:
+    """How each net is made."""
     size = count_parameters(kan_of(config.grid_size))
-    nets: dict[str, Callable[[], nn.Module]] = {
+    return {
         f"KAN [1, 1], G = {config.grid_size}": lambda: kan_of(config.grid_size),
         "MLP, SiLU, equal size": lambda: mlp_of_size(1, 1, 2, "silu", size),
         "MLP, tanh, equal size": lambda: mlp_of_size(1, 1, 2, "tanh", size),
         "MLP, SiLU, 10⁴ parameters": lambda: mlp_of_size(1, 1, 2, "silu", 10_000),
     }
-    record: dict[str, Any] = {"config": asdict(config), **environment(torch.device("cpu")), "nets": {}}
-    record["config"].pop("out")
-    with StudyProgress() as progress:
-        bar = progress.add_task("continual learning", total=len(nets) * len(rates) * seeds * BUMPS)
-        for name, create in nets.items():
-            progress.update(bar, description=name)
-            by_rate: dict[float, list[Learned]] = {}
-            for rate in rates:
-                by_rate[rate] = []
-                for seed in range(seeds):
-                    torch.manual_seed(seed)
-                    by_rate[rate].append(learn(create, rate, steps, config.points, lambda: progress.advance(bar)))
-            # Each net is shown twice: with the rate that serves it best in the end, and with the one that learns each
-            # stage best, which for nets that forget is another.
-            chosen = {
-                "best in the end": min(rates, key=lambda rate: sum(run.rmse_after_stage[-1] for run in by_rate[rate])),
-                "best at each stage": min(rates, key=lambda rate: sum(sum(run.rmse_of_stage) for run in by_rate[rate])),
-            }
-            for why, rate in chosen.items():
-                if rate == chosen["best in the end"] and why != "best in the end":
-                    continue
-                record["nets"][f"{name}, rate {why}" if len(set(chosen.values())) > 1 else name] = {
-                    "learning_rate": rate,
-                    "parameters": by_rate[rate][0].parameters,
-                    "rmse_after_stage": [run.rmse_after_stage for run in by_rate[rate]],
-                    "rmse_of_stage": [run.rmse_of_stage for run in by_rate[rate]],
-                    "drawn": by_rate[rate][0].drawn,
-                }
-    folder = Path(config.out)
-    write_record(folder / "continual.json", record)
-    table = markdown(record)
-    write_text(folder / "continual.md", table + "\n")
-    draw(record, folder / "continual.png")
-    print(table)
-    print(f"record {folder / 'continual.json'}, table continual.md and plot continual.png beside it")
+
+
+def cells(work: Work[ContinualConfig]) -> Iterator[Cell]:
+    """One for each net, which the record has under one name or under two."""
+    rates = RATES[-2:-1] if work.config.quick else RATES
+    known = work.record.setdefault("nets", {})
+    for name, create in nets_of(work.config).items():
+        done = any(key == name or key.startswith(f"{name}, rate ") for key in known)
+        steps = len(rates) * work.config.seeds * BUMPS
+        yield Cell(name, partial(learn_at_rates, work, name, create, rates), None, steps, done)
+
+
+def learn_at_rates(
+    work: Work[ContinualConfig], name: str, create: Callable[[], nn.Module], rates: Sequence[float]
+) -> None:
+    """Take a net through the stages at every rate, and note it with the rates that serve it best."""
+    config = work.config
+    by_rate: dict[float, list[Learned]] = {rate: [] for rate in rates}
+    for rate, runs in by_rate.items():
+        for seed in range(config.seeds):
+            torch.manual_seed(seed)
+            runs.append(learn(create, rate, config.steps, config.points, work.advance))
+    # Each net is shown twice: with the rate that serves it best in the end, and with the one that learns each stage
+    # best, which for nets that forget is another.
+    chosen = {
+        "best in the end": min(rates, key=lambda rate: sum(run.rmse_after_stage[-1] for run in by_rate[rate])),
+        "best at each stage": min(rates, key=lambda rate: sum(sum(run.rmse_of_stage) for run in by_rate[rate])),
+    }
+    for why, rate in chosen.items():
+        if rate == chosen["best in the end"] and why != "best in the end":
+            continue
+        work.record["nets"][f"{name}, rate {why}" if len(set(chosen.values())) > 1 else name] = {
+            "learning_rate": rate,
+            "parameters": by_rate[rate][0].parameters,
+            "rmse_after_stage": [run.rmse_after_stage for run in by_rate[rate]],
+            "rmse_of_stage": [run.rmse_of_stage for run in by_rate[rate]],
+            "drawn": by_rate[rate][0].drawn,
+        }
 
 
 def kan_of(grid_size: int) -> nn.Sequential:
@@ -192,33 +185,42 @@ def markdown(record: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
+def draw(record: dict[str, Any]) -> Figure:
     """What each net draws after each stage, above the target."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     nets = record["nets"]
-    figure, axes = plt.subplots(
-        len(nets), BUMPS, figsize=(12, 1.6 * len(nets) + 0.6), sharex=True, sharey=True, layout="constrained"
-    )
+    figure = new_figure((12, 1.6 * len(nets) + 0.6), dpi=110)
+    axes = figure.subplots(len(nets), BUMPS, sharex=True, sharey=True, squeeze=False)
     x = torch.linspace(-1, 1, DENSE, dtype=torch.float64).unsqueeze(1)
     wanted = target(x)[:, 0]
     for row, (name, net) in enumerate(nets.items()):
         for stage, axis in enumerate(axes[row]):
             low = -1 + stage * 2 / BUMPS
-            axis.axvspan(low, low + 2 / BUMPS, color="#56B4E9", alpha=0.25, linewidth=0)
-            axis.plot(x[:, 0], wanted, color="#999999", linewidth=1)
-            axis.plot(x[::10, 0], net["drawn"][stage], color="#D55E00", linewidth=1.2)
+            axis.axvspan(low, low + 2 / BUMPS, color=SKY, alpha=0.25, linewidth=0)
+            axis.plot(x[:, 0], wanted, color=GREY, linewidth=1)
+            axis.plot(x[::10, 0], net["drawn"][stage], color=ORANGE, linewidth=1.2)
             axis.set_ylim(-0.5, 1.5)
             if row == 0:
                 axis.set_title(f"after stage {stage + 1}", fontsize=9)
         axes[row, 0].set_ylabel(textwrap.fill(name, 28), fontsize=6)
     figure.suptitle("Five bumps, one stage each (shaded): target grey, net orange", fontsize=10)
-    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=110))
-    plt.close(figure)
+    return figure
+
+
+STUDY = Study(
+    name="continual",
+    description=__doc__,
+    config=ContinualConfig,
+    quick={"steps": 30, "seeds": 1},
+    stages=(cells,),
+    table=markdown,
+    draw=draw,
+)
+
+
+def main() -> None:
+    """Train, record and draw."""
+    STUDY.main()
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, GOES_ON)

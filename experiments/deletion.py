@@ -6,25 +6,27 @@ the area under its curve is small for deletion, large for insertion. Source: Pet
 sec. 4.3; black here instead of their blurred start of insertion, since it is the methods' common baseline too.
 """
 
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from convkan.interpret import attribute, gradient_times_input, integrated_gradients
+from convkan.interpret.plot import BLUE, GREEN, GREY, ORANGE, SKY, new_figure
 from convkan.models import Description, load_classifier
-from convkan.training import write_atomically
 from convkan.training.data import normalize
-from experiments.common.cli import parse, run
-from experiments.common.records import environment, write_record
+from experiments.common.cli import GOES_ON, check_positive, run
 from experiments.common.statistics import paired_bootstrap
+from experiments.common.study import Cell, Study, Work
 from experiments.common.train_config import data_of, stored_config
 
 METHODS = {
@@ -36,13 +38,13 @@ METHODS = {
 }
 OURS, *RIVALS = METHODS
 TESTS = ("deletion", "insertion")
-# Okabe and Ito's colours, told apart by colour-blind readers too; dashes for those who print in grey.
+# Dashes for those who print in grey.
 STYLES = {
-    "edges": ("#0072B2", "-"),
-    "edges_1": ("#56B4E9", (0, (5, 1))),
-    "integrated_gradients": ("#D55E00", "--"),
-    "gradient_times_input": ("#009E73", "-."),
-    "random": ("#777777", ":"),
+    "edges": (BLUE, "-"),
+    "edges_1": (SKY, (0, (5, 1))),
+    "integrated_gradients": (ORANGE, "--"),
+    "gradient_times_input": (GREEN, "-."),
+    "random": (GREY, ":"),
 }
 QUICK_IMAGES = 20
 
@@ -78,34 +80,25 @@ class DeletionConfig:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("images", "steps", "path_steps", "batch_size", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check_positive(self, "images", "steps", "path_steps", "batch_size", "threads")
 
 
-def main() -> None:
-    """Attribute, delete, insert, record and draw."""
-    config = parse(DeletionConfig, __doc__)
-    torch.set_num_threads(config.threads)
-    device = torch.device(config.device)
-    model, description = load_classifier(Path(config.run) / "model.safetensors")
-    x = images_of(config, description).to(device)
-    settings = {key: value for key, value in asdict(config).items() if key not in ("out", "data_root")}
-    settings["run"] = Path(config.run).name
-    record: dict[str, Any] = {
-        "config": {**settings, "images": len(x)},
-        "model": description.model,
-        **environment(device),
-    }
-    record |= measure(model.to(device), x, black_image(description).to(device), config)
-    folder = Path(config.out)
-    path = folder / "deletion.json"
-    write_record(path, record)
-    table = markdown(record)
-    write_atomically(folder / "deletion.md", lambda partial: partial.write_text(table + "\n", encoding="utf-8"))
-    draw(record, folder / "deletion.png")
-    print(table)
-    print(f"record {path}, table {folder / 'deletion.md'}, plot {folder / 'deletion.png'}")
+def complete(config: DeletionConfig) -> DeletionConfig:
+    """The configuration with as many images as there are."""
+    _, description = load_classifier(weights_of(config))
+    wanted = min(config.images, QUICK_IMAGES) if config.quick else config.images
+    return replace(config, images=len(images_of(replace(config, images=wanted), description)))
+
+
+def about(config: DeletionConfig) -> dict[str, Any]:
+    """What was studied: a run of the same name may have other weights."""
+    _, description = load_classifier(weights_of(config))
+    return {"model": description.model, "weights": hashlib.sha256(weights_of(config).read_bytes()).hexdigest()}
+
+
+def weights_of(config: DeletionConfig) -> Path:
+    """The file of the run's weights."""
+    return Path(config.run) / "model.safetensors"
 
 
 def images_of(config: DeletionConfig, description: Description) -> Float[Tensor, "images channels height width"]:
@@ -119,8 +112,7 @@ def images_of(config: DeletionConfig, description: Description) -> Float[Tensor,
     data = data_of(replace(trained, data_root=config.data_root or trained.data_root), trained.seed)
     data.match_classes(description.class_names)
     generator = torch.Generator().manual_seed(config.seed)
-    count = min(config.images, QUICK_IMAGES) if config.quick else config.images
-    chosen = torch.randperm(len(data.test), generator=generator)[:count]
+    chosen = torch.randperm(len(data.test), generator=generator)[: config.images]
     return normalize(data.test.pixels[chosen], description.mean, description.std)
 
 
@@ -130,29 +122,64 @@ def black_image(description: Description) -> Float[Tensor, "channels height widt
     return normalize(pixels, description.mean, description.std)[0]
 
 
-def measure(model: nn.Module, x: Tensor, black: Tensor, config: DeletionConfig) -> dict[str, Any]:
-    """The curves of every method, the areas under them, and how they differ."""
-    steps, path_steps = (5, 4) if config.quick else (config.steps, config.path_steps)
-    orders = orders_of(x.device, black, path_steps, config.seed)
-    curves: dict[tuple[str, str], list[Tensor]] = {(test, name): [] for test in TESTS for name in METHODS}
-    seconds = dict.fromkeys(METHODS, 0.0)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress:
-        bar = progress.add_task("images", total=len(x) * len(METHODS))
-        for part in x.split(config.batch_size):
-            with torch.no_grad():
-                predicted = model(part).argmax(1)
-            for name, method in orders.items():
-                progress.update(bar, description=METHODS[name])
+class Subject:
+    """A model, images, and in which order each method takes their pixels.
+
+    Args:
+        work: What is studied, and how.
+    """
+
+    def __init__(self, work: Work[DeletionConfig]) -> None:
+        config, device = work.config, torch.device(work.config.device)
+        model, description = load_classifier(weights_of(config))
+        self.work, self.model = work, model.to(device)
+        self.parts = images_of(config, description).to(device).split(config.batch_size)
+        self.black = black_image(description).to(device)
+        with torch.no_grad():
+            self.predicted = [self.model(part).argmax(1) for part in self.parts]
+        self.seconds = dict.fromkeys(METHODS, 0.0)
+
+    @cached_property
+    def orders(self) -> dict[str, list[Int[Tensor, "images pixels"]]]:
+        """By method, for each batch: its pixels, the most important first."""
+        config = self.work.config
+        found: dict[str, list[Tensor]] = {}
+        for name, method in orders_of(self.parts[0].device, self.black, config.path_steps, config.seed).items():
+            found[name] = []
+            for part, predicted in zip(self.parts, self.predicted, strict=True):
                 start = time.perf_counter()
-                order = method(model, part, predicted).flatten(1).argsort(dim=1, descending=True, stable=True)
-                seconds[name] += time.perf_counter() - start
-                for test, canvas, source in ((TESTS[0], part, black.expand_as(part)),
-                                             (TESTS[1], black.expand_as(part), part)):  # fmt: skip
-                    curves[test, name].append(curve(model, canvas, source, order, predicted, steps))
-                progress.advance(bar, len(part))
-    joined = {key: torch.cat(parts).cpu().numpy() for key, parts in curves.items()}
-    return summary(joined) | {"milliseconds_per_image": {name: 1e3 * s / len(x) for name, s in seconds.items()}}
+                scores = method(self.model, part, predicted).flatten(1)
+                found[name].append(scores.argsort(dim=1, descending=True, stable=True))
+                self.seconds[name] += time.perf_counter() - start
+                self.work.advance()
+        return found
+
+    def milliseconds(self) -> dict[str, float]:
+        """What each method takes for an image."""
+        assert self.orders
+        return {name: 1e3 * seconds / self.work.config.images for name, seconds in self.seconds.items()}
+
+    def curves(self, test: str) -> dict[str, Float[np.ndarray, "images steps_and_1"]]:
+        """The curves of every method in one of the tests."""
+        found = {}
+        for name, orders in self.orders.items():
+            parts = []
+            for part, order, predicted in zip(self.parts, orders, self.predicted, strict=True):
+                black = self.black.expand_as(part)
+                canvas, source = (part, black) if test == "deletion" else (black, part)
+                parts.append(curve(self.model, canvas, source, order, predicted, self.work.config.steps))
+                self.work.advance()
+            found[name] = torch.cat(parts).cpu().numpy()
+        return found
+
+
+def cells(work: Work[DeletionConfig]) -> Iterator[Cell]:
+    """Finding the orders, and one for each test."""
+    subject = Subject(work)
+    steps = len(subject.parts) * len(METHODS)
+    yield Cell("orders of pixels", subject.milliseconds, ("milliseconds_per_image",), steps)
+    for test in TESTS:
+        yield Cell(test, partial(areas_of, subject, test), (test,), steps)
 
 
 def orders_of(
@@ -190,21 +217,19 @@ def curve(
     return torch.cat(probabilities, dim=1)
 
 
-def summary(curves: dict[tuple[str, str], Float[np.ndarray, "images steps_and_1"]]) -> dict[str, Any]:
+def areas_of(subject: Subject, test: str) -> dict[str, Any]:
     """Mean curves, mean areas, and the differences of our areas to others', with 95 % intervals over images."""
-    result: dict[str, Any] = {}
-    for test in TESTS:
-        areas = {name: area(curves[test, name]) for name in METHODS}
-        result[test] = {
-            "curves": {name: curves[test, name].mean(0).tolist() for name in METHODS},
-            "areas": {name: float(found.mean()) for name, found in areas.items()},
-            "differences": {
-                # It draws images, the same for both; that it was made for right and wrong answers does not matter.
-                name: asdict(paired_bootstrap(areas[OURS][None], areas[name][None]))
-                for name in RIVALS
-            },
-        }
-    return result
+    curves = subject.curves(test)
+    areas = {name: area(found) for name, found in curves.items()}
+    return {
+        "curves": {name: found.mean(0).tolist() for name, found in curves.items()},
+        "areas": {name: float(found.mean()) for name, found in areas.items()},
+        "differences": {
+            # It draws images, the same for both; that it was made for right and wrong answers does not matter.
+            name: asdict(paired_bootstrap(areas[OURS][None], areas[name][None]))
+            for name in RIVALS
+        },
+    }
 
 
 def area(curves: Float[np.ndarray, "images steps_and_1"]) -> Float[np.ndarray, " images"]:
@@ -235,13 +260,9 @@ def markdown(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
+def draw(record: dict[str, Any]) -> Figure:
     """Both curves of every method."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.8), layout="constrained", dpi=140)
-    FigureCanvasAgg(figure)
+    figure = new_figure((9, 3.8))
     axes = figure.subplots(1, 2, sharey=True)
     for axis, test, done in zip(axes, TESTS, ("deleted", "inserted"), strict=True):
         for name, (color, dashes) in STYLES.items():
@@ -254,8 +275,26 @@ def draw(record: dict[str, Any], path: Path) -> None:
         axis.legend(fontsize=8, title="area under the curve", title_fontsize=8)
     axes[0].set_ylabel("probability of the predicted class")
     axes[0].set_ylim(0, None)
-    write_atomically(path, lambda partial: figure.savefig(partial, format="png"))
+    return figure
+
+
+STUDY = Study(
+    name="deletion",
+    description=__doc__,
+    config=DeletionConfig,
+    quick={"steps": 5, "path_steps": 4},
+    stages=(cells,),
+    table=markdown,
+    draw=draw,
+    complete=complete,
+    about=about,
+)
+
+
+def main() -> None:
+    """Attribute, delete, insert, record and draw."""
+    STUDY.main()
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, GOES_ON)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Template
 from matplotlib.figure import Figure
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -36,9 +35,9 @@ from convkan.training.data import ImageData, normalize
 from experiments.common.cli import UserError, check_positive, parse, run
 from experiments.common.counting import count_multiply_adds, count_parameters
 from experiments.common.images import read_image
+from experiments.common.pages import render
 from experiments.common.records import read_record
 from experiments.common.train_config import TrainConfig
-from experiments.explain_page import HTML
 
 BATCH = 64
 
@@ -115,7 +114,7 @@ def main() -> None:
             "layers": sections,
             "answers": given + answers,
         }
-        page = Template(HTML, trim_blocks=True, lstrip_blocks=True, autoescape=True).render(context)
+        page = render("explain.html.j2", context)
         out = Path(config.out) if config.out else weights.parent / "explain.html"
         write_atomically(out, lambda partial: partial.write_text(page, encoding="utf-8"))
         progress.advance(bar)

@@ -6,25 +6,24 @@ equal size are tried for a share of the KAN's time, a dozen kinds of them, with 
 the validation points is then trained with every seed for as long as the KAN.
 """
 
-import json
 import statistics
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from torch import nn
 
 from convkan.grid import adapt_grids, refine_grids
-from convkan.training import write_atomically, write_text
-from experiments.common.cli import GOES_ON, UserError, check_positive, parse, run
+from convkan.interpret.plot import BLUE, GREY, ORANGE, new_figure
+from experiments.common.cli import GOES_ON, UserError, check_positive, run
 from experiments.common.counting import count_parameters
-from experiments.common.folders import claimed
-from experiments.common.progress import StudyProgress
-from experiments.common.records import environment, write_record
+from experiments.common.study import Cell, Study, Work
 from experiments.functions.least_squares import OptimizerName, Outcome, optimize
 from experiments.functions.nets import kan
 from experiments.functions.rivals import RIVALS, Rival, rank_rivals
@@ -65,17 +64,18 @@ class FitConfig:
     def __post_init__(self) -> None:
         check_positive(self, "steps", "points", "seeds", "threads")
 
-    def chosen(self) -> dict[str, Task]:
-        """The tasks by name.
 
-        Raises:
-            UserError: One does not exist.
-        """
-        names = ["exp_sin"] if self.quick else list(TASKS) if self.tasks == ["all"] else self.tasks
-        unknown = [name for name in names if name not in TASKS]
-        if unknown:
-            raise UserError(f"tasks must be among {', '.join(TASKS)}, or all; got {', '.join(unknown)}")
-        return {name: TASKS[name] for name in names}
+def complete(config: FitConfig) -> FitConfig:
+    """The configuration with every task by its name.
+
+    Raises:
+        UserError: One does not exist.
+    """
+    names = list(TASKS) if config.tasks == ["all"] else config.tasks
+    unknown = [name for name in names if name not in TASKS]
+    if unknown:
+        raise UserError(f"tasks must be among {', '.join(TASKS)}, or all; got {', '.join(unknown)}")
+    return replace(config, tasks=names)
 
 
 def fit_kan(
@@ -139,97 +139,46 @@ def joined(first: Outcome, second: Outcome) -> Outcome:
     )
 
 
-def main() -> None:
-    """Fit, record and draw."""
-    config = parse(FitConfig, __doc__)
-    with claimed(Path(config.out)):
-        study(config)
+def cells(work: Work[FitConfig]) -> Iterator[Cell]:
+    """One for each task and seed."""
+    config = work.config
+    kinds = (RIVALS[:1] if config.quick else RIVALS) if config.rivals else []
+    for index, (seed, name) in enumerate(product(range(config.seeds), config.tasks)):
+        steps = len(TASKS[name].grids(config.grids, config.points))
+        steps += config.rivals * (1 + len(kinds) * (seed == 0))
+        yield Cell(f"{name}, seed {seed}", partial(fit_task, work, name, seed, kinds), ("runs", index), steps)
 
 
-def study(config: FitConfig) -> None:
-    """Fit, record and draw."""
-    tasks = config.chosen()
-    grids, steps, seeds = ([3, 6], 10, 1) if config.quick else (config.grids, config.steps, config.seeds)
-    rivals = RIVALS[:1] if config.quick else RIVALS
-    torch.set_num_threads(config.threads)
-    folder = Path(config.out)
-    path = folder / "fit.json"
-    settings = {**asdict(config), "grids": grids, "steps": steps, "seeds": seeds, "tasks": list(tasks)}
-    settings.pop("out")
-    record: dict[str, Any] = {"config": settings, **environment(torch.device("cpu")), "runs": []}
-    if path.exists():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if earlier["config"] == settings and earlier["git_commit"] == record["git_commit"]:
-            record = earlier
-    done = {(row["task"], row["seed"]) for row in record["runs"]}
-    with StudyProgress() as progress:
-        steps_of = {
-            (seed, name): len(task.grids(grids, config.points)) + config.rivals * (1 + len(rivals) * (seed == 0))
-            for seed, (name, task) in product(range(seeds), tasks.items())
-        }
-        finished = sum(steps_of[seed, name] for name, seed in done)
-        bar = progress.add_task("fitting", total=sum(steps_of.values()), completed=finished)
-        for seed, name in steps_of:
-            if (name, seed) in done:
-                continue
-            progress.update(bar, description=f"{name}, seed {seed}")
-            row = fit_task(
-                tasks[name],
-                config.points,
-                grids,
-                steps,
-                seed,
-                config.optimizer,
-                rivals if config.rivals else [],
-                chosen_kind(record, name, rivals),
-                lambda: progress.advance(bar),
-            )
-            record["runs"].append({"task": name, "seed": seed, **row})
-            write_record(path, record)
-    table = markdown(record)
-    write_text(folder / "fit.md", table + "\n")
-    draw(record, folder / "fit.png")
-    print(table)
-    print(f"record {path}, table {folder / 'fit.md'}, plot {folder / 'fit.png'}")
-
-
-def chosen_kind(record: dict[str, Any], name: str, rivals: list[Rival]) -> Rival | None:
-    """The MLP that was chosen for a task with the first seed, if it was."""
-    for earlier in record["runs"]:
-        if earlier["task"] == name and earlier["seed"] == 0 and earlier["mlp"]:
-            return next(rival for rival in rivals if str(rival) == earlier["mlp"]["kind"])
-    return None
-
-
-def fit_task(
-    task: Task,
-    points: int,
-    grids: list[int],
-    steps: int,
-    seed: int,
-    optimizer: OptimizerName,
-    rivals: list[Rival],
-    chosen: Rival | None,
-    advance: Callable[[], None],
-) -> dict[str, Any]:
+def fit_task(work: Work[FitConfig], name: str, seed: int, kinds: list[Rival]) -> dict[str, Any]:
     """A KAN on all grids, and an MLP of its final size for as long: the chosen one, or the best in short trials."""
-    data = data_of(task, points, seed)
-    _, rows = fit_kan(task, data, task.grids(grids, points), steps, seed, optimizer, advance)
-    result: dict[str, Any] = {"kan": rows, "mlp": {}}
-    if not rivals:
+    config, task = work.config, TASKS[name]
+    data = data_of(task, config.points, seed)
+    grids = task.grids(config.grids, config.points)
+    _, rows = fit_kan(task, data, grids, config.steps, seed, config.optimizer, work.advance)
+    result: dict[str, Any] = {"task": name, "seed": seed, "kan": rows, "mlp": {}}
+    if not kinds:
         return result
     size, seconds = rows[-1]["parameters"], rows[-1]["seconds"]
+    chosen = chosen_kind(work.record.get("runs", []), name, kinds)
     if chosen is None:
-        tried = rank_rivals(data, size, PILOT * seconds, seed, rivals, advance)
+        tried = rank_rivals(data, size, PILOT * seconds, seed, kinds, work.advance)
         result["pilots"] = {str(one.rival): one.outcome.val_rmse for one in tried}
         chosen = tried[0].rival
-    [best] = rank_rivals(data, size, seconds, seed, [chosen], advance)
+    [best] = rank_rivals(data, size, seconds, seed, [chosen], work.advance)
     result["mlp"] = {
         "kind": str(best.rival),
         "parameters": best.parameters,
         **{key: value for key, value in asdict(best.outcome).items() if key != "curve"},
     }
     return result
+
+
+def chosen_kind(runs: list[dict[str, Any]], name: str, kinds: list[Rival]) -> Rival | None:
+    """The MLP that was chosen for a task with the first seed, if it was."""
+    for earlier in runs:
+        if earlier["task"] == name and earlier["seed"] == 0 and earlier["mlp"]:
+            return next(kind for kind in kinds if str(kind) == earlier["mlp"]["kind"])
+    return None
 
 
 def exponent(sizes: list[float], errors: list[float]) -> float:
@@ -267,28 +216,23 @@ def markdown(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
+def draw(record: dict[str, Any]) -> Figure:
     """Test error against the number of parameters, a panel a task."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import NullFormatter
-
     names = list(dict.fromkeys(row["task"] for row in record["runs"]))
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(max(6.0, 3.3 * columns), 3.1 * rows + 0.3), squeeze=False)
+    figure = new_figure((max(6.0, 3.3 * columns), 3.1 * rows + 0.3), layout=None, dpi=110)
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis, name in zip(axes.flat, names, strict=False):
         runs = [row for row in record["runs"] if row["task"] == name]
         for found in runs:
             sizes = [stage["parameters"] for stage in found["kan"]]
-            axis.plot(sizes, [stage["test_rmse"] for stage in found["kan"]], "o-", color="#0072B2", alpha=0.5, ms=4)
+            axis.plot(sizes, [stage["test_rmse"] for stage in found["kan"]], "o-", color=BLUE, alpha=0.5, ms=4)
             if found["mlp"]:
-                axis.plot(found["mlp"]["parameters"], found["mlp"]["test_rmse"], "^", color="#D55E00", ms=5)
+                axis.plot(found["mlp"]["parameters"], found["mlp"]["test_rmse"], "^", color=ORANGE, ms=5)
         sizes = [stage["parameters"] for stage in runs[0]["kan"]]
         start = statistics.median(run["kan"][0]["test_rmse"] for run in runs)
-        axis.plot(sizes, [start * (size / sizes[0]) ** -4.0 for size in sizes], ":", color="#777777")
+        axis.plot(sizes, [start * (size / sizes[0]) ** -4.0 for size in sizes], ":", color=GREY)
         axis.set_xscale("log")
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_yscale("log")
@@ -300,15 +244,31 @@ def draw(record: dict[str, Any], path: Path) -> None:
         axis.set_xlabel("parameters")
     for axis in axes[:, 0]:
         axis.set_ylabel("test RMSE")
-    styles = (("o-", "#0072B2", "KAN, grids growing finer"), ("^", "#D55E00", "best MLP, equal size and time"),
-              (":", "#777777", "fourth power"))  # fmt: skip
+    styles = (("o-", BLUE, "KAN, grids growing finer"), ("^", ORANGE, "best MLP, equal size and time"),
+              (":", GREY, "fourth power"))  # fmt: skip
     for style, color, label in styles:
         axes[0, 0].plot([], [], style, color=color, label=label)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=4, fontsize=8, frameon=False)
-    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=110))
-    plt.close(figure)
+    return figure
+
+
+STUDY = Study(
+    name="fit",
+    description=__doc__,
+    config=FitConfig,
+    quick={"tasks": ["exp_sin"], "grids": [3, 6], "steps": 10, "seeds": 1},
+    stages=(cells,),
+    table=markdown,
+    draw=draw,
+    complete=complete,
+)
+
+
+def main() -> None:
+    """Fit, record and draw."""
+    STUDY.main()
 
 
 if __name__ == "__main__":

@@ -5,25 +5,22 @@ briefly before the best of each size are given the KAN's time. Source: Liu et al
 (10,000 points inside, 800 on the border).
 """
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from convkan.grid import adapt_grids, refine_grids
-from convkan.training import write_atomically, write_text
-from experiments.common.cli import GOES_ON, check_positive, parse, run
+from convkan.interpret.plot import AMBER, BLUE, new_figure
+from experiments.common.cli import GOES_ON, check_positive, run
 from experiments.common.counting import count_parameters
-from experiments.common.folders import claimed
-from experiments.common.progress import StudyProgress
-from experiments.common.records import environment, write_record
+from experiments.common.study import Cell, Study, Work
 from experiments.functions.least_squares import AT_ONCE, OptimizerName
 from experiments.functions.nets import kan, mlp, mlp_of_size
 from experiments.functions.poisson import Problem, errors, minimise, solution
@@ -134,71 +131,46 @@ def solve_mlp(rival: Rival, problem: Problem, seconds: float, seed: int) -> dict
     }
 
 
-def main() -> None:
-    """Solve, record and draw."""
-    config = parse(PdeConfig, __doc__)
-    with claimed(Path(config.out)):
-        study(config)
+def kans(work: Work[PdeConfig]) -> Iterator[Cell]:
+    """A KAN a seed, on all grids."""
+    for seed in range(work.config.seeds):
+        yield Cell(f"KAN, seed {seed}", partial(kan_rows, work, seed), ("kan", seed))
 
 
-def study(config: PdeConfig) -> None:
-    """Solve, record and draw."""
-    if config.quick:
-        config = PdeConfig(width=3, grids=(3, 6), steps=10, inside=100, border=40, seeds=1, out=config.out, quick=True)
-    torch.set_num_threads(config.threads)
-    folder, path = Path(config.out), Path(config.out) / "pde.json"
-    settings = asdict(config)
-    settings.pop("out")
-    record: dict[str, Any] = {
-        "config": settings,
-        **environment(torch.device("cpu")),
-        "kan": [],
-        "pilots": {},
-        "mlp": {},
-    }
-    settings = json.loads(json.dumps(settings))
-    if path.exists():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if earlier["config"] == settings and earlier["git_commit"] == record["git_commit"]:
-            record = earlier
-    model: nn.Module | None = None
-    with StudyProgress() as progress:
-        bar = progress.add_task("KAN", total=config.seeds)
-        for seed in range(len(record["kan"]), config.seeds):
-            torch.manual_seed(seed)
-            model, rows = solve_kan(
-                config, Problem.random(config.inside, config.border, seed), config.grids, config.steps
-            )
-            record["kan"].append(rows)
-            record["picture"] = picture(model) if seed == 0 else record["picture"]
-            write_record(path, record)
-            progress.advance(bar)
-        candidates = rivals(record["kan"][0][-1]["parameters"])[: 1 if config.quick else None]
-        budget = sum(rows[-1]["seconds"] for rows in record["kan"]) / len(record["kan"])
-        progress.update(bar, description="MLPs, briefly", completed=0, total=len(candidates))
-        for rival in candidates:
-            if str(rival) not in record["pilots"]:
-                problem = Problem.random(config.inside, config.border, 0)
-                record["pilots"][str(rival)] = solve_mlp(rival, problem, PILOT * budget, 0)
-                write_record(path, record)
-            progress.advance(bar)
-        chosen = [
-            min(group, key=lambda rival: record["pilots"][str(rival)]["loss"])
-            for group in by_group(candidates).values()
-        ]
-        progress.update(bar, description="best MLPs", completed=0, total=len(chosen) * config.seeds)
-        for rival in chosen:
-            rows = record["mlp"].setdefault(str(rival), [])
-            progress.advance(bar, len(rows))
-            for seed in range(len(rows), config.seeds):
-                rows.append(solve_mlp(rival, Problem.random(config.inside, config.border, seed), budget, seed))
-                write_record(path, record)
-                progress.advance(bar)
-    table = markdown(record)
-    write_text(folder / "pde.md", table + "\n")
-    draw(record, folder / "pde.png")
-    print(table)
-    print(f"record {path}, table pde.md and plot pde.png beside it")
+def kan_rows(work: Work[PdeConfig], seed: int) -> list[Any]:
+    """A row a grid; what the first seed finds is drawn, too."""
+    config = work.config
+    torch.manual_seed(seed)
+    model, rows = solve_kan(config, Problem.random(config.inside, config.border, seed), config.grids, config.steps)
+    if seed == 0:
+        work.record["picture"] = picture(model)
+    return rows
+
+
+def pilots(work: Work[PdeConfig]) -> Iterator[Cell]:
+    """Every kind of MLP, briefly."""
+    for rival in candidates(work):
+        yield Cell(f"briefly, {rival}", partial(mlp_row, work, rival, PILOT, 0), ("pilots", str(rival)))
+
+
+def best_mlps(work: Work[PdeConfig]) -> Iterator[Cell]:
+    """The best kind of each group with every seed, for as long as the KAN."""
+    for group in by_group(candidates(work)).values():
+        best = min(group, key=lambda rival: work.record["pilots"][str(rival)]["loss"])
+        for seed in range(work.config.seeds):
+            yield Cell(f"{best}, seed {seed}", partial(mlp_row, work, best, 1.0, seed), ("mlp", str(best), seed))
+
+
+def candidates(work: Work[PdeConfig]) -> list[Rival]:
+    """The kinds of MLP that are tried."""
+    return rivals(work.record["kan"][0][-1]["parameters"])[: 1 if work.config.quick else None]
+
+
+def mlp_row(work: Work[PdeConfig], rival: Rival, share: float, seed: int) -> dict[str, Any]:
+    """An MLP that is given a share of the KAN's time."""
+    spent = [rows[-1]["seconds"] for rows in work.record["kan"]]
+    problem = Problem.random(work.config.inside, work.config.border, seed)
+    return solve_mlp(rival, problem, share * sum(spent) / len(spent), seed)
 
 
 def by_group(candidates: list[Rival]) -> dict[str, list[Rival]]:
@@ -243,18 +215,14 @@ def markdown(record: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
+def draw(record: dict[str, Any]) -> Figure:
     """The solution found, its error, and error against time for every net."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     found = torch.tensor(record["picture"], dtype=torch.float64)
     side = round(len(found) ** 0.5)
     places = torch.linspace(-1, 1, side, dtype=torch.float64)
     off = found - solution(torch.cartesian_prod(places, places))
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), gridspec_kw={"width_ratios": [1, 1, 1.2]})
+    figure = new_figure((14, 4.2), layout=None, dpi=110)
+    axes = figure.subplots(1, 3, gridspec_kw={"width_ratios": [1, 1, 1.2]})
     for axis, values, title, colours in (
         (axes[0], found, "solution found by the KAN", "cividis"),
         (axes[1], off, "its error", "PuOr"),
@@ -273,10 +241,10 @@ def draw(record: dict[str, Any], path: Path) -> None:
         axis.set_ylabel("y")
         figure.colorbar(image, ax=axis, shrink=0.8)
     for rows in record["kan"]:
-        axes[2].plot([r["parameters"] for r in rows], [r["mse"] for r in rows], "o-", color="#0072B2", label="KAN")
+        axes[2].plot([r["parameters"] for r in rows], [r["mse"] for r in rows], "o-", color=BLUE, label="KAN")
     for (name, rows), marker in zip(record["mlp"].items(), "s^D", strict=False):
         sizes = [row["parameters"] for row in rows]
-        axes[2].plot(sizes, [row["mse"] for row in rows], marker, color="#E69F00", label=f"MLP, {name}")
+        axes[2].plot(sizes, [row["mse"] for row in rows], marker, color=AMBER, label=f"MLP, {name}")
     handles = dict(zip(*reversed(axes[2].get_legend_handles_labels()), strict=True))
     axes[2].legend(handles.values(), handles.keys(), fontsize=8)
     axes[2].set_xscale("log")
@@ -285,8 +253,23 @@ def draw(record: dict[str, Any], path: Path) -> None:
     axes[2].set_ylabel("mean square error")
     axes[2].grid(alpha=0.3)
     figure.tight_layout()
-    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=110))
-    plt.close(figure)
+    return figure
+
+
+STUDY = Study(
+    name="pde",
+    description=__doc__,
+    config=PdeConfig,
+    quick={"width": 3, "grids": (3, 6), "steps": 10, "inside": 100, "border": 40, "seeds": 1},
+    stages=(kans, pilots, best_mlps),
+    table=markdown,
+    draw=draw,
+)
+
+
+def main() -> None:
+    """Solve, record and draw."""
+    STUDY.main()
 
 
 if __name__ == "__main__":

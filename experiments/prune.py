@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from convkan.training.parts import Images
 from experiments.common.cli import UserError, parse, run
 from experiments.common.counting import count_multiply_adds, count_parameters
 from experiments.common.records import environment, write_record
+from experiments.common.study import settings_of
 from experiments.common.train_config import TrainConfig, data_of, stored_config
 from experiments.common.trainer import best_checkpoint, build_trainer, fit, silence_lightning
 
@@ -126,8 +127,7 @@ def prune(config: PruneConfig) -> dict[str, Any]:
         name: save(out / f"{name}.safetensors", models[name], description, config) for name in ("edges", "channels")
     }
     record = {
-        "config": {key: value for key, value in asdict(config).items() if key not in ("out", "data_root")}
-        | {"run": Path(config.run).name},
+        "config": settings_of(config),
         "dataset": trained.dataset,
         "model": trained.model,
         "model_options": description.options,

@@ -5,29 +5,28 @@ paper's regulariser, pruned to [2, 1, 1], trained on, on a finer grid, its edges
 resemble, and these trained. And a convolution learns another one from noisy data, whose taps are named functions.
 """
 
-import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
+from itertools import product
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from convkan import KANConv2d
 from convkan.basis import BSpline
-from convkan.basis.functions import get_function
 from convkan.grid import adapt_grids, refine_grids
 from convkan.interpret import auto, curves, formula, formula_error, importance, kan_layers, prune_nodes, suggest
+from convkan.interpret.plot import AMBER, BLUE, new_figure
 from convkan.interpret.symbolic import fixed_edges, live_edges, recognized
 from convkan.regularization import recorded_inputs, total_l1_entropy, total_smoothness
-from convkan.training import write_atomically, write_text
-from experiments.common.cli import GOES_ON, check_positive, parse, run
-from experiments.common.folders import claimed
-from experiments.common.progress import StudyProgress
-from experiments.common.records import environment, write_record
+from experiments.common.cli import GOES_ON, check_positive, run
+from experiments.common.study import Cell, Study, Work
 from experiments.functions.least_squares import Parameters, optimize, rmse, trust_region, value_at
 from experiments.functions.nets import kan
+from experiments.functions.planted import KERNEL, PLANTED, named_right, noisy_images, planted
 from experiments.functions.tasks import TASKS, Data, data_of
 
 GRIDS = (5, 10)
@@ -35,20 +34,6 @@ ROUNDS = 3  # of sparse training, the grids moved in between
 PENALTY, ENTROPY = 1e-2, 10.0  # μ₁ and μ₂/μ₁ of the paper's regulariser
 LEAST = 0.1  # σ(φ) below which a node says nothing
 TOLERATED = 1e-8  # RMSE of a formula that is exact
-KERNEL = 3
-# c·f(a·x + b), tap by tap. On [−1, 1] each looks like itself: no other function of the library comes near.
-PLANTED: tuple[tuple[str, float, float, float], ...] = (
-    ("sin", 3.0, 0.5, 1.0),
-    ("x^2", 1.0, 0.0, 2.0),
-    ("abs", 1.0, 0.0, 2.0),
-    ("tanh", 4.0, 0.0, 1.0),
-    ("exp", 1.5, 0.0, 0.6),
-    ("gaussian", 2.5, 0.0, 1.5),
-    ("x^3", 1.0, 0.0, 1.5),
-    ("cos", 5.0, 0.0, 1.0),
-    ("log", 1.0, 1.1, 0.8),
-)
-SAME = ({"sin", "cos"}, {"tanh", "sigmoid"}, {"arcsin", "arccos"})  # but for a shift, or for a, c and d
 
 
 @dataclass(frozen=True)
@@ -163,27 +148,9 @@ def pipeline(seed: int, config: SymbolicConfig) -> dict[str, Any]:
     }
 
 
-def planted(tap: int, x: Tensor) -> Tensor:
-    """The function of a tap of the convolution to be found."""
-    name, a, b, c = PLANTED[tap]
-    return c * get_function(name).value(a * x + b)
-
-
-def noisy_images(config: SymbolicConfig, seed: int) -> tuple[Tensor, Tensor]:
-    """Images of uniform noise, and what the planted convolution makes of them, with noise."""
-    generator = torch.Generator().manual_seed(seed)
-    x = 2 * torch.rand(config.images, 1, 16, 16, generator=generator, dtype=torch.float64) - 1
-    size = 16 - KERNEL + 1
-    y = torch.zeros(config.images, 1, size, size, dtype=torch.float64)
-    for tap in range(KERNEL**2):
-        row, column = divmod(tap, KERNEL)
-        y += planted(tap, x[:, :, row : row + size, column : column + size])
-    return x, y + config.noise * y.std() * torch.randn(y.shape, generator=generator, dtype=y.dtype)
-
-
 def convolution(seed: int, config: SymbolicConfig) -> dict[str, Any]:
     """Learn the planted convolution from noisy data, and name its taps."""
-    x, y = noisy_images(config, seed)
+    x, y = noisy_images(config.images, config.noise, seed)
     torch.manual_seed(seed)
     layer = KANConv2d(1, 1, KERNEL, basis=BSpline(config.grid_size), base_activation=None, dtype=torch.float64)
     optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=100, history_size=50, line_search_fn="strong_wolfe")
@@ -216,47 +183,10 @@ def convolution(seed: int, config: SymbolicConfig) -> dict[str, Any]:
     return {"kind": "convolution", "seed": seed, "relative_error": error, "x": places.tolist(), "taps": taps}
 
 
-def named_right(tap: dict[str, Any]) -> bool:
-    """Whether the first suggestion is the planted function, or one that only a, b, c and d tell from it."""
-    names = {tap["planted"], tap["suggested"][0]["name"]}
-    return len(names) == 1 or any(names <= same for same in SAME)
-
-
-def main() -> None:
-    """Look for formulas, record and draw."""
-    config = parse(SymbolicConfig, __doc__)
-    with claimed(Path(config.out)):
-        study(config)
-
-
-def study(config: SymbolicConfig) -> None:
-    """Look for formulas, record and draw."""
-    if config.quick:
-        config = replace(config, seeds=1, starts=4, points=120, steps=25, images=24)
-    torch.set_num_threads(1)
-    folder = Path(config.out)
-    path = folder / "symbolic.json"
-    settings = {name: value for name, value in asdict(config).items() if name != "out"}
-    record: dict[str, Any] = {"config": settings, **environment(torch.device("cpu")), "runs": []}
-    if path.exists():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if earlier["config"] == settings and earlier["git_commit"] == record["git_commit"]:
-            record = earlier
-    done = {(row["kind"], row["seed"]) for row in record["runs"]}
-    with StudyProgress() as progress:
-        bar = progress.add_task("symbolic", total=2 * config.seeds, completed=len(done))
-        for kind, find in (("convolution", convolution), ("pipeline", pipeline)):
-            for seed in range(config.seeds):
-                if (kind, seed) not in done:
-                    progress.update(bar, description=f"{kind}, seed {seed}")
-                    record["runs"].append(find(seed, config))
-                    write_record(path, record)
-                    progress.advance(bar)
-    table = markdown(record)
-    write_text(folder / "symbolic.md", table + "\n")
-    draw(record, folder / "symbolic.png")
-    print(table)
-    print(f"record {path}, table {folder / 'symbolic.md'}, plot {folder / 'symbolic.png'}")
+def cells(work: Work[SymbolicConfig]) -> Iterator[Cell]:
+    """One for each experiment and seed."""
+    for index, (find, seed) in enumerate(product((convolution, pipeline), range(work.config.seeds))):
+        yield Cell(f"{find.__name__}, seed {seed}", partial(find, seed, work.config), ("runs", index))
 
 
 def runs_of(record: dict[str, Any], kind: str) -> list[dict[str, Any]]:
@@ -300,18 +230,14 @@ def markdown(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
+def draw(record: dict[str, Any]) -> Figure:
     """The convolution's functions, learned and planted, below the formula of the first net."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     row = runs_of(record, "convolution")[0]
-    figure, axes = plt.subplots(KERNEL, KERNEL, figsize=(8, 8.2), sharex=True)
+    figure = new_figure((8, 8.2), layout=None, dpi=120)
+    axes = figure.subplots(KERNEL, KERNEL, sharex=True)
     for axis, tap in zip(axes.flat, row["taps"], strict=True):
-        axis.plot(row["x"], tap["target"], color="#E69F00", linewidth=4, alpha=0.7, label="planted")
-        axis.plot(row["x"], tap["learned"], color="#0072B2", linewidth=1.2, label="learned")
+        axis.plot(row["x"], tap["target"], color=AMBER, linewidth=4, alpha=0.7, label="planted")
+        axis.plot(row["x"], tap["learned"], color=BLUE, linewidth=1.2, label="learned")
         first = tap["suggested"][0]
         a, b, c, _ = first["affine"]
         text = f"{c:.2f}·{first['name']}({a:.2f}x {b + 0.0:+.2f})"
@@ -328,8 +254,23 @@ def draw(record: dict[str, Any], path: Path) -> None:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.tight_layout(rect=(0, 0.03, 1, 0.98))
     figure.legend(handles, labels, loc="lower center", ncols=2, fontsize=8, frameon=False)
-    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
-    plt.close(figure)
+    return figure
+
+
+STUDY = Study(
+    name="symbolic",
+    description=__doc__,
+    config=SymbolicConfig,
+    quick={"seeds": 1, "starts": 4, "points": 120, "steps": 25, "images": 24},
+    stages=(cells,),
+    table=markdown,
+    draw=draw,
+)
+
+
+def main() -> None:
+    """Look for formulas, record and draw."""
+    STUDY.main()
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ from experiments.common.counting import (
 from experiments.common.folders import claimed, new_folder, tidy
 from experiments.common.parent import end_with_parent
 from experiments.common.records import DIVERGED, environment, packed, write_record
-from experiments.common.resuming import earlier_record, resumed
+from experiments.common.resuming import earlier_record, resume_run
 from experiments.common.run_data import check_data, note_data
 from experiments.common.train_config import TrainConfig, data_of
 from experiments.common.trainer import (
@@ -70,7 +70,7 @@ def main() -> None:
             config, folder = start(config)
             checkpoint = None
         else:
-            config, folder, checkpoint = resumed(config, given(sys.argv[1:]))
+            config, folder, checkpoint = resume_run(config, given(sys.argv[1:]))
         is_helper = int(os.environ.get("LOCAL_RANK", "0")) > 0  # one process a device: the first claims it for all
         try:
             with nullcontext() if is_helper else claimed(folder), naming(folder):

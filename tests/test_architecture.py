@@ -1,5 +1,6 @@
 import ast
 import json
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import convkan
+import experiments
 
 ROOT = Path(convkan.__file__).parent
 # Lower layers first: a part may import its own level's modules and those below.
@@ -23,7 +25,14 @@ LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 # Likewise within interpret, where parts of one level do without each other.
 WINGS = [{"edges"}, {"curves"}, {"attribution", "pruning", "symbolic"}, {"plot"}]
 WING = {part: level for level, parts in enumerate(WINGS) for part in parts}
+# Likewise in experiments, where the commands stand on top: files, or folders with a __main__.
+ROOMS = [{"common"}, {"functions"}, {"compare", "benchmark"}]
+ROOM = {part: level for level, parts in enumerate(ROOMS) for part in parts}
+OF_OTHERS = {"summarize"}  # commands that are made of others
+EXPERIMENTS = Path(experiments.__file__).parent
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+SCRIPTS = sorted(path.relative_to(EXPERIMENTS) for path in EXPERIMENTS.rglob("*.py"))
+every_script = pytest.mark.parametrize("script", SCRIPTS, ids=str)
 every_module = pytest.mark.parametrize("module", MODULES, ids=str)
 
 
@@ -43,9 +52,9 @@ def imported(path, package):
             yield from (f"{source}.{alias.name}" for alias in node.names)
 
 
-def name_of(module):
-    """The name under which a file of convkan is imported."""
-    return ".".join(("convkan", *module.with_suffix("").parts)).removesuffix(".__init__")
+def name_of(module, package="convkan"):
+    """The name under which a file of a package is imported."""
+    return ".".join((package, *module.with_suffix("").parts)).removesuffix(".__init__")
 
 
 def part_of(module):
@@ -65,17 +74,47 @@ def test_arrows_run_one_way(module):
         assert name.split(".")[0] != "experiments", f"{module} imports {name}"
 
 
-def test_no_imports_run_in_a_circle():
-    files = {name_of(module): module for module in MODULES}
+@pytest.mark.parametrize("root", [ROOT, EXPERIMENTS], ids=lambda root: root.name)
+def test_no_imports_run_in_a_circle(root):
+    modules = [path.relative_to(root) for path in root.rglob("*.py")]
+    files = {name_of(module, root.name): module for module in modules}
+    imported_by = {
+        name: set(imported(root / module, (root.name, *module.parent.parts))) for name, module in files.items()
+    }
     # What packages hand on: a function, where it has the name of its file.
     packages = [name for name, module in files.items() if module.name == "__init__.py"]
-    given = {f"{name}.{found.rpartition('.')[2]}" for name in packages for found in imports(files[name])}
+    given = {f"{name}.{found.rpartition('.')[2]}" for name in packages for found in imported_by[name]}
 
     def file_of(name):
         return name if name in files and name not in given else name.rpartition(".")[0]
 
-    graph = {name: set(map(file_of, imports(module))) & set(files) for name, module in files.items()}
+    graph = {name: set(map(file_of, found)) & set(files) for name, found in imported_by.items()}
     list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+@every_script
+def test_at_the_top_of_experiments_are_commands_alone(script):
+    if script.parts[0] in ROOM or script == Path("__init__.py"):
+        return
+    assert len(script.parts) == 1, f"{script}: say in ROOMS where {script.parts[0]} belongs"
+    text = (EXPERIMENTS / script).read_text(encoding="utf-8")
+    assert re.search(r"^def main\(\)", text, re.MULTILINE)
+    assert re.search(r"^    run\(main\b", text, re.MULTILINE)
+
+
+@every_script
+def test_rooms_of_experiments_stand_on_each_other(script):
+    here = script.parts[0].removesuffix(".py")
+    for name in imported(EXPERIMENTS / script, ("experiments", *script.parent.parts)):
+        if name.startswith("experiments."):
+            there = name.split(".")[1]
+            is_below = ROOM.get(there, len(ROOMS)) < ROOM.get(here, len(ROOMS))
+            assert there == here or is_below or here in OF_OTHERS, f"{script} imports {name}"
+
+
+@every_script
+def test_files_of_experiments_are_short(script):
+    assert len((EXPERIMENTS / script).read_text(encoding="utf-8").splitlines()) <= 300
 
 
 @pytest.mark.parametrize("module", [path for path in MODULES if path.parts[0] == "interpret"], ids=str)

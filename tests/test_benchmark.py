@@ -22,9 +22,9 @@ def tiny(device, notes):
     wrong = KANLinear(4, 2)
     error = partial(error_of, layer)
     return [
-        Contender("KANLinear", layer, x, error=error),
-        Contender("wrong", wrong, x, error=error),
-        Contender("nn.Linear", nn.Linear(4, 2), x),
+        Contender("KANLinear", "convkan", layer, x, error=error),
+        Contender("wrong", "convkan", wrong, x, error=error),
+        Contender("nn.Linear", "plain network", nn.Linear(4, 2), x),
     ]
 
 
@@ -101,7 +101,7 @@ def test_bytes_in_context_attributes_are_counted_too():
         def forward(self, x):
             return Hoarder.apply(x)
 
-    contender = Contender("hoarder", Module(), torch.zeros(3, requires_grad=True))
+    contender = Contender("hoarder", "convkan", Module(), torch.zeros(3, requires_grad=True))
     assert measure.saved_bytes(contender) == 4000
 
 

@@ -1,6 +1,7 @@
 """Comparisons: what a suite may say, how sizes are matched, what statistics conclude, and a whole one in small."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from experiments.compare import matching, tables, verdict
 from experiments.compare.matching import Step, match_width, matched_options
 from experiments.compare.schedule import Schedule
 from experiments.compare.search import best_of, split, trials_of
-from experiments.compare.suite import Match, load_suite
+from experiments.compare.suite import Match, load_suite, suite_of
 
 SUITES = sorted((Path(compare.__file__).parents[1] / "configs" / "compare").glob("*.yaml"))
 SMALL = {
@@ -37,6 +38,10 @@ SMALL = {
 }
 
 
+def suite_with(entries):
+    return suite_of({"suite": SMALL | {"entries": entries}})
+
+
 def written(tmp_path, **changes):
     path = tmp_path / "suite.yaml"
     path.write_text(yaml.safe_dump(SMALL | changes))
@@ -50,6 +55,7 @@ def test_every_suite_is_valid_and_its_models_can_be_built(path):
         create_model(entry.model, **entry.options)
     for entry, rival in suite.pairs():  # a KAN is held against CNNs, unless the suite names something else
         assert rival.is_plain or rival.name in (entry.against or [])
+    assert suite_of({"suite": asdict(suite)}) == suite
 
 
 @pytest.mark.parametrize(
@@ -306,7 +312,7 @@ class TestStatistics:
         rows = pd.DataFrame([{"data": "digits", "entry": name, "s/epoch": "1.0", "seeds": 3} for name in names])
         win = Difference(0.05, 0.04, 0.06)
         pairs = [verdict.Pair("digits", "KAN", "CNN", 3, win), verdict.Pair("digits", "CNN big", "CNN", 3, win)]
-        lines = verdict.verdict_of({"suite": {"entries": entries}}, runs, rows, pairs)
+        lines = verdict.verdict_of(suite_with(entries), runs, rows, pairs)
         assert lines[0].startswith("On digits, **CNN big beats CNN** by 5.00 points")
         assert lines[1].startswith("The KAN wins 1 of 1: KAN against CNN on digits (+5.00 points")
 
@@ -321,8 +327,11 @@ class TestStatistics:
         pairs = [verdict.Pair("digits", "KAN", "CNN", 3, difference)]
 
         def lines(published):
-            entries = [{"name": "KAN", "published": {}}, {"name": "CNN", "published": {"accuracy": published}}]
-            return verdict.published_of({"suite": {"entries": entries}}, runs, pairs)
+            entries = [
+                {"name": "KAN", "model": "kan_vgg"},
+                {"name": "CNN", "model": "vgg", "published": {"accuracy": published}},
+            ]
+            return verdict.published_of(suite_with(entries), runs, pairs)
 
         short, qualified = lines(86.0)
         assert "CNN (-1.00 points)" in short
@@ -341,7 +350,7 @@ class TestStatistics:
     def test_a_chosen_option_of_none_is_told(self):
         settings = {"base_activation": None, "coefficient_decay": None, "dropout": 0.1}
         search = {"dataset": "digits", "entry": "KAN", "settings": settings, "val_accuracy": 0.9}
-        record = {"searches": [search], "suite": {"entries": [{"name": "KAN", "model": "kan_vgg"}]}}
+        record = {"searches": [search], "suite": SMALL | {"entries": [{"name": "KAN", "model": "kan_vgg"}]}}
         assert tables.search_rows(record).rows[0][-1] == "base_activation None, dropout 0.1"
 
     def test_a_table_becomes_markdown(self):

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 import yaml
-from test_architecture import LEVELS, WINGS
+from test_architecture import LEVELS, ROOMS, WINGS
 from torch import nn
 
 import convkan
@@ -108,6 +108,12 @@ def test_environment_page_lists_the_variables_that_are_read():
 def test_architecture_page_has_the_levels():
     listed = [set(code(row[1])) for row in rows_of("docs/architecture.md", "Levels")]
     assert listed == LEVELS
+
+
+def test_architecture_page_has_the_rooms_of_experiments():
+    section = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("| room |")[2]
+    listed = [set(code(line.split("|")[1])) for line in section.partition("\n\n")[0].splitlines()[2:]]
+    assert listed == ROOMS
 
 
 def test_architecture_page_has_the_wings_of_interpretation():

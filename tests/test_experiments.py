@@ -17,7 +17,7 @@ import experiments
 from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import BSpline
 from convkan.models import Weights, list_models, load_classifier
-from convkan.training import DATASETS, ImageData
+from convkan.training import DATASETS, ImageData, Recipe
 from experiments import predict, publish, train
 from experiments.common import cli
 from experiments.common.counting import count_multiply_adds, count_parameters, count_step_memory_bytes
@@ -110,6 +110,10 @@ def assert_refused(outcome, *words):
     assert outcome.err.count("\n") == 1
     for word in words:
         assert str(word) in outcome.err
+
+
+def test_all_of_a_recipe_can_be_chosen():
+    assert all(hasattr(TrainConfig(), name) for name in Recipe.__dataclass_fields__)
 
 
 def test_run_leaves_its_configuration_and_record(run_folder):

@@ -94,7 +94,8 @@ def comparison(tested=True, **accuracies):
         for seed in (0, 1)
     ]
     entries = [{"name": model, "model": model} for model in accuracies]
-    return {"suite": {"entries": entries, "test": tested}, "runs": runs}
+    suite = {"name": "any", "title": "Any", "datasets": ["digits"], "seeds": [0, 1]}
+    return {"suite": suite | {"entries": entries, "test": tested}, "runs": runs}
 
 
 def as_tested(share):

@@ -1,17 +1,21 @@
 """The experiments on known functions: their mathematics, and that each runs to the end in its quick setting."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from convkan.interpret.plot import new_figure
 from experiments import chebyshev, continual, fit, pde, symbolic
 from experiments.common import cli
+from experiments.common.study import Work, settings_of
 from experiments.functions import poisson, tasks
 from experiments.functions.least_squares import optimize, rmse, roughness
 from experiments.functions.nets import kan, mlp_of_size
 from experiments.functions.tasks import Data
+from experiments.summarize import RESULTS
 
 
 @pytest.mark.slow
@@ -31,6 +35,18 @@ def test_runs_without_a_seed_are_refused(script, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.run(script.main)
     assert capsys.readouterr().err == "error: seeds must be at least 1, got 0\n"
+
+
+@pytest.mark.parametrize("script", [fit, pde, continual, chebyshev, symbolic])
+def test_a_committed_record_is_one_that_nothing_is_missing_in(script):
+    study = script.STUDY
+    record = json.loads((RESULTS / study.name / f"{study.name}.json").read_text(encoding="utf-8"))
+    config = study.complete(study.config(**record["config"]))
+    assert settings_of(config) == record["config"]
+    work = Work(config, record, lambda: None)
+    cells = [cell for stage in study.stages for cell in stage(work)]
+    assert cells
+    assert all(cell.is_in(record) for cell in cells)
 
 
 def linear_data(inputs=2):
@@ -113,6 +129,31 @@ def test_the_bumps_have_the_height_of_one():
     ends = [continual.stage_points(stage, 10)[[0, -1], 0].tolist() for stage in range(5)]
     assert ends[0][0] == -1
     assert ends[-1][1] == pytest.approx(1)
+
+
+def test_bumps_stopped_on_the_way_are_learned_on(monkeypatch, tmp_path):
+    learned = []
+
+    def learn(create, rate, steps, points, advance):
+        learned.append(rate)
+        if len(learned) == 8:
+            raise KeyboardInterrupt
+        # One net is best in the end at one rate and at each stage at another, and so has two rows.
+        ends = [0.1, rate if len(learned) <= 4 else 1.0]
+        return continual.Learned(ends, [1 / rate], [[0.0]], 3)
+
+    monkeypatch.setattr(continual, "learn", learn)
+    study = replace(continual.STUDY, table=lambda record: "", draw=lambda record: new_figure((1, 1)))
+    config = continual.ContinualConfig(seeds=1, grid_size=3, out=str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        study.run(config)
+    nets = json.loads((tmp_path / "continual.json").read_text())["nets"]
+    first = "KAN [1, 1], G = 3"
+    assert list(nets) == [f"{first}, rate best in the end", f"{first}, rate best at each stage"]
+    assert len(study.run(config)["nets"]) == 5 + 3
+    assert len(learned) == 8 + 3 * 4  # of the net that was being learned, all rates again
+    study.run(config)
+    assert len(learned) == 8 + 3 * 4
 
 
 def test_the_chebyshev_net_has_864_parameters():

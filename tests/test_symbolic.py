@@ -19,7 +19,8 @@ from convkan.interpret.symbolic.fit import Samples, affines, fit, refined
 from convkan.interpret.symbolic.numbers import evaluated, recognized, rounded
 from convkan.interpret.symbolic.suggest import _suggestions
 from experiments import symbolic
-from experiments.symbolic import SAME, SymbolicConfig, convolution, named_right
+from experiments.functions.planted import SAME, named_right
+from experiments.symbolic import SymbolicConfig, convolution
 
 # Arguments a·x + b on [−1, 1] at which a function looks like itself.
 ARGUMENTS = {

@@ -132,7 +132,7 @@ def _measure(
     for contender in contenders:
         progress.update(task, description=f"{workload.name}: checking {contender.label}", advance=1)
         passed, error = is_correct(contender)
-        results[contender.label] = {"correct": passed, "error": error, "milliseconds": {}}
+        results[contender.label] = {"kind": contender.kind, "correct": passed, "error": error, "milliseconds": {}}
         if passed:
             correct.append(contender)
     progress.update(task, description=f"{workload.name}: timing")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convkan.nn import KANLayer
-from experiments.benchmark.measure import Contender, relative_error
+from experiments.benchmark.measure import Contender, Kind, relative_error
 
 # Images whose outputs and gradients are compared with the reference, which needs K·taps times their memory.
 CHECKED = 2
@@ -55,14 +55,14 @@ def error_of(module: nn.Module, contender: Contender) -> float:
     return max(errors)
 
 
-def in_both_modes(name: str, module: nn.Module, x: Tensor, **options: Any) -> list[Contender]:
+def in_both_modes(name: str, kind: Kind, module: nn.Module, x: Tensor, **options: Any) -> list[Contender]:
     """The module in eager mode, and compiled as a whole."""
     options.setdefault("error", partial(error_of, module))
     compiled = torch.compile(deepcopy(module), fullgraph=True)
     assert isinstance(compiled, nn.Module)
     return [
-        Contender(name, module, x, **options),
-        Contender(name, compiled, x, compiled=True, **options),
+        Contender(name, kind, module, x, **options),
+        Contender(name, kind, compiled, x, compiled=True, **options),
     ]
 
 
@@ -71,7 +71,7 @@ def by_definition(module: nn.Module, x: Tensor) -> Contender:
     module = deepcopy(module)
     for layer in _kan_layers(module):
         layer.backend = "reference"
-    return Contender("reference", module, x, error=partial(error_of, module))
+    return Contender("reference", "others, reference", module, x, error=partial(error_of, module))
 
 
 def with_uneven_knots(module: nn.Module) -> nn.Module:

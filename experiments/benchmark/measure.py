@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from experiments.common.counting import kept_storages
 
 # Largest error of an output or gradient, relative to its norm, beside the reference in float64.
 GATE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+# Ours; a plain layer on ready-made features; what it would replace; what else does the same.
+Kind = Literal["convkan", "floor", "plain network", "others, reference"]
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Contender:
 
     Attributes:
         name: What it is.
+        kind: What it stands for in the comparison.
         module: What is timed, on ``x``; compiled already if it is to be.
         x: The input; it gets a gradient if it requires one.
         dtype: Precision of the computation.
@@ -35,6 +38,7 @@ class Contender:
     """
 
     name: str
+    kind: Kind
     module: nn.Module
     x: Tensor
     dtype: torch.dtype = torch.float32

@@ -35,7 +35,7 @@ def peers(layer: KANLinear, x: Tensor, notes: list[str]) -> list[Contender]:
             (actual,) = torch.autograd.grad(ours[:CHECKED], contender.x, grad.to(ours.dtype))
             return max(relative_error(ours[:CHECKED], y), relative_error(actual[:CHECKED], expected))
 
-        found.append(Contender("pykan" if package == "kan" else package, module, x, error=error))
+        found.append(Contender("pykan" if package == "kan" else package, "others, reference", module, x, error=error))
     return found
 
 

@@ -4,9 +4,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from matplotlib.patches import Patch
+
+from convkan.interpret.plot import AMBER, BLUE, GREY, ORANGE, new_figure
 from convkan.training import write_atomically
+from experiments.benchmark.measure import Kind
 
 PASSES = ("forward", "forward+backward")
+PICTURED = ("W1", "activation", "linear1024", "step:kanc_mlp_small")
+COLORS: dict[Kind, str] = {"convkan": BLUE, "floor": AMBER, "plain network": GREY, "others, reference": ORANGE}
 HEADLINES = (
     "KANConv2d compiled / floor, float32",
     "LowRankKANConv2d rank 1 compiled / nn.Conv2d + ReLU",
@@ -91,17 +97,10 @@ def _megabytes(count: int | None) -> str:
 
 def plot(record: dict[str, Any], path: Path) -> None:
     """Bars of forward and backward time for the contenders of the main workloads, on logarithmic axes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.patches import Patch
-
     names = [name for name in PICTURED if name in record["workloads"]] or list(record["workloads"])[:4]
     rows = [1 + len(record["workloads"][name]["results"]) for name in names]
-    figure, axes = plt.subplots(
-        len(names), 1, figsize=(9, 1 + 0.25 * sum(rows)), squeeze=False, gridspec_kw={"height_ratios": rows}
-    )
+    figure = new_figure((9, 1 + 0.25 * sum(rows)), layout=None, dpi=110)
+    axes = figure.subplots(len(names), 1, squeeze=False, gridspec_kw={"height_ratios": rows})
     for axis, name in zip(axes[:, 0], names, strict=True):
         _bars(axis, record["workloads"][name])
         axis.set_title(f"{name}: {record['workloads'][name]['title']}", fontsize=9, loc="left")
@@ -109,45 +108,31 @@ def plot(record: dict[str, Any], path: Path) -> None:
     figure.tight_layout(rect=(0, 0, 1, 0.97))
     handles = [Patch(color=color) for color in COLORS.values()]
     figure.legend(handles, list(COLORS), loc="upper right", ncols=len(COLORS), fontsize=8, frameon=False)
-    write_atomically(path, lambda partial: figure.savefig(partial, dpi=110, format=path.suffix[1:]))
-    plt.close(figure)
+    write_atomically(path, lambda partial: figure.savefig(partial, format=path.suffix[1:]))
 
 
 def _bars(axis: Any, workload: dict[str, Any]) -> None:
     """One workload's contenders, the fastest on top."""
     timed = [
-        (label, result["milliseconds"]["forward+backward"])
+        (label, COLORS[result["kind"]], result["milliseconds"]["forward+backward"])
         for label, result in workload["results"].items()
         if result["milliseconds"].get("forward+backward")
     ]
     if not timed:
         axis.set_axis_off()
         return
-    timed.sort(key=lambda item: item[1]["median"])
-    medians = [summary["median"] for _, summary in timed]
+    timed.sort(key=lambda item: item[-1]["median"])
+    labels, colors, summaries = zip(*timed, strict=True)
+    medians = [summary["median"] for summary in summaries]
     spread = [
-        [max(0.0, summary["median"] - summary["lower"]) for _, summary in timed],
-        [max(0.0, summary["upper"] - summary["median"]) for _, summary in timed],
+        [max(0.0, summary["median"] - summary["lower"]) for summary in summaries],
+        [max(0.0, summary["upper"] - summary["median"]) for summary in summaries],
     ]
-    colors = [_color(label) for label, _ in timed]
     axis.barh(range(len(timed)), medians, color=colors, xerr=spread, error_kw={"elinewidth": 0.8})
-    axis.set_yticks(range(len(timed)), [label for label, _ in timed], fontsize=7.5)
+    axis.set_yticks(range(len(timed)), labels, fontsize=7.5)
     axis.invert_yaxis()
     axis.set_xscale("log")
     axis.set_xlim(left=min(medians) / 2, right=max(medians) * 2.2)
     for position, (median, upper) in enumerate(zip(medians, spread[1], strict=True)):
         axis.text((median + upper) * 1.06, position, f"{median:.3g}", va="center", fontsize=7)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-PICTURED = ("W1", "activation", "linear1024", "step:kanc_mlp_small")
-# Distinguishable without colour vision (Okabe and Ito).
-COLORS = {"convkan": "#0072B2", "floor": "#E69F00", "plain network": "#999999", "others, reference": "#D55E00"}
-
-
-def _color(label: str) -> str:
-    if label.startswith(("KAN", "LowRank", "Learnable", "kan", "kkan", "conv_kan", "ckan")):
-        return COLORS["convkan"]
-    if label.startswith("floor"):
-        return COLORS["floor"]
-    return COLORS["others, reference" if label.startswith(("reference", "inkan", "pykan")) else "plain network"]

@@ -18,7 +18,7 @@ from experiments.benchmark.contenders import (
     random_input,
     with_uneven_knots,
 )
-from experiments.benchmark.measure import Contender
+from experiments.benchmark.measure import Contender, Kind
 from experiments.benchmark.peers import peers
 
 
@@ -42,23 +42,25 @@ class ConvolutionTask:
         for dtype in (torch.float32, torch.bfloat16):
             x = random_input(self.batch, self.channels[0], self.size, self.size, device=device, dtype=dtype)
             layer = channels_last(KANConv2d(*self.channels, **convolution, basis=self.basis), x)
-            found += in_both_modes("KANConv2d", layer, x, dtype=dtype)
+            found += in_both_modes("KANConv2d", "convkan", layer, x, dtype=dtype)
             features = random_input(
                 self.batch, planes * self.channels[0], self.size, self.size, device=device, dtype=dtype
             )
             floor = nn.Conv2d(planes * self.channels[0], self.channels[1], bias=False, **convolution)
-            found.append(Contender("floor", channels_last(floor, features), features, dtype))
+            found.append(Contender("floor", "floor", channels_last(floor, features), features, dtype))
             plain = nn.Conv2d(*self.channels, bias=False, **convolution)
-            found.append(Contender("nn.Conv2d", channels_last(plain, x), x, dtype))
+            found.append(Contender("nn.Conv2d", "plain network", channels_last(plain, x), x, dtype))
             if self.variants:
-                found += in_both_modes("KANConv2d, adapted knots", with_uneven_knots(layer), x, dtype=dtype)
+                found += in_both_modes("KANConv2d, adapted knots", "convkan", with_uneven_knots(layer), x, dtype=dtype)
                 low_rank = LowRankKANConv2d(*self.channels, **convolution, basis=self.basis)
-                found += in_both_modes("LowRankKANConv2d, rank 1", channels_last(low_rank, x), x, dtype=dtype)
+                found += in_both_modes(
+                    "LowRankKANConv2d, rank 1", "convkan", channels_last(low_rank, x), x, dtype=dtype
+                )
                 relu = channels_last(nn.Sequential(nn.ReLU(), nn.Conv2d(*self.channels, bias=False, **convolution)), x)
-                found += in_both_modes("nn.Conv2d + ReLU", relu, x, dtype=dtype, error=None)
+                found += in_both_modes("nn.Conv2d + ReLU", "plain network", relu, x, dtype=dtype, error=None)
             if dtype == torch.float32:
                 if self.variants:
-                    found += in_both_modes("KANConv2d", layer, x, dtype=torch.bfloat16, autocast=True)
+                    found += in_both_modes("KANConv2d", "convkan", layer, x, dtype=torch.bfloat16, autocast=True)
                 if self.reference:
                     found.append(by_definition(layer, x))
         return found
@@ -67,10 +69,10 @@ class ConvolutionTask:
 def activation(sizes: Sequence[int], device: torch.device, notes: list[str]) -> list[Contender]:
     """A learnable activation of several grid sizes, beside ReLU."""
     x = random_input(32, 64, 32, 32, device=device)
-    found = [Contender("nn.ReLU", nn.ReLU(), x), Contender("nn.SiLU", nn.SiLU(), x)]
+    found = [Contender(f"nn.{plain.__name__}", "plain network", plain(), x) for plain in (nn.ReLU, nn.SiLU)]
     for size in sizes:
         layer = channels_last(LearnableActivation(64, basis=BSpline(grid_size=size)), x)
-        found += in_both_modes(f"LearnableActivation, grid {size}", layer, x)
+        found += in_both_modes(f"LearnableActivation, grid {size}", "convkan", layer, x)
     return found
 
 
@@ -82,10 +84,10 @@ def linear(batch: int, device: torch.device, notes: list[str]) -> list[Contender
     planes = (basis.num_functions + 1) * inputs
     features = random_input(batch, planes, device=device)
     return [
-        *in_both_modes("KANLinear", layer, x),
-        *in_both_modes("KANLinear, adapted knots", with_uneven_knots(layer), x),
-        Contender("floor", nn.Linear(planes, outputs, bias=False).to(device), features),
-        Contender("nn.Linear", nn.Linear(inputs, outputs).to(device), x),
+        *in_both_modes("KANLinear", "convkan", layer, x),
+        *in_both_modes("KANLinear, adapted knots", "convkan", with_uneven_knots(layer), x),
+        Contender("floor", "floor", nn.Linear(planes, outputs, bias=False).to(device), features),
+        Contender("nn.Linear", "plain network", nn.Linear(inputs, outputs).to(device), x),
         by_definition(layer, x),
         *peers(layer, x, notes),
     ]
@@ -94,7 +96,8 @@ def linear(batch: int, device: torch.device, notes: list[str]) -> list[Contender
 def training_step(name: str, image: tuple[int, int, int], device: torch.device, notes: list[str]) -> list[Contender]:
     """Forward, backward and AdamW step of a model and of its twin, on 64 images that are ready."""
     found = []
-    for model_name in (name, twin(name)):
+    kinds: tuple[tuple[str, Kind], ...] = ((name, "convkan"), (twin(name), "plain network"))
+    for model_name, kind in kinds:
         for compiled in (False, True):
             for autocast in (False, True):
                 x = random_input(64, *image, device=device).detach()
@@ -105,7 +108,7 @@ def training_step(name: str, image: tuple[int, int, int], device: torch.device, 
                 run = torch.compile(model, fullgraph=True) if compiled else model
                 assert isinstance(run, nn.Module)
                 contender = Contender(
-                    model_name, run, x, torch.bfloat16 if autocast else torch.float32, compiled, autocast=autocast
+                    model_name, kind, run, x, torch.bfloat16 if autocast else torch.float32, compiled, autocast=autocast
                 )
 
                 def step(

@@ -11,12 +11,16 @@ from experiments.common.cli import UserError
 from experiments.common.records import read_record
 from experiments.common.train_config import TrainConfig, stored_config
 
-# What may be given with it.
+# What may be given with --resume.
 RESUMING = ("resume", "epochs", "on_resume", "data_root")
 
 
-def resumed(config: TrainConfig, options: set[str]) -> tuple[TrainConfig, Path, Path | None]:
-    """The configuration and last checkpoint of a run that is to go on.
+def resume_run(config: TrainConfig, options: set[str]) -> tuple[TrainConfig, Path, Path | None]:
+    """The configuration, the folder and the last checkpoint, if there is one, of a run that is to go on.
+
+    Args:
+        config: What the command line says.
+        options: Which of it the user gave.
 
     Raises:
         UserError: It is finished and given no more epochs, or options come with it that a run cannot change.

@@ -41,7 +41,7 @@ QUIET = (
 def build_trainer(config: TrainConfig, folder: Path, more: list[Callback]) -> tuple[L.Trainer, History]:
     """Lightning's trainer with our callbacks and logs."""
     history = History(folder / "history.csv")
-    first = first_candidate(config)
+    first = first_candidate_epoch(config)
     by = config.chosen_by
     callbacks: list[Callback] = [FollowSchedule(), *more, history, *checkpoints(folder / "checkpoints", first, by)]
     if config.early_stopping is not None:
@@ -67,7 +67,7 @@ def build_trainer(config: TrainConfig, folder: Path, more: list[Callback]) -> tu
     return trainer, history
 
 
-def first_candidate(config: TrainConfig) -> int:
+def first_candidate_epoch(config: TrainConfig) -> int:
     """The first epoch, counted from 0, that may be the best: the one in which grids have come to their last size."""
     if "grid_size" not in model_options(config.model):
         return 0

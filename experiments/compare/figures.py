@@ -4,20 +4,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
-from convkan.interpret.plot import style
-from convkan.models import twin
+from convkan.interpret.plot import GREY, PALETTE, new_figure, style
 from convkan.training import write_atomically
 from experiments.common.statistics import pareto_front
+from experiments.compare.suite import Suite
 from experiments.compare.tables import median_seconds
 
 COSTS = {
@@ -26,24 +22,23 @@ COSTS = {
     "seconds": "seconds an epoch",
     "step_memory_bytes": "memory that a training step keeps, bytes",
 }
-# Distinguishable without colour vision (Okabe and Ito).
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+WIDTH = 11.0  # inches
 MARKERS = "osD^vP*X"
-MOST_CURVES = len(COLORS)
+MOST_CURVES = len(PALETTE)
 DECADE = 10  # costs further apart than this lie on a logarithmic axis
 
 
-def draw_all(record: dict[str, Any], runs: pd.DataFrame, folder: Path) -> list[tuple[Path, str]]:
+def draw_all(suite: Suite, runs: pd.DataFrame, classes: dict[str, list[str]], folder: Path) -> list[tuple[Path, str]]:
     """Draw every figure of every data set; returns the files with their captions."""
     folder.mkdir(parents=True, exist_ok=True)
     styles = {
         # With more entries than colours, the next round gives each colour another marker.
-        entry["name"]: (
-            COLORS[index % len(COLORS)],
-            MARKERS[(index + index // len(COLORS)) % len(MARKERS)],
-            _is_plain(entry),
+        entry.name: (
+            PALETTE[index % len(PALETTE)],
+            MARKERS[(index + index // len(PALETTE)) % len(MARKERS)],
+            entry.is_plain,
         )
-        for index, entry in enumerate(record["suite"]["entries"])
+        for index, entry in enumerate(suite.entries)
     }
     tested = "confusion" in runs
     part = "Test" if tested else "Validation"
@@ -57,20 +52,20 @@ def draw_all(record: dict[str, Any], runs: pd.DataFrame, folder: Path) -> list[t
         ):  # fmt: skip
             if name == "classes" and not tested:
                 continue
-            figure = draw(group, styles, record["classes"][dataset])
+            figure = draw(group, styles, classes[dataset])
             path = folder / f"{dataset}-{name}.png"
-            write_atomically(path, partial(figure.savefig, format="png", dpi=110))
-            plt.close(figure)
+            write_atomically(path, partial(figure.savefig, format="png"))
             drawn.append((path, f"{dataset}. {caption}"))
     return drawn
 
 
-def _is_plain(entry: dict[str, Any]) -> bool:
-    return twin(entry["model"]) == entry["model"]
+def _new_figure(height: float) -> Figure:
+    return new_figure((WIDTH, height), layout=None, dpi=110)
 
 
 def _pareto(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> Figure:
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8.5), sharey=True)
+    figure = _new_figure(8.5)
+    axes = figure.subplots(2, 2, sharey=True)
     grouped = runs.groupby("entry", sort=False)
     accuracy = 100 * grouped["accuracy"].mean()
     spread = 100 * grouped["accuracy"].std().fillna(0)
@@ -90,7 +85,7 @@ def _pareto(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> F
                 label=entry,
             )
         front = pareto_front(costs.tolist(), accuracy.tolist())
-        axis.plot(costs.iloc[front], accuracy.iloc[front], color="#999999", linewidth=1, zorder=0)
+        axis.plot(costs.iloc[front], accuracy.iloc[front], color=GREY, linewidth=1, zorder=0)
         if costs.max() > DECADE * costs.min():
             axis.set_xscale("log")
             axis.xaxis.set_minor_formatter(NullFormatter())
@@ -106,8 +101,9 @@ def _pareto(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> F
 
 
 def _curves(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> Figure:
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.8))
-    for color, entry in zip(COLORS, _most_accurate(runs), strict=False):
+    figure = _new_figure(4.8)
+    axes = figure.subplots(1, 2)
+    for color, entry in zip(PALETTE, _most_accurate(runs), strict=False):
         histories = [pd.DataFrame(history) for history in runs[runs["entry"] == entry]["history"]]
         mean = pd.concat(histories).groupby("epoch").mean()
         *_, plain = styles[entry]
@@ -125,7 +121,8 @@ def _curves(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> F
 
 
 def _classes(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> Figure:
-    figure, axis = plt.subplots(figsize=(11, 4.8))
+    figure = _new_figure(4.8)
+    axis = figure.subplots()
     entries = _most_accurate(runs)
     width = 0.8 / len(entries)
     lowest = 100.0
@@ -134,7 +131,7 @@ def _classes(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> 
         # A class without test images has a bar of no height.
         shares = 100 * np.diagonal(matrices, axis1=1, axis2=2) / np.maximum(matrices.sum(axis=2), 1)
         lowest = min(lowest, shares.mean(axis=0).min())
-        color, (*_, plain) = COLORS[index], styles[entry]
+        color, (*_, plain) = PALETTE[index], styles[entry]
         positions = np.arange(shares.shape[1]) + (index - (len(entries) - 1) / 2) * width
         axis.bar(
             positions,

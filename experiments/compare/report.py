@@ -1,16 +1,14 @@
 """From the record of a comparison to a report that says who won."""
 
 import base64
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template
-
-from convkan.training import write_atomically
+from convkan.training import write_text
+from experiments.common.pages import render
 from experiments.compare import figures
-from experiments.compare.tables import Table, entry_rows, part_of, runs_of, search_rows, summarize
-from experiments.compare.templates import HTML, MARKDOWN
+from experiments.compare.suite import Suite, suite_of
+from experiments.compare.tables import Table, entry_rows, runs_of, search_rows, summarize
 from experiments.compare.verdict import compare_pairs, verdict_of
 
 
@@ -24,43 +22,47 @@ def write_report(record: dict[str, Any], folder: Path) -> list[str]:
     Returns:
         The verdict, line by line.
     """
-    runs = runs_of(record)
-    rows = summarize(record, runs)
-    pairs = compare_pairs(record, runs)
-    verdict = verdict_of(record, runs, rows, pairs)
-    drawn = figures.draw_all(record, runs, folder)
-    context = {
-        "title": record["suite"]["title"],
-        "verdict": verdict,
-        "tables": {name: Table.of(part) for name, part in rows.groupby("data", sort=False)},
-        "pairs": [pair.sentence() for pair in pairs],
-        "entries": entry_rows(record),
-        "searches": search_rows(record),
-        "protocol": protocol_of(record),
-        "figures": drawn,
-    }
-    _write(folder / "report.md", MARKDOWN, context, lambda path: path.name)
-    _write(folder / "report.html", HTML, context, _inlined)
+    drawn = figures.draw_all(suite_of(record), runs_of(record), record["classes"], folder)
+    context = context_of(record)
+    for template, place in (("report.md.j2", lambda path: path.name), ("report.html.j2", _inlined)):
+        shown = [{"source": place(path), "caption": caption} for path, caption in drawn]
+        write_text(folder / template.removesuffix(".j2"), render(template, context | {"figures": shown}))
+    verdict: list[str] = context["verdict"]
     return verdict
 
 
-def protocol_of(record: dict[str, Any]) -> list[str]:
+def context_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What the templates of a report fill in, but for its figures."""
+    suite, runs = suite_of(record), runs_of(record)
+    rows = summarize(suite, runs)
+    pairs = compare_pairs(suite, runs)
+    return {
+        "title": suite.title,
+        "verdict": verdict_of(suite, runs, rows, pairs),
+        "tables": {name: Table.of(part) for name, part in rows.groupby("data", sort=False)},
+        "pairs": [pair.sentence() for pair in pairs],
+        "entries": entry_rows(suite),
+        "searches": search_rows(record),
+        "protocol": protocol_of(suite, record["runs"]),
+    }
+
+
+def protocol_of(suite: Suite, runs: list[dict[str, Any]]) -> list[str]:
     """How the figures came about."""
-    suite = record["suite"]
-    seeds = sorted({run["seed"] for run in record["runs"]})
-    touched = "was touched once for each final run" if part_of(record) == "test" else "was not touched"
+    seeds = sorted({run["seed"] for run in runs})
+    touched = "was touched once for each final run" if suite.judged_on == "test" else "was not touched"
     lines = [
         f"Seeds {', '.join(map(str, seeds))}; the validation split chose the epoch, the test set {touched}.",
-        "Common to all: " + ", ".join(f"{key} {value}" for key, value in suite["recipe"].items()) + ".",
+        "Common to all: " + ", ".join(f"{key} {value}" for key, value in suite.recipe.items()) + ".",
     ]
-    if suite["match"]:
-        lines.append(f"Widths chosen for {suite['match']['target']:,} {suite['match']['by'].replace('_', ' ')}.")
-    if suite["search"]:
-        search = suite["search"]
+    if suite.match:
+        lines.append(f"Widths chosen for {suite.match.target:,} {suite.match.by.replace('_', ' ')}.")
+    if suite.search:
+        search = suite.search
         lines.append(
-            f"Hyper-parameters: {search['trials']} trials for each entry and data set, {search['epochs']} epochs on "
-            f"{search['train_fraction']:.0%} of the training part, the best on validation taken; "
-            f"space: {', '.join(search['space'])}."
+            f"Hyper-parameters: {search.trials} trials for each entry and data set, {search.epochs} epochs on "
+            f"{search.train_fraction:.0%} of the training part, the best on validation taken; "
+            f"space: {', '.join(search.space)}."
         )
     lines.append(
         "± is the standard deviation over seeds. Balanced accuracy, the mean of the classes' recalls, is told where it "
@@ -68,17 +70,11 @@ def protocol_of(record: dict[str, Any]) -> list[str]:
         "seeds. Seconds are medians over epochs, with the first and the last grid where grids grow. Memory is what a "
         "training step keeps from its forward pass for its backward pass, weights aside."
     )
-    device = ", ".join(sorted({run["device"] for run in record["runs"]}))
-    threads = ", ".join(sorted({str(run["threads"]) for run in record["runs"]}))
-    commits = ", ".join(sorted({str(run["git_commit"])[:12] for run in record["runs"]}))
+    device = ", ".join(sorted({run["device"] for run in runs}))
+    threads = ", ".join(sorted({str(run["threads"]) for run in runs}))
+    commits = ", ".join(sorted({str(run["git_commit"])[:12] for run in runs}))
     lines.append(f"On {device}, {threads} thread(s) a run; commit {commits}.")
     return lines
-
-
-def _write(path: Path, template: str, context: dict[str, Any], place: Callable[[Path], str]) -> None:
-    shown = [{"source": place(figure), "caption": caption} for figure, caption in context["figures"]]
-    text = Template(template, trim_blocks=True, lstrip_blocks=True).render(**{**context, "figures": shown})
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _inlined(path: Path) -> str:

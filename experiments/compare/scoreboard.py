@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from convkan.models import twin
 from experiments.common.statistics import paired_bootstrap
-from experiments.compare.tables import Table, median_seconds, part_of, runs_of
+from experiments.compare.suite import suite_of
+from experiments.compare.tables import Table, median_seconds, runs_of
 from experiments.compare.verdict import correct_answers
 
 LEADERS = {"first": "**KAN**", "second": "**CNN**", "neither": "neither"}
@@ -23,12 +23,11 @@ def scoreboard(records: dict[str, dict[str, Any]]) -> str:
     rows: list[tuple[float, dict[str, str]]] = []
     without_cnn = []
     for name, record in records.items():
-        models = {entry["name"]: entry["model"] for entry in record["suite"]["entries"]}
-        plain = {entry for entry, model in models.items() if twin(model) == model}
+        suite = suite_of(record)
         for dataset, runs in runs_of(record).groupby("dataset", sort=False):
-            cnns, kans = runs[runs["entry"].isin(plain)], runs[~runs["entry"].isin(plain)]
+            cnns, kans = runs[runs["entry"].isin(suite.plain)], runs[~runs["entry"].isin(suite.plain)]
             if len(cnns) and len(kans):
-                rows.append(_row(name, str(dataset), part_of(record), cnns, kans))
+                rows.append(_row(name, str(dataset), suite.judged_on, cnns, kans))
             else:
                 without_cnn.append(name)
     if not rows:

@@ -120,11 +120,31 @@ class Suite:
 
     def pairs(self) -> Iterator[tuple[Entry, Entry]]:
         """The comparisons that the report makes: a KAN and what it is held against."""
-        plain = [entry.name for entry in self.entries if entry.is_plain]
         for entry in self.entries:
-            rivals = entry.against if entry.against is not None else [] if entry.is_plain else plain
+            plain = [rival.name for rival in self.entries if rival.is_plain and not entry.is_plain]
+            rivals = plain if entry.against is None else entry.against
             for rival in rivals:
                 yield entry, self.entry(rival)
+
+    @property
+    def plain(self) -> set[str]:
+        """The names of the entries that are ordinary CNNs."""
+        return {entry.name for entry in self.entries if entry.is_plain}
+
+    @property
+    def judged_on(self) -> Literal["test", "val"]:
+        """The part of the data by which accuracies are told."""
+        return "test" if self.test else "val"
+
+
+def suite_of(record: dict[str, Any]) -> Suite:
+    """The suite that a comparison's record is of; what an older record does not know yet has its default."""
+    values = dict(record["suite"])
+    values["entries"] = [Entry(**entry) for entry in values["entries"]]
+    for name, kind in (("match", Match), ("search", Search)):
+        if values.get(name) is not None:
+            values[name] = kind(**values[name])
+    return Suite(**values)
 
 
 def load_suite(path: Path) -> Suite:

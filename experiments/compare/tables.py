@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from convkan.models import model_options, twin
+from convkan.models import model_options
+from experiments.compare.suite import Suite, suite_of
 
 UNBALANCED = 0.005  # balanced accuracy is told where it differs by more from accuracy
 
@@ -35,32 +36,26 @@ class Table:
 def runs_of(record: dict[str, Any]) -> pd.DataFrame:
     """The runs, each with the ``accuracy`` that it is judged by: on the test set if it was touched, else validation."""
     runs = pd.DataFrame(record["runs"])
-    return runs.assign(accuracy=runs[f"{part_of(record)}_accuracy"])
+    return runs.assign(accuracy=runs[f"{suite_of(record).judged_on}_accuracy"])
 
 
-def part_of(record: dict[str, Any]) -> str:
-    """The part of the data that a comparison is judged on: "test" or "val"."""
-    return "test" if record["suite"].get("test", True) else "val"
-
-
-def summarize(record: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
+def summarize(suite: Suite, runs: pd.DataFrame) -> pd.DataFrame:
     """A row for each data set and entry: mean and standard deviation over seeds, sizes, costs, published figures."""
-    published = {entry["name"]: entry["published"] for entry in record["suite"]["entries"]}
-    models = {entry["name"]: entry["model"] for entry in record["suite"]["entries"]}
     rows = []
-    tested = part_of(record) == "test"
-    for (dataset, entry), group in runs.groupby(["dataset", "entry"], sort=False):
+    tested = suite.judged_on == "test"
+    for (dataset, name), group in runs.groupby(["dataset", "entry"], sort=False):
+        entry = suite.entry(name)
         accuracy = 100 * group["accuracy"]
         judged = f"{accuracy.mean():.2f}" + (f" ± {accuracy.std():.2f}" if len(group) > 1 else "")
         row = {
             "data": dataset,
-            "entry": entry,
-            "kind": "CNN" if twin(models[entry]) == models[entry] else "KAN",
+            "entry": name,
+            "kind": "CNN" if entry.is_plain else "KAN",
             "width": group["options"].iloc[0]["model_options"].get("width", ""),
             "parameters": _of_seeds(group["parameters"]),
             "multiply-adds": _of_seeds(group["multiply_adds"]),
             "test %": judged if tested else "",
-            "balanced %": _balanced(group, part_of(record)),
+            "balanced %": _balanced(group, suite.judged_on),
             "validation %": f"{100 * group['val_accuracy'].mean():.2f}" if tested else judged,
             "validation loss": "" if tested else f"{_losses(group).mean():.3f}",
             "seeds": len(group),
@@ -68,28 +63,28 @@ def summarize(record: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
             "compile s": _compile_seconds(group),
             "step MB": f"{group['step_memory_bytes'].median() / 1e6:.1f}",
         }
-        rows.append(row | {f"published {key}": value for key, value in published[entry].items()})
+        rows.append(row | {f"published {key}": value for key, value in entry.published.items()})
     return pd.DataFrame(rows).astype(object).fillna("")
 
 
 def short_table(record: dict[str, Any]) -> Table:
     """What a comparison found, in few columns, beside the figures published for its entries if there are any."""
-    rows = summarize(record, runs_of(record))
+    suite = suite_of(record)
+    rows = summarize(suite, runs_of(record))
     published = [column for column in rows.columns if column.startswith("published ")]
     names = ["data", "entry"] if rows["data"].nunique() > 1 else ["entry"]
-    if part_of(record) != "test":
+    if suite.judged_on != "test":
         return Table.of(rows[[*names, "parameters", "validation %", "balanced %", "validation loss", "s/epoch"]])
     first = published[:1]
     return Table.of(rows[[*names, "parameters", "test %", "balanced %", *first, "s/epoch", *published[1:]]])
 
 
-def entry_rows(record: dict[str, Any]) -> Table:
+def entry_rows(suite: Suite) -> Table:
     """What each entry is: its model, with the options that were given, and what of its recipe is its own."""
-    entries = record["suite"]["entries"]
     rows = [
-        {"entry": entry["name"], "model": entry["model"], "options": _listed(entry["options"])}
-        | {"recipe of its own": _listed(entry["recipe"])}
-        for entry in entries
+        {"entry": entry.name, "model": entry.model, "options": _listed(entry.options)}
+        | {"recipe of its own": _listed(entry.recipe)}
+        for entry in suite.entries
     ]
     return Table.of(pd.DataFrame(rows))
 
@@ -99,17 +94,17 @@ def search_rows(record: dict[str, Any]) -> Table | None:
     if not record["searches"]:
         return None
     frame = pd.DataFrame(record["searches"])
-    models = {entry["name"]: entry["model"] for entry in record["suite"]["entries"]}
+    suite = suite_of(record)
     rows = []
-    for (dataset, entry), group in frame.groupby(["dataset", "entry"], sort=False):
+    for (dataset, name), group in frame.groupby(["dataset", "entry"], sort=False):
         accuracies = group["val_accuracy"].astype(float)  # None, here NaN, of a trial that diverged
         best = group.loc[accuracies.idxmax()]
-        defaults = model_options(models[entry])  # that of a training option which may be None is None
+        defaults = model_options(suite.entry(name).model)  # that of a training option which may be None is None
         chosen = {key: value for key, value in best["settings"].items() if value is not None or defaults.get(key)}
         rows.append(
             {
                 "data": dataset,
-                "entry": entry,
+                "entry": name,
                 "trials": len(group),
                 "worst %": "diverged" if accuracies.isna().any() else f"{100 * accuracies.min():.2f}",
                 "best %": f"{100 * best['val_accuracy']:.2f}",

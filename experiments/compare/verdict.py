@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from convkan.models import twin
 from experiments.common.records import unpacked
 from experiments.common.statistics import Difference, paired_bootstrap
-from experiments.compare.tables import median_seconds, part_of, runs_of, summarize
+from experiments.compare.suite import Suite, suite_of
+from experiments.compare.tables import median_seconds, runs_of, summarize
 
 SAME_SIZE = 0.1  # sizes that differ by less are called equal
 LONGEST_LIST = 4  # of what KANs win
@@ -42,35 +42,30 @@ class Pair:
 
 def verdict(record: dict[str, Any]) -> list[str]:
     """What a reader should take away from a comparison, line by line."""
-    runs = runs_of(record)
-    return verdict_of(record, runs, summarize(record, runs), compare_pairs(record, runs))
+    suite, runs = suite_of(record), runs_of(record)
+    return verdict_of(suite, runs, summarize(suite, runs), compare_pairs(suite, runs))
 
 
-def compare_pairs(record: dict[str, Any], runs: pd.DataFrame) -> list[Pair]:
+def compare_pairs(suite: Suite, runs: pd.DataFrame) -> list[Pair]:
     """The paired bootstrap of each pair on each data set where both have runs."""
-    entries = record["suite"]["entries"]
-    plain = [entry["name"] for entry in entries if twin(entry["model"]) == entry["model"]]
     pairs = []
-    for dataset in record["suite"]["datasets"]:
+    for dataset in suite.datasets:
         correct = {
             entry: correct_answers(group)
             for entry, group in runs[runs["dataset"] == dataset].groupby("entry", sort=False)
             if "test_correct" in group and group["test_correct"].notna().all()
         }
-        for entry in entries:
-            rivals = entry["against"] if entry["against"] is not None else plain if entry["name"] not in plain else []
-            for rival in rivals:
-                if entry["name"] in correct and rival in correct:
-                    first, second = correct[entry["name"]], correct[rival]
-                    difference = paired_bootstrap(first, second)
-                    pairs.append(Pair(dataset, entry["name"], rival, min(len(first), len(second)), difference))
+        for entry, rival in suite.pairs():
+            if entry.name in correct and rival.name in correct:
+                first, second = correct[entry.name], correct[rival.name]
+                difference = paired_bootstrap(first, second)
+                pairs.append(Pair(dataset, entry.name, rival.name, min(len(first), len(second)), difference))
     return pairs
 
 
-def verdict_of(record: dict[str, Any], runs: pd.DataFrame, rows: pd.DataFrame, pairs: list[Pair]) -> list[str]:
+def verdict_of(suite: Suite, runs: pd.DataFrame, rows: pd.DataFrame, pairs: list[Pair]) -> list[str]:
     """What a reader should take away, losses of KANs first."""
-    plain = {entry["name"] for entry in record["suite"]["entries"] if twin(entry["model"]) == entry["model"]}
-    against_cnns = [pair.first not in plain and pair.second in plain for pair in pairs]
+    against_cnns = [pair.first not in suite.plain and pair.second in suite.plain for pair in pairs]
     lines = [pair.sentence() for pair, counts in zip(pairs, against_cnns, strict=True) if not counts]
     pairs = [pair for pair, counts in zip(pairs, against_cnns, strict=True) if counts]
     seconds = {name: median_seconds(group) for name, group in runs.groupby(["dataset", "entry"])}
@@ -90,9 +85,9 @@ def verdict_of(record: dict[str, Any], runs: pd.DataFrame, rows: pd.DataFrame, p
                 names[LONGEST_LIST - 1 :] = [f"and {len(names) - LONGEST_LIST + 1} others"]
             lines.append(text.format(count=len(found), total=len(pairs), names="; ".join(names)))
         if winner == "second":
-            lines += sizes_of(runs, pairs, plain)
-    lines += published_of(record, runs, pairs)
-    where = "test" if part_of(record) == "test" else "validation"
+            lines += sizes_of(runs, pairs, suite.plain)
+    lines += published_of(suite, runs, pairs)
+    where = "test" if suite.judged_on == "test" else "validation"
     for dataset, group in runs.groupby("dataset", sort=False):
         means = group.groupby("entry", sort=False)[["val_accuracy", "accuracy"]].mean()
         best = means["val_accuracy"].idxmax()
@@ -136,11 +131,11 @@ def sizes_of(runs: pd.DataFrame, pairs: list[Pair], plain: set[str]) -> list[str
     return lines
 
 
-def published_of(record: dict[str, Any], runs: pd.DataFrame, pairs: list[Pair]) -> list[str]:
+def published_of(suite: Suite, runs: pd.DataFrame, pairs: list[Pair]) -> list[str]:
     """How many entries reach the accuracy published for them, which do not, and which wins over those to distrust."""
-    if part_of(record) != "test":
+    if suite.judged_on != "test":
         return []
-    published = {entry["name"]: entry["published"].get("accuracy") for entry in record["suite"]["entries"]}
+    published = {entry.name: entry.published.get("accuracy") for entry in suite.entries}
     lines = []
     for dataset, group in runs.groupby("dataset", sort=False):
         means = 100 * group.groupby("entry", sort=False)["accuracy"].mean()

@@ -1,5 +1,6 @@
 """Known functions, and small nets that learn them.
 
 ``tasks`` are functions to fit, ``nets`` the KANs and MLPs; ``least_squares`` fits nets to points, and ``rivals`` finds
-the best MLP by it; ``poisson`` is the equation that ``experiments.pde`` solves.
+the best MLP by it. ``poisson`` is the equation that ``experiments.pde`` solves, ``planted`` the convolution that
+``experiments.symbolic`` looks for.
 """

@@ -1,10 +1,15 @@
 """What all pictures share."""
 
+from typing import Literal
+
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8A8A8A"
+AMBER, SKY, PURPLE, YELLOW, BLACK = "#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#000000"
+# For series without a meaning of their own, neighbours far apart.
+PALETTE = (BLUE, AMBER, GREEN, PURPLE, SKY, ORANGE, YELLOW, BLACK)
 IMPORTANCE = "viridis_r"  # dark: important
 SIGNED = "PuOr"
 
@@ -23,8 +28,10 @@ def label(name: str) -> str:
     return plain(name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…")
 
 
-def new_figure(size: tuple[float, float]) -> Figure:
+def new_figure(
+    size: tuple[float, float], *, layout: Literal["constrained"] | None = "constrained", dpi: float = 140
+) -> Figure:
     """A figure outside pyplot's global state, which would keep every figure and open windows."""
-    figure = Figure(figsize=size, layout="constrained", dpi=140)
+    figure = Figure(figsize=size, layout=layout, dpi=dpi)
     FigureCanvasAgg(figure)
     return figure
