@@ -12,10 +12,10 @@ import convkan
 ROOT = Path(convkan.__file__).parent
 # Lower layers first: a part may import its own level's modules and those below.
 LEVELS = [
-    {"basis"},
+    {"basis", "files"},
     {"ops"},
     {"nn"},
-    {"grid", "regularization", "models", "interpret", "interop"},
+    {"grid", "regularization", "models", "interpret", "interop", "optim"},
     {"training"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
@@ -119,9 +119,68 @@ def loaded_by(statement):
     return set(json.loads(run.stdout))
 
 
-def test_importing_convkan_pulls_in_no_heavy_library():
+@pytest.mark.parametrize("part", ["convkan", "convkan.optim", "convkan.models"])
+def test_importing_convkan_pulls_in_no_heavy_library(part):
     heavy = {"matplotlib", "triton", "lightning", "torchvision", "sklearn", "scipy", "sympy", "safetensors"}
-    assert not (loaded_by("import convkan") - loaded_by("import torch")) & heavy
+    assert not (loaded_by(f"import {part}") - loaded_by("import torch")) & heavy
+
+
+def run_without(missing, code):
+    """Run Python code where some packages are not installed, and have what it prints."""
+    code = f"import sys\nsys.modules.update(dict.fromkeys({sorted(missing)}))\n{code}"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    return run.stdout
+
+
+def test_own_loops_do_without_the_libraries_of_training(tmp_path):
+    printed = run_without(
+        {"lightning", "torchmetrics", "torchvision", "sklearn", "jsonargparse", "tensorboard", "matplotlib", "scipy"},
+        f"""
+import torch
+from convkan.models import Description, load_classifier, save_classifier
+from convkan.optim import parameter_groups
+
+description = Description("kan_cnn", 1, (8, 8), ["a", "b"], [0.5], [0.5], {{"widths": [2]}})
+model, x = description.create(), torch.rand(4, 1, 8, 8)
+optimizer = torch.optim.AdamW(parameter_groups(model, 0.01))
+model(x).square().mean().backward()
+optimizer.step()
+save_classifier({str(tmp_path / "model.safetensors")!r}, model, description)
+again, read = load_classifier({str(tmp_path / "model.safetensors")!r})
+print(read == description, torch.equal(again(x), model.eval()(x)))
+try:
+    import convkan.training
+except ModuleNotFoundError:
+    print("training needs them")
+""",
+    )
+    assert printed.splitlines() == ["True True", "training needs them"]
+
+
+def test_what_to_install_is_said_where_files_cannot_be_read_and_written(tmp_path):
+    printed = run_without(
+        {"safetensors"},
+        f"""
+from convkan.models import Description, create_model, load_classifier, save_classifier
+
+description = Description("kan_cnn", 1, (8, 8), ["a", "b"], [0.5], [0.5])
+for call in (
+    lambda: save_classifier({str(tmp_path / "model")!r}, description.create(), description),
+    lambda: load_classifier({str(tmp_path / "model")!r}),
+    lambda: create_model("kan_vgg", weights="mnist"),
+):
+    try:
+        call()
+    except ModuleNotFoundError as error:
+        print(error)
+""",
+    )
+    lines = [
+        f"{doing} weights needs the package safetensors, which is not installed: pip install safetensors"
+        for doing in ("writing", "reading", "reading")
+    ]
+    assert printed.splitlines() == lines
+    assert not list(tmp_path.iterdir())
 
 
 def test_public_names_are_those_of_the_contract():

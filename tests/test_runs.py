@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import lightning as L
 import pytest
+import safetensors.torch
 import torch
 import yaml
 from safetensors import SafetensorError
@@ -25,10 +26,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import convkan
 import experiments
+from convkan.optim import create_schedule
 from convkan.training import Classifier, History, data, naming, write_text
 from convkan.training import callbacks as callbacks_module
-from convkan.training import saved as saved_module
-from convkan.training.optim import create_schedule
 from experiments import chebyshev, continual, fit, pde, symbolic, train
 from experiments.benchmark import __main__ as benchmark
 from experiments.common import cli, folders, progress
@@ -272,7 +272,7 @@ def fill_disk(patch, name):
     patch.setattr(builtins, "open", opened)
     patch.setattr(io, "open", opened)
     if "safetensors" in name:
-        patch.setattr(saved_module, "save_file", save_file)
+        patch.setattr(safetensors.torch, "save_file", save_file)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.models import Description, create_model, load_classifier
+from convkan.optim import create_optimizer, create_schedule
 from convkan.training import (
     AtomicCheckpointIO,
     Classifier,
@@ -27,7 +28,6 @@ from convkan.training import (
     save_classifier,
     write_atomically,
 )
-from convkan.training.optim import create_optimizer, create_schedule
 
 CLASSES = 4
 # Lightning's advice, and what torch says of Lightning.

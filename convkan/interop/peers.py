@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from convkan.interop.convolutional import convolutional_kans_layer, starostin_conv_kan
-from convkan.interop.dense import (
+from convkan.interop.linear import (
     cheby_kan_layer,
     efficient_kan,
     efficient_kan_linear,

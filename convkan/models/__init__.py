@@ -10,7 +10,7 @@ from pkgutil import iter_modules
 
 from convkan.models.pretrained import Weights, create_model, list_weights
 from convkan.models.registry import list_models, model_options, register_model, suggested_learning_rate, twin
-from convkan.models.saved import Description, example_input, load_classifier
+from convkan.models.saved import Description, example_input, load_classifier, save_classifier
 
 __all__ = [
     "Description",
@@ -22,6 +22,7 @@ __all__ = [
     "load_classifier",
     "model_options",
     "register_model",
+    "save_classifier",
     "suggested_learning_rate",
     "twin",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from convkan.models.blocks import Units
-from convkan.models.options import register_pair
+from convkan.models.pairs import register_pair
 from convkan.models.stack import Stack, check_depths
 
 

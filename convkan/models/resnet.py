@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from convkan.models.blocks import Units, channels_at, check_input
-from convkan.models.options import register_pair
+from convkan.models.pairs import register_pair
 from convkan.models.stack import check_depths
 
 DEPTHS = (8, 14, 20, 32)

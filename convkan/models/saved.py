@@ -1,14 +1,15 @@
-"""Reading a trained classifier from one file: weights, and all it takes to rebuild the model and prepare an image."""
+"""A trained classifier in one file: weights, and all it takes to rebuild the model and prepare an image."""
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from convkan.files import write_atomically
 from convkan.models.registry import build_model
 
 KEY = "convkan"  # of the description in a file's header
@@ -50,12 +51,9 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
         ValueError: The file is damaged.
         ModuleNotFoundError: The package safetensors is not installed.
     """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "reading weights needs the package safetensors, which is not installed: pip install safetensors"
-        ) from error
+    _require_safetensors("reading")
+    from safetensors import SafetensorError, safe_open
+
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
@@ -64,6 +62,39 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
             return state, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def save_classifier(
+    path: str | os.PathLike[str], model: nn.Module, description: Description, record: dict[str, Any] | None = None
+) -> Path:
+    """Write a model as safetensors, with its description in the header; ``load_classifier`` reads it.
+
+    Args:
+        path: Where to.
+        model: The model.
+        description: What it takes to rebuild it.
+        record: What is known about the weights, to be kept with them: figures, and where they come from.
+
+    Raises:
+        OSError: The file cannot be written; what stood there is left as it was.
+        ModuleNotFoundError: The package safetensors is not installed.
+    """
+    _require_safetensors("writing")
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {KEY: json.dumps(asdict(description))}
+    if record is not None:
+        metadata[RECORD_KEY] = json.dumps(record)
+
+    def write(partial: Path) -> None:
+        try:
+            save_file(tensors, partial, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
+
+    return write_atomically(path, write)
 
 
 def load_classifier(path: str | os.PathLike[str]) -> tuple[nn.Module, Description]:
@@ -75,7 +106,7 @@ def load_classifier(path: str | os.PathLike[str]) -> tuple[nn.Module, Descriptio
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, or was not written by ``convkan.training.save_classifier``.
+        ValueError: The file is damaged, or was not written by ``save_classifier``.
         ModuleNotFoundError: The package safetensors is not installed.
     """
     state, metadata = read_safetensors(path)
@@ -94,3 +125,13 @@ def load_classifier(path: str | os.PathLike[str]) -> tuple[nn.Module, Descriptio
 def example_input(description: Description) -> torch.Tensor:
     """A batch of one blank image, (1, in_channels, height, width)."""
     return torch.zeros(1, description.in_channels, *description.image_size)
+
+
+def _require_safetensors(doing: str) -> None:
+    """Raise, with what to do, unless the package is there; the library as a whole does without it."""
+    try:
+        import safetensors  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{doing} weights needs the package safetensors, which is not installed: pip install safetensors"
+        ) from error

@@ -7,7 +7,7 @@ global average pooling and a single head are later custom.
 from collections.abc import Sequence
 
 from convkan.models.blocks import Units
-from convkan.models.options import register_pair
+from convkan.models.pairs import register_pair
 from convkan.models.stack import Stack, check_depths
 
 

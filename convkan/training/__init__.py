@@ -1,15 +1,16 @@
 """Training image classifiers with Lightning; needs the ``train`` extra."""
 
+from convkan.files import naming, write_atomically, write_text
+from convkan.models import save_classifier
+from convkan.optim import parameter_groups
 from convkan.training.balance import balanced_weights, recalls
 from convkan.training.callbacks import FollowSchedule, History, checkpoints, early_stopping
+from convkan.training.checkpoint_io import AtomicCheckpointIO
 from convkan.training.classifier import Classifier, Recipe, TrainingDivergedError
 from convkan.training.data import ImageData
 from convkan.training.datasets import DATASETS
-from convkan.training.files import AtomicCheckpointIO, naming, write_atomically, write_text
 from convkan.training.grids import AdaptGrids, RefineGrids, WatchCoverage
-from convkan.training.optim import parameter_groups
 from convkan.training.parts import DataError
-from convkan.training.saved import save_classifier
 
 __all__ = [
     "DATASETS",

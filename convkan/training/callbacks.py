@@ -14,10 +14,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from convkan.files import write_atomically
+from convkan.optim import set_rates
 from convkan.training.classifier import Classifier
 from convkan.training.compiling import CompileWatch
-from convkan.training.files import write_atomically
-from convkan.training.optim import set_rates
 
 FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 # Between lines within an epoch, where there is no bar.

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torchmetrics import CatMetric, MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from convkan.regularization import total_coefficient_penalty
-from convkan.training.balance import BalancedAccuracy, balanced_weights
-from convkan.training.optim import (
+from convkan.optim import (
     OptimizerName,
     ScheduleName,
     create_optimizer,
     create_schedule,
     parameter_groups,
 )
+from convkan.regularization import total_coefficient_penalty
+from convkan.training.balance import BalancedAccuracy, balanced_weights
 
 ClassWeights = Literal["none", "balanced"]
 

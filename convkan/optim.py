@@ -1,4 +1,4 @@
-"""Optimisers, learning-rate schedules and parameter groups."""
+"""Parameter groups, optimisers and learning-rate schedules, for loops of one's own as for ``convkan.training``."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from convkan.nn import KANLayer, SymbolicEdges
+
+__all__ = ["create_optimizer", "create_schedule", "parameter_groups"]
 
 OptimizerName = Literal["adamw", "adam", "sgd"]
 ScheduleName = Literal["cosine", "one_cycle", "constant"]

@@ -1,4 +1,4 @@
-"""Loaders of other libraries' dense layers; the parameters are those of the peer's constructor."""
+"""Loaders of other libraries' linear layers; the parameters are those of the peer's constructor."""
 
 from collections.abc import Mapping, Sequence
 

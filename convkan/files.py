@@ -5,10 +5,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 # What a system says when nothing can be written, without saying where: the disk, a quota or a file is full or fails.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
@@ -74,29 +70,3 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
         OSError: It cannot be written; the message names the path.
     """
     return write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, written in the folder where they belong and put in place in one step."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: object = None
-    ) -> None:
-        """Save a checkpoint.
-
-        Raises:
-            OSError: It cannot be written; an older one at ``path`` is left as it was.
-        """
-        if storage_options is not None:
-            raise TypeError(f"storage_options must be None, got {storage_options!r}")
-
-        def write(partial: Path) -> None:
-            try:
-                with partial.open("wb") as file:
-                    torch.save(checkpoint, file)
-            except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # the archive's own complaint hides the full disk
-                    raise error.__context__ from None
-                raise
-
-        write_atomically(path, write)
