@@ -12,7 +12,7 @@ import convkan
 ROOT = Path(convkan.__file__).parent
 # Lower layers first: a part may import its own level's modules and those below.
 LEVELS = [
-    {"basis", "files"},
+    {"basis", "files", "deprecation"},
     {"ops"},
     {"nn"},
     {"grid", "regularization", "models", "interpret", "interop", "optim"},

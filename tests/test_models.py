@@ -199,6 +199,12 @@ def test_model_options_are_the_defaults_that_build_the_same_model(name):
     assert count(create_model(name, **options)) == count(create_model(name))
 
 
+def test_list_can_be_of_names_that_match():
+    assert list_models("kan_resnet?") == ["kan_resnet8"]
+    assert list_models("*") == list_models()
+    assert list_models("KAN*") == []
+
+
 @pytest.mark.parametrize("call", [create_model, twin, model_options])
 def test_unknown_name_lists_the_right_ones(call):
     with pytest.raises(ValueError, match=f"{', '.join(list_models())}; got 'resnet'"):
