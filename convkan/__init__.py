@@ -1,10 +1,14 @@
 """convkan: convolutional Kolmogorov-Arnold networks for vision."""
 
+from convkan.basis import RBF, BSpline, Chebyshev
 from convkan.nn import KANConv1d, KANConv2d, KANConv3d, KANLinear, LearnableActivation, LowRankKANConv2d
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "RBF",
+    "BSpline",
+    "Chebyshev",
     "KANConv1d",
     "KANConv2d",
     "KANConv3d",

@@ -191,7 +191,7 @@ def orders_of(
         "edges": lambda model, x, target: attribute(model, x, target, baseline=black).values.sum(1),
         "edges_1": lambda model, x, target: attribute(model, x, target, baseline=black, steps=1).values.sum(1),
         "integrated_gradients": lambda model, x, target: integrated_gradients(
-            model, x, target, black, path_steps
+            model, x, target, baseline=black, steps=path_steps
         ).values.sum(1),
         "gradient_times_input": lambda model, x, target: gradient_times_input(model, x, target, baseline=black).sum(1),
         "random": lambda model, x, target: torch.rand(len(x), *x.shape[2:], generator=generator).to(device),

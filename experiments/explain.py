@@ -174,7 +174,7 @@ def _overview(seen: dict[str, Tensor], layers: Mapping[str, nn.Module], scores: 
     """Layers beside each other."""
     off_grid, straight = {}, {}
     for name, layer in layers.items():
-        found = curves(layer, 2, data=seen[name])
+        found = curves(layer, 2, x=seen[name])
         if found.off_grid is not None:
             off_grid[name] = 100 * found.off_grid.mean().item()
         alive = edges_of(layer).alive
@@ -190,13 +190,13 @@ def _overview(seen: dict[str, Tensor], layers: Mapping[str, nn.Module], scores: 
 
 def _layer_section(name: str, layer: nn.Module, seen: Tensor, score: LayerImportance, count: int) -> dict[str, Any]:
     """A layer's atlas, and its most important edges with what comes close to them."""
-    atlas = plot_atlas(layer, data=seen, importance=score.edges, title=f"{name} ({type(layer).__name__})")
+    atlas = plot_atlas(layer, x=seen, importance=score.edges, title=f"{name} ({type(layer).__name__})")
     order = score.edges.flatten().argsort(descending=True)[:count]
     places = torch.stack(torch.unravel_index(order, score.edges.shape), dim=1).tolist()
     rows = []
     for place in places:
         edge = tuple(place)
-        best = suggest(layer, edge, data=seen, top=1)[0]
+        best = suggest(layer, edge, x=seen, top=1)[0]
         output, input_, *tap = edge
         rows.append(
             {
@@ -274,7 +274,8 @@ def _pictures(
     spatial = [name for name, seen in layer_inputs(model, images[:1]).items() if seen.ndim == 4]
     if spatial:
         name = spatial[-1]
-        maps, shares = feature_contributions(model, dict(model.named_modules())[name], images[:1], predicted[:1], black)
+        layer = dict(model.named_modules())[name]
+        maps, shares = feature_contributions(model, layer, images[:1], predicted[:1], baseline=black)
         figure = plot_features(shown[0], maps[0], shares[0], f"the first of them in {name}: maps, and what each says")
         found.append({"title": "", "picture": _inlined(figure)})
     return found

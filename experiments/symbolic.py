@@ -166,7 +166,7 @@ def convolution(seed: int, config: SymbolicConfig) -> dict[str, Any]:
         drawn = curves(layer, num_points=201)
     places = drawn.x[0]
     taps = []
-    for (_, _, row, column), found in suggest(layer, data=x).items():
+    for (_, _, row, column), found in suggest(layer, x=x).items():
         learned, target = drawn.total[0, 0, :, row, column], planted(KERNEL * row + column, places)
         learned, target = learned - learned.mean(), target - target.mean()  # taps exchange constants
         r2 = 1 - float((learned - target).square().sum() / target.square().sum())

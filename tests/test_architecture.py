@@ -14,7 +14,7 @@ import experiments
 ROOT = Path(convkan.__file__).parent
 # Lower layers first: a part may import its own level's modules and those below.
 LEVELS = [
-    {"basis", "files", "modes"},
+    {"basis", "files", "modes", "deprecation"},
     {"ops"},
     {"nn"},
     {"functional", "grid", "regularization", "models", "interpret", "interop", "optim"},
@@ -263,5 +263,7 @@ for call in (
 def test_public_names_are_those_of_the_contract():
     names = {"KANLinear", "KANConv1d", "KANConv2d", "KANConv3d", "LearnableActivation", "LowRankKANConv2d"}
     assert names <= set(convkan.__all__)
-    assert {"BSpline", "Chebyshev", "RBF"} <= set(convkan.basis.__all__)
+    for name in ("BSpline", "Chebyshev", "RBF"):
+        assert {name} <= set(convkan.__all__) & set(convkan.basis.__all__)
+        assert getattr(convkan, name) is getattr(convkan.basis, name)
     assert all(hasattr(convkan, name) for name in convkan.__all__)

@@ -299,7 +299,7 @@ def test_linear_models_are_attributed_alike_by_all_methods():
     for baseline in (None, 0.3, torch.randn(2, 1, 1).double(), torch.randn(4, 2, 6, 6).double()):
         ours = attribute(model, x, 2, baseline=baseline)
         assert_agree(gradient_times_input(model, x, 2, baseline=baseline), ours.values)
-        path = integrated_gradients(model, x, 2, baseline, steps=3)
+        path = integrated_gradients(model, x, 2, baseline=baseline, steps=3)
         assert_agree(path.values, ours.values)
         assert path.completeness_error.max() < 1e-12
 

@@ -628,3 +628,16 @@ def test_geometry_that_no_convolution_has_is_refused(argument, value, error):
         state, config, _ = example(KERNELS)
         with pytest.raises((ValueError, TypeError), match=f"{argument} must"):
             load_peer(KERNELS, state, **config | {argument: value})
+
+
+def test_layer_of_a_model_is_picked_out_by_its_prefix():
+    state = {"cheby_coeffs": torch.randn(4, 3, 6)}
+    within = {"layers.0.norm.weight": torch.ones(4)} | {f"layers.1.{name}": value for name, value in state.items()}
+    sizes = {"input_dim": 4, "output_dim": 3, "degree": 5}
+    layer = load_peer("ChebyKAN ChebyKANLayer", within, prefix="layers.1.", **sizes)
+    x = torch.randn(2, 4)
+    assert torch.equal(layer(x), load_peer("ChebyKAN ChebyKANLayer", state, **sizes)(x))
+    with pytest.raises(
+        ValueError, match=r"prefix must begin some key of the state, got 'head.' for layers.0.norm.weight,"
+    ):
+        load_peer("ChebyKAN ChebyKANLayer", within, prefix="head.", **sizes)

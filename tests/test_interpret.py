@@ -170,7 +170,7 @@ def test_straightness_is_that_of_a_line_weighted_by_the_data():
     assert_agree(found.straightness[0], torch.ones(1, dtype=torch.float64))
     assert_agree(found.slope[0], torch.full((1,), 3.0, dtype=torch.float64))
     assert found.straightness[1].item() < 0.1
-    right = curves(layer, data=torch.rand(500, 1, dtype=torch.float64) * 0.5 + 1)  # where |x| is a line too
+    right = curves(layer, x=torch.rand(500, 1, dtype=torch.float64) * 0.5 + 1)  # where |x| is a line too
     assert right.straightness[1].item() > 0.999
 
 
@@ -185,7 +185,7 @@ def test_histogram_and_share_off_the_grid_are_those_of_the_padded_inputs():
     layer = KANConv2d(2, 3, 3, padding=1)
     x = torch.full((1, 2, 2, 2), 0.99)
     x[0, 1] = 5.0
-    found = curves(layer, data=x)
+    found = curves(layer, x=x)
     assert found.counts.sum(1).tolist() == [16, 12]
     assert found.counts[0, -1] == 4  # 12 zeros of padding lie in the middle
     torch.testing.assert_close(found.off_grid, torch.tensor([0.0, 0.25], dtype=torch.float64))
@@ -235,7 +235,7 @@ def test_atlas_of_any_layer_is_a_picture_with_a_curve_for_each_drawn_edge(layer,
     x = torch.randn(4, edges.functions.num_inputs, *(6,) * len(edges.shape[2:] or (1,)))
     x = x[:, :, 0] if isinstance(layer, KANLinear) else x
     for data in (None, x):
-        figure = plot_atlas(layer, data=data, importance=torch.rand(edges.shape), title="layer")
+        figure = plot_atlas(layer, x=data, importance=torch.rand(edges.shape), title="layer")
         curves_drawn = sum(len(c.get_segments()) for c in figure.axes[0].collections[:2])
         outputs, inputs = min(edges.shape[0], atlas.MOST_OUTPUTS), min(edges.shape[1], atlas.MOST_INPUTS)
         assert curves_drawn == outputs * inputs * edges.weight[0, 0, 0].numel()
@@ -301,11 +301,11 @@ def test_edges_of_layers_with_groups_are_evaluated_in_parts_too(monkeypatch):
     layer = KANConv2d(4, 6, 3, groups=2, dtype=torch.float64)
     layer.add_symbolic().replace(torch.tensor([[4, 1, 0, 2], [1, 0, 1, 1]]), ["sin", "x^2"], torch.ones(2, 4))
     x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
-    whole = curves(layer, data=x)
+    whole = curves(layer, x=x)
     monkeypatch.setattr("convkan.interpret.edges.NUMBERS_AT_A_TIME", 1)
     parts = list(edges_of(layer).in_parts(10))
     assert [outputs for outputs, _ in parts] == [[0, 3], [1, 4], [2, 5]]
-    assert_agree(curves(layer, data=x).straightness, whole.straightness)
+    assert_agree(curves(layer, x=x).straightness, whole.straightness)
     places = edges_of(layer).inputs(x, 20).mT
     full = edges_of(layer).at(places)
     for outputs, part in parts:
@@ -348,9 +348,9 @@ def test_inputs_that_do_not_fit_a_layer_are_refused(case):
     for look in (curves, suggest):
         for wrong, message in ((wide, "input"), (x[:0], "empty"), (x * float("nan"), "finite")):
             with pytest.raises(ValueError, match=message):
-                look(layer, data=wrong)
+                look(layer, x=wrong)
         with pytest.raises(TypeError, match="tensor, got ndarray"):
-            look(layer, data=x.numpy())
+            look(layer, x=x.numpy())
 
 
 @pytest.mark.parametrize("look", [importance, auto])

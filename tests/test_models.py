@@ -1,11 +1,15 @@
+import hashlib
 import inspect
+import json
+from pathlib import Path
 
 import pytest
 import torch
 from cases import kan_layers
 from torch import nn
 
-from convkan.basis import BASES, Chebyshev
+from convkan import KANConv2d, KANLinear, LowRankKANConv2d
+from convkan.basis import BASES, BSpline, Chebyshev
 from convkan.models import create_model, list_models, model_options, register_model, twin
 
 GRID_MODELS = {  # parameters with 10 and with 20 intervals
@@ -19,6 +23,8 @@ GRID_MODELS = {  # parameters with 10 and with 20 intervals
 }
 PLAIN_MODELS = {"cnn_small": 1540, "cnn_medium": 3020, "cnn_more_convs": 6930, "cnn_big": 26620}
 SIZED_MODELS = [name for name in list_models() if "image_size" in model_options(name)]
+# States as they were when files and records of them were made: names and shapes in their order, then of parameters.
+STATES = json.loads((Path(__file__).parent / "golden" / "model_states.json").read_text(encoding="utf-8"))
 every_model = pytest.mark.parametrize("name", list_models())
 
 
@@ -30,13 +36,41 @@ def count(model):
     ("name", "grid_size", "parameters"),
     [(name, size, n) for name, counts in GRID_MODELS.items() for size, n in zip((10, 20), counts, strict=True)],
 )
-def test_kan_of_the_seed_family_has_its_exact_size(name, grid_size, parameters):
+def test_kan_of_the_first_family_has_its_exact_size(name, grid_size, parameters):
     assert count(create_model(name, grid_size=grid_size)) == parameters
 
 
 @pytest.mark.parametrize(("name", "parameters"), PLAIN_MODELS.items())
-def test_plain_cnn_of_the_seed_family_has_its_exact_size(name, parameters):
+def test_plain_cnn_of_the_first_family_has_its_exact_size(name, parameters):
     assert count(create_model(name)) == parameters
+
+
+@pytest.mark.parametrize("kept", STATES, ids=lambda kept: f"{kept['model']}-{kept['options']}")
+def test_states_made_before_fit_what_is_made_now(kept):
+    model = create_model(kept["model"], **kept["options"])
+    assert count(model) == kept["parameters"]
+    names = [[name, list(tensor.shape)] for name, tensor in model.state_dict().items()]
+    names += [name for name, _ in model.named_parameters()]  # their order is that of an optimiser's state
+    assert hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16] == kept["state"]
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_kan_cnn_draws_its_layers_in_the_order_of_data(rank):
+    basis = BSpline(5, grid_range=(-3, 3))
+    torch.manual_seed(0)
+    layers = []
+    for before, after in ((3, 4), (4, 4), (4, 6), (6, 6)):
+        if rank is None:
+            layer = KANConv2d(before, after, 3, padding=1, basis=basis)
+        else:
+            layer = LowRankKANConv2d(before, after, 3, padding=1, rank=rank, basis=basis)
+        layers.append(layer)
+    layers.append(KANLinear(6, 10, bias=True, basis=basis))
+    torch.manual_seed(0)
+    model = create_model("kan_cnn", in_channels=3, widths=(4, 6), rank=rank)
+    expected = [parameter for layer in layers for parameter in layer.parameters()]
+    for parameter, same in zip(model.parameters(), expected, strict=True):
+        assert torch.equal(parameter, same)
 
 
 @every_model
@@ -163,6 +197,12 @@ def test_model_options_are_the_defaults_that_build_the_same_model(name):
     assert not {"num_classes", "in_channels"} & set(options)
     assert inspect.Parameter.empty not in options.values()
     assert count(create_model(name, **options)) == count(create_model(name))
+
+
+def test_list_can_be_of_names_that_match():
+    assert list_models("kan_resnet?") == ["kan_resnet8"]
+    assert list_models("*") == list_models()
+    assert list_models("KAN*") == []
 
 
 @pytest.mark.parametrize("call", [create_model, twin, model_options])

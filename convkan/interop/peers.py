@@ -58,7 +58,7 @@ PEERS: dict[str, Peer] = {
 SOURCES: tuple[str, ...] = tuple(PEERS)
 
 
-def load_peer(source: str, state_dict: Mapping[str, Tensor], **config: Any) -> nn.Module:
+def load_peer(source: str, state_dict: Mapping[str, Tensor], *, prefix: str = "", **config: Any) -> nn.Module:
     """A module that computes what another library's layer computes with this state.
 
     The state decides on the grid (its size, order, range and spacing), the dtype, the device and whether
@@ -67,7 +67,8 @@ def load_peer(source: str, state_dict: Mapping[str, Tensor], **config: Any) -> n
 
     Args:
         source: One of ``SOURCES``: the library and its class.
-        state_dict: The layer's own state, without a prefix.
+        state_dict: The layer's own state, or that of a model it belongs to.
+        prefix: What its keys begin with in a model's state, as "layers.0."; others are left aside.
         config: Arguments of the peer's constructor. Activations are a class, module, function or name in any
             case.
 
@@ -78,9 +79,9 @@ def load_peer(source: str, state_dict: Mapping[str, Tensor], **config: Any) -> n
     Raises:
         TypeError: An argument is not one of this peer, or of a wrong type; a value of the state is not a
             floating point tensor.
-        ValueError: The source is unknown; keys are missing or unexpected; shapes contradict each other or the
-            arguments; tensors are not finite; knots do not strictly increase, or differ where ours have
-            one grid; we do not have the activation.
+        ValueError: The source is unknown; no key has the prefix; keys are missing or unexpected; shapes contradict
+            each other or the arguments; tensors are not finite; knots do not strictly increase, or differ where ours
+            have one grid; we do not have the activation.
 
     Example:
         >>> import torch
@@ -93,6 +94,8 @@ def load_peer(source: str, state_dict: Mapping[str, Tensor], **config: Any) -> n
         raise ValueError(f"source must be one of {', '.join(map(repr, SOURCES))}; got {source!r}")
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"state_dict must be a mapping from keys to tensors, got {type(state_dict).__name__}")
+    if prefix:
+        state_dict = _part_of(state_dict, prefix)
     peer = PEERS[source]
     unknown = [name for name in config if name not in peer.arguments]
     if unknown:
@@ -100,3 +103,11 @@ def load_peer(source: str, state_dict: Mapping[str, Tensor], **config: Any) -> n
             f"config of {source!r} must be among {', '.join(peer.arguments)}; got also {', '.join(unknown)}"
         )
     return peer.load(state_dict, **{k: v for k, v in config.items() if k not in peer.irrelevant})
+
+
+def _part_of(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose keys begin with the prefix, without it."""
+    part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if not part:
+        raise ValueError(f"prefix must begin some key of the state, got {prefix!r} for {', '.join(state) or 'none'}")
+    return part

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from convkan.deprecation import old_arguments
 from convkan.interpret.edges import Edges, edges_of, in_order
 
 BINS = 40
@@ -25,7 +26,7 @@ class Curves:
         intercept: Of that line.
         straightness: R² of that line: 1 for a straight edge, 0 for one of which the line explains nothing; 1 too for
             one that is constant.
-        counts: How often inputs lie between ``bin_edges``; None where no data was given.
+        counts: How often inputs lie between ``bin_edges``; None where no inputs were given.
         bin_edges: From the first to the last place, in equal steps.
         off_grid: Share of the inputs off the grid; None without data or without a grid.
     """
@@ -56,13 +57,14 @@ class Curves:
         return self.total - self.linear
 
 
+@old_arguments(names={"data": "x"})
 @torch.no_grad()
 def curves(
     layer: nn.Module,
     num_points: int = 101,
     x_range: tuple[float, float] | tuple[Tensor, Tensor] | None = None,
     *,
-    data: Tensor | None = None,
+    x: Tensor | None = None,
     outputs: slice | None = None,
 ) -> Curves:
     """φ of every edge at ``num_points`` places.
@@ -72,14 +74,14 @@ def curves(
         num_points: Points a curve, at least 2.
         x_range: First and last point, for all channels or one (channels,) each; by default each channel's own grid, or
             (−2, 2) for a basis without one.
-        data: Inputs, as the layer is called with: for the histogram, the share off the grid, and the weights of the
+        x: Inputs, as the layer is called with: for the histogram, the share off the grid, and the weights of the
             straight line. Without, the line is fitted to the places.
         outputs: Only the edges of these outputs, for layers without groups.
 
     Raises:
         TypeError: It is another kind of layer.
         ValueError: There are fewer than two points, or the range is empty, or outputs chosen of a layer with groups; or
-            ``data`` are empty, not finite, or of other channels than the layer's.
+            ``x`` is empty, not finite, or of other channels than the layer's.
 
     Example:
         >>> from convkan import KANConv2d
@@ -97,14 +99,14 @@ def curves(
         edges = edges.only(list(range(len(edges.weight)))[outputs])
     low, high = _range(edges, x_range)
     steps = torch.linspace(0, 1, num_points, dtype=low.dtype, device=low.device)
-    x = (low + (high - low) * steps.unsqueeze(-1)).to(edges.weight.dtype)
+    points = (low + (high - low) * steps.unsqueeze(-1)).to(edges.weight.dtype)
     split = int(edges.has_base)
-    places = x
+    places = points
     counts = bin_edges = off_grid = None
-    if data is not None:
-        samples = edges.inputs(data)
+    if x is not None:
+        samples = edges.inputs(x)
         if not bool(samples.isfinite().all()):
-            raise ValueError("data must be finite, got NaN or infinity")
+            raise ValueError("x must be finite, got NaN or infinity")
         off_grid = _off_grid(edges, samples)
         bin_edges = low.unsqueeze(1) + (high - low).unsqueeze(1) * torch.linspace(0, 1, BINS + 1, device=low.device)
         counts = torch.stack(
@@ -113,13 +115,13 @@ def curves(
                 for column, bins in zip(samples, bin_edges, strict=True)
             ]
         )
-        places = edges.inputs(data, MOST_SAMPLES).mT.to(x.dtype)
+        places = edges.inputs(x, MOST_SAMPLES).mT.to(points.dtype)
     slope, intercept, straightness = straight_lines(edges, places)
     return Curves(
-        x.mT,
-        edges.at(x),
-        edges.of_features(x, slice(0, split)),
-        edges.of_features(x, slice(split, edges.weight.shape[2])),
+        points.mT,
+        edges.at(points),
+        edges.of_features(points, slice(0, split)),
+        edges.of_features(points, slice(split, edges.weight.shape[2])),
         slope,
         intercept,
         straightness,
@@ -141,10 +143,10 @@ def straight_lines(edges: Edges, x: Float[Tensor, "points channels"]) -> tuple[T
         off, rise = places - centre, values - middle
         spread = off.square().sum(2)
         slope = (off * rise).sum(2) / spread.clamp_min(torch.finfo(values.dtype).tiny)
-        left = (rise - slope.unsqueeze(2) * off).square().sum(2)
+        unexplained = (rise - slope.unsqueeze(2) * off).square().sum(2)
         whole = rise.square().sum(2)
         rounding = torch.finfo(values.dtype).eps ** 2 * values.square().sum(2)
-        share = torch.where(whole > rounding, 1 - left / whole.clamp_min(torch.finfo(values.dtype).tiny), 1)
+        share = torch.where(whole > rounding, 1 - unexplained / whole.clamp_min(torch.finfo(values.dtype).tiny), 1)
         outputs.append(part)
         found.append((slope, (middle.squeeze(2) - slope * centre.squeeze(2)), share))
     return tuple(in_order(outputs, parts) for parts in zip(*found, strict=True))  # type: ignore[return-value]

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from torch import nn
 
 from convkan.basis import Basis
-from convkan.models.blocks import basis_of
+from convkan.models.blocks import Units, basis_of
 from convkan.models.registry import register_model
 from convkan.models.stack import PooledClassifier
-from convkan.nn import KANConv2d, KANLinear, LowRankKANConv2d
 
 
 @dataclass(frozen=True)
@@ -71,21 +69,6 @@ class ConvNet(PooledClassifier):
         )
 
 
-def _kan_convolution(in_channels: int, out_channels: int, rank: int | None, basis: Basis) -> nn.Sequential:
-    convolution: nn.Module
-    if rank is None:
-        convolution = KANConv2d(in_channels, out_channels, 3, padding=1, basis=basis)
-    else:
-        convolution = LowRankKANConv2d(in_channels, out_channels, 3, padding=1, rank=rank, basis=basis)
-    return nn.Sequential(nn.BatchNorm2d(in_channels, affine=False), convolution)
-
-
-def _kan_head(in_features: int, num_classes: int, basis: Basis) -> nn.Sequential:
-    return nn.Sequential(
-        nn.BatchNorm1d(in_features, affine=False), KANLinear(in_features, num_classes, bias=True, basis=basis)
-    )
-
-
 def _plain_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
@@ -106,13 +89,14 @@ def kan_cnn(
 ) -> ConvNet:
     """A KAN classifier for images of 8×8 to 64×64 pixels and more.
 
-    Every KAN layer is given a batch-normalised input, so that it stays on a grid of three standard deviations.
+    It is made of ``Units`` of kind "full" or "lowrank" (``blocks.py``): every KAN layer is given a batch-normalised
+    input, so that it stays on a grid of three standard deviations.
 
     Args:
         num_classes: Size of the output.
         in_channels: Channels of the input.
         widths: Channels of each stage.
-        rank: None for a function on every edge, R for ``LowRankKANConv2d`` with R functions a channel.
+        rank: None for units of kind "full", a function on every edge; R for "lowrank", with R functions a channel.
         basis: The univariate basis, or its name.
         grid_size: Intervals of the grid, for B-splines given by name; 5 by default.
         dropout: Probability of dropping a feature before the head.
@@ -120,14 +104,12 @@ def kan_cnn(
     Raises:
         ValueError: ``grid_size`` is given with another basis, which has sizes of its own.
     """
-    basis = basis_of(basis, grid_size, None)
-    return ConvNet(
-        Stages(tuple(widths), dropout),
-        in_channels,
-        num_classes,
-        partial(_kan_convolution, rank=rank, basis=basis),
-        partial(_kan_head, basis=basis),
+    stages = Stages(tuple(widths), dropout)
+    functions = basis_of(basis, grid_size, None)
+    units = (
+        Units("full", basis=functions, head="kan") if rank is None else Units("lowrank", rank, functions, head="kan")
     )
+    return ConvNet(stages, in_channels, num_classes, units.unit, units.classifier)
 
 
 @register_model("plain_cnn", twin="plain_cnn", learning_rate=1e-2)

@@ -4,6 +4,7 @@ import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
@@ -68,14 +69,21 @@ def register_model(name: str, *, twin: str, learning_rate: float = 3e-3) -> Call
     return register
 
 
-def list_models() -> list[str]:
-    """The names of all models, sorted.
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of models, sorted.
+
+    Args:
+        pattern: Only names that match it, as file names do in a shell.
 
     Raises:
         ValueError: CONVKAN_MODELS names a module that cannot be imported.
+
+    Example:
+        >>> list_models("kkan*")
+        ['kkan_medium', 'kkan_small']
     """
     _import_named()
-    return sorted(MODELS)
+    return sorted(name for name in MODELS if fnmatchcase(name, pattern))
 
 
 def model_options(name: str) -> dict[str, Any]:

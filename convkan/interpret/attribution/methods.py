@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from convkan.deprecation import old_arguments
 from convkan.interpret.attribution.rescale import secant_rules
 from convkan.nn.recording import evaluating, watched
 
@@ -89,8 +90,9 @@ def attribute(
     return _mean(found)
 
 
+@old_arguments(positional=["baseline"])
 def feature_contributions(
-    model: nn.Module, layer: nn.Module, x: Tensor, target: int | Tensor, baseline: float | Tensor | None = None
+    model: nn.Module, layer: nn.Module, x: Tensor, target: int | Tensor, *, baseline: float | Tensor | None = None
 ) -> tuple[Float[Tensor, "batch features *space"], Float[Tensor, "batch features *space"]]:
     """What a layer puts out, and the share of each of its numbers in a logit's rise over that of a baseline.
 
@@ -134,10 +136,12 @@ def gradient_times_input(
     return torch.stack(found).mean(0)
 
 
+@old_arguments(positional=["baseline", "steps"])
 def integrated_gradients(
     model: nn.Module,
     x: Tensor,
     target: int | Tensor,
+    *,
     baseline: float | Tensor | None = None,
     steps: int = 32,
 ) -> Attribution:

@@ -14,6 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from convkan.deprecation import old_arguments
 from convkan.interpret.curves import Curves, curves
 from convkan.interpret.edges import edges_of
 from convkan.interpret.plot.style import BLUE, IMPORTANCE, new_figure
@@ -59,28 +60,29 @@ class Layout:
         return left, top + HISTOGRAM if self.turned else -GAP, float(self.taps[1])
 
 
+@old_arguments(names={"data": "x"})
 def plot_atlas(
     layer: nn.Module,
     *,
-    data: Tensor | None = None,
+    x: Tensor | None = None,
     importance: Float[Tensor, "out in_per_group *kernel"] | None = None,
     title: str = "",
 ) -> Figure:
     """Blocks of small curves, one block for each pair of output and input channel, in each one curve a tap.
 
     All curves share one scale. Their colour is their importance; those that are nearly straight, as the weights of an
-    ordinary layer are, are drawn thin and dashed. With data there is a histogram of each channel's inputs, and the
+    ordinary layer are, are drawn thin and dashed. With inputs there is a histogram of each channel's inputs, and the
     share off the grid. Of more than ``MOST_OUTPUTS`` outputs or ``MOST_INPUTS`` inputs the most important are drawn,
     and the title says of how many.
 
     Args:
         layer: Any KAN layer.
-        data: Inputs, as the layer is called with, for histograms and straightness.
+        x: Inputs, as the layer is called with, for histograms and straightness.
         importance: How much each edge matters; by default the standard deviation of its curve.
         title: What the layer is.
     """
     edges = edges_of(layer)
-    found = curves(layer, POINTS, data=data)
+    found = curves(layer, POINTS, x=x)
     weight = (found.total.float().std(dim=2) if importance is None else importance.float()).detach().cpu()
     outputs = _most(weight.flatten(1).sum(1), MOST_OUTPUTS)
     inputs = _most(weight[outputs].reshape(len(outputs), weight.shape[1], -1).sum((0, 2)), MOST_INPUTS)

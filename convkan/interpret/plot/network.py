@@ -60,7 +60,7 @@ def plot_network(
             )
     given = {} if x is None else layer_inputs(model, x)
     seen = [given[name].flatten(0, -2) if name in given else None for name in named]
-    sampled = [curves(layer, 61, _reach(some), data=some) for layer, some in zip(layers, seen, strict=True)]
+    sampled = [curves(layer, 61, _reach(some), x=some) for layer, some in zip(layers, seen, strict=True)]
     scores = (
         list(importance)
         if importance is not None

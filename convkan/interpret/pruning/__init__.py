@@ -2,8 +2,8 @@
 
 ``channels`` are what a model's tensors consist of, and ``operations`` those they can be followed through; ``graph``
 follows them from input to output. ``importance`` measures the edges of every layer with ``moments``, and carries scores
-back along that graph. By these, ``prune`` masks edges, or puts layers of fewer channels in place, which ``smaller``
-makes.
+back along that graph. By these, ``prune`` masks edges in place and returns the shares that are alive, or returns a copy
+with layers of fewer channels, which ``smaller`` makes; without inputs, the copy and which inputs it still takes.
 """
 
 from convkan.interpret.pruning.channels import ChannelGraph

@@ -20,7 +20,6 @@ from convkan.interpret.pruning.operations import (
     is_convolution,
     tensors,
 )
-from convkan.models.blocks import check_input
 from convkan.nn import EdgeLayer, KANLinear, LearnableActivation
 
 
@@ -52,9 +51,6 @@ def channel_graph(model: nn.Module) -> ChannelGraph:
 
 class _Tracer(fx.Tracer):
     """Takes KAN layers, and those of torch, as a whole."""
-
-    def __init__(self) -> None:
-        super().__init__(autowrap_functions=(check_input,))
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, EdgeLayer) or super().is_leaf_module(m, module_qualified_name)

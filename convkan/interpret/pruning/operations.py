@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules import conv, dropout, pooling
 
-from convkan.models.blocks import check_input
 from convkan.nn import EdgeLayer
 
 # What treats every channel on its own and alike, so that one may be left out without a trace in the others.
@@ -29,7 +28,7 @@ FUNCTIONS |= {torch.relu, torch.tanh, torch.sigmoid, torch.clamp, operator.neg}
 METHODS = {"relu", "tanh", "sigmoid", "clamp", "contiguous", "clone", "detach"}
 SCALED: set[Any] = {operator.mul, operator.imul, operator.truediv, torch.mul, torch.div, "mul", "div"}
 SUMS: set[Any] = {operator.add, operator.iadd, operator.sub, torch.add, torch.sub, "add", "add_", "sub"}
-ASIDE: set[Any] = {check_input, getattr, "size", "dim"}  # look at tensors only
+ASIDE: set[Any] = {getattr, "size", "dim"}  # look at tensors only
 
 
 def is_convolution(module: nn.Module) -> bool:

@@ -69,12 +69,12 @@ class Fits:
     Attributes:
         theta: See ``affine_of``.
         sign: Of a.
-        left: Share of the variance that is left unexplained, 1 − R².
+        unexplained: The share of the variance that is not explained, 1 − R².
     """
 
     theta: Float[Tensor, "channels curves 2"]
     sign: Float[Tensor, "channels curves"]
-    left: Float[Tensor, "channels curves"]
+    unexplained: Float[Tensor, "channels curves"]
 
 
 @torch.no_grad()
@@ -87,15 +87,17 @@ def fit(samples: Samples, function: NamedFunction) -> Fits:
     count = theta.shape[2]
     channel = torch.arange(len(samples.u), device=theta.device).view(-1, 1, 1).expand(sign.shape)
     curve = torch.arange(samples.y.shape[1], device=theta.device).view(1, -1, 1).expand(sign.shape)
-    theta, left = _refined(
+    theta, unexplained = _refined(
         samples, function, theta.flatten(0, 2), sign.flatten(), channel.flatten(), curve.flatten(), FIRST_STEPS
     )
-    theta, left = theta.view(*sign.shape, 2), left.view(sign.shape)
-    best = left.argmin(2, keepdim=True) if count > 1 else torch.zeros_like(left[..., :1], dtype=torch.long)
+    theta, unexplained = theta.view(*sign.shape, 2), unexplained.view(sign.shape)
+    best = (
+        unexplained.argmin(2, keepdim=True) if count > 1 else torch.zeros_like(unexplained[..., :1], dtype=torch.long)
+    )
     return Fits(
         theta.gather(2, best.unsqueeze(-1).expand(-1, -1, 1, 2)).squeeze(2),
         sign.gather(2, best).squeeze(2),
-        left.gather(2, best).squeeze(2),
+        unexplained.gather(2, best).squeeze(2),
     )
 
 
@@ -105,10 +107,10 @@ def refined(samples: Samples, function: NamedFunction, fits: Fits, wanted: Tenso
     channel, curve = wanted.nonzero(as_tuple=True)
     if function.name == "0" or not len(channel):
         return fits
-    theta, left = _refined(samples, function, fits.theta[wanted], fits.sign[wanted], channel, curve, LAST_STEPS)
-    all_theta, all_left = fits.theta.clone(), fits.left.clone()
-    all_theta[wanted], all_left[wanted] = theta, left
-    return Fits(all_theta, fits.sign, all_left)
+    theta, unexplained = _refined(samples, function, fits.theta[wanted], fits.sign[wanted], channel, curve, LAST_STEPS)
+    all_theta, all_unexplained = fits.theta.clone(), fits.unexplained.clone()
+    all_theta[wanted], all_unexplained[wanted] = theta, unexplained
+    return Fits(all_theta, fits.sign, all_unexplained)
 
 
 def _searched(samples: Samples, function: NamedFunction) -> tuple[Tensor, Tensor]:
@@ -150,7 +152,7 @@ def _refined(
     curve: Int[Tensor, " fits"],
     steps: int,
 ) -> tuple[Float[Tensor, "fits 2"], Float[Tensor, " fits"]]:
-    """Levenberg–Marquardt steps on θ; what is left unexplained, too."""
+    """Levenberg–Marquardt steps on θ; the unexplained share, too."""
     size = max(1, NUMBERS_IN_CACHE // samples.u.shape[1])
     done = [
         _steps(
@@ -158,39 +160,41 @@ def _refined(
         )
         for some in torch.arange(len(theta), device=theta.device).split(size)
     ]
-    return torch.cat([new for new, _ in done]), torch.cat([left for _, left in done])
+    return torch.cat([new for new, _ in done]), torch.cat([unexplained for _, unexplained in done])
 
 
 def _steps(
     function: NamedFunction, theta: Tensor, sign: Tensor, u: Tensor, y: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
     free = theta.new_tensor(["a" in function.free, "b" in function.free])
-    left, normal, pull = _linearised(function, theta, sign, u, y)
-    damping = torch.full_like(left, 1e-2)
-    active = torch.arange(len(left), device=left.device)
+    unexplained, normal, pull = _linearised(function, theta, sign, u, y)
+    damping = torch.full_like(unexplained, 1e-2)
+    active = torch.arange(len(unexplained), device=unexplained.device)
     for _ in range(steps if free.any() else 0):
         here = normal[active]
         size = here.diagonal(dim1=-2, dim2=-1) * damping[active].unsqueeze(-1) + 1e-30 + (1 - free)
         step = torch.linalg.solve_ex(here + torch.diag_embed(size), pull[active].unsqueeze(-1)).result.squeeze(-1)
         step = torch.where(step.isfinite(), step, 0) * free
         candidate = theta[active] + step / step.abs().amax(-1, keepdim=True).clamp_min(1)
-        new_left, new_normal, new_pull = _linearised(function, candidate, sign[active], u[active], y[active])
-        better = new_left < left[active]
-        converged = ((left[active] - new_left).abs() <= 1e-7 * left[active]) | (new_left < 1e-28)
+        new_unexplained, new_normal, new_pull = _linearised(function, candidate, sign[active], u[active], y[active])
+        better = new_unexplained < unexplained[active]
+        converged = ((unexplained[active] - new_unexplained).abs() <= 1e-7 * unexplained[active]) | (
+            new_unexplained < 1e-28
+        )
         changed = active[better]
-        theta[changed], left[changed] = candidate[better], new_left[better]
+        theta[changed], unexplained[changed] = candidate[better], new_unexplained[better]
         normal[changed], pull[changed] = new_normal[better], new_pull[better]
         damping[active] = (damping[active] * torch.where(better, 1 / 8, 6)).clamp(1e-12, 1e12)
         active = active[~converged]
         if not len(active):
             break
-    return theta, left
+    return theta, unexplained
 
 
 def _linearised(
     function: NamedFunction, theta: Tensor, sign: Tensor, u: Tensor, y: Tensor
 ) -> tuple[Float[Tensor, " fits"], Float[Tensor, "fits 2 2"], Float[Tensor, "fits 2"]]:
-    """What is left unexplained at θ, and JᵀJ and Jᵀr there, of the residuals r."""
+    """The unexplained share at θ, and JᵀJ and Jᵀr there, of the residuals r."""
     a, b = affine_of(theta, sign, function.domain)
     with torch.enable_grad():
         z = torch.addcmul(b.unsqueeze(-1), a.unsqueeze(-1), u).requires_grad_()
@@ -199,7 +203,7 @@ def _linearised(
     direction, norm = _direction(values.detach())
     share = (direction.unsqueeze(-2) @ y.unsqueeze(-1)).flatten(1)
     residual = y - share * direction
-    left = torch.where(norm > 0, residual.square().sum(-1), 1).clamp_max(1)
+    unexplained = torch.where(norm > 0, residual.square().sum(-1), 1).clamp_max(1)
     # By a and b, f changes by u·f′ and f′, of which c and d take the part along f and 1. r has none.
     tangents = torch.stack([slope * u, slope], dim=-2)
     along = tangents @ torch.stack([direction, torch.full_like(direction, u.shape[-1] ** -0.5)], dim=-1)
@@ -209,7 +213,11 @@ def _linearised(
     normal = scale.square() * (outer.mT @ gram @ outer)
     pull = scale * (outer.mT @ (tangents @ residual.unsqueeze(-1)))
     usable = (normal.isfinite().all(-1) & pull.isfinite().all(-1)).all(-1)
-    return left, torch.where(usable.view(-1, 1, 1), normal, 0), torch.where(usable.unsqueeze(-1), pull.squeeze(-1), 0)
+    return (
+        unexplained,
+        torch.where(usable.view(-1, 1, 1), normal, 0),
+        torch.where(usable.unsqueeze(-1), pull.squeeze(-1), 0),
+    )
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from convkan.basis.functions import NamedFunction, get_function
+from convkan.deprecation import old_arguments
 from convkan.grid.inputs import Summary
 from convkan.interpret.edges import Edges, edges_of
 from convkan.interpret.symbolic.ranking import STANDARD_ERRORS
@@ -25,13 +26,14 @@ from convkan.ops.plan import at_least_float32
 from convkan.regularization import recorded_inputs
 
 
+@old_arguments(names={"data": "x"})
 def fix(
     layer: nn.Module,
     edge: Edge,
     function: str,
     affine: Sequence[float] | None = None,
     *,
-    data: Tensor | None = None,
+    x: Tensor | None = None,
 ) -> Suggestion:
     """Let an edge compute c·f(a·x + b) + d from now on, instead of its spline.
 
@@ -44,7 +46,7 @@ def fix(
         edge: (output, input within its group, *tap).
         function: The name of f.
         affine: a, b, c and d; by default, those that come closest to what the edge computes now.
-        data: See ``suggest``.
+        x: See ``suggest``.
 
     Returns:
         What the edge computes now, with R² measured by what it computed before.
@@ -57,7 +59,7 @@ def fix(
     edges = edges_of(owner)
     check_edge(edge, edges)
     chosen = get_function(function)
-    summary = None if data is None else Summary.of(edges.inputs(data))
+    summary = None if x is None else Summary.of(edges.inputs(x))
     if affine is None:
         found = ranked(edges, summary, [chosen], 1, SIMPLICITY, edge, fewest=0)[edge][0]
     else:
@@ -174,9 +176,9 @@ def _with_affine(
     values = edges.at(x.mT)[edge[:2]][index].double()
     places = x[edges.channel(*edge[:2])].double()
     computed = function.at(at_least_float32((a * places + b).to(x.dtype))).double()  # as the layer will
-    left = (c * computed + d - values).square().sum()
+    unexplained = (c * computed + d - values).square().sum()
     whole = (values - values.mean()).square().sum()
-    r2 = 1 - float(left / whole) if whole > 0 else float(left == 0)
+    r2 = 1 - float(unexplained / whole) if whole > 0 else float(unexplained == 0)
     return Suggestion(edge, function.name, (a, b, c, d), r2, function.complexity, 0.0)
 
 

@@ -11,10 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from convkan.basis.functions import FUNCTIONS, NamedFunction, get_function
+from convkan.deprecation import old_arguments
 from convkan.grid.inputs import Summary
 from convkan.interpret.edges import Edges, edges_of
 from convkan.interpret.symbolic.fit import Samples, affines, fit, refined
-from convkan.interpret.symbolic.ranking import constants_of, left_by, ranked_by, scores_of
+from convkan.interpret.symbolic.ranking import constants_of, ranked_by, scores_of, unexplained_by
 
 POINTS = 100  # at which an edge is looked at
 FEWEST = 10  # distinct inputs that more than a straight line is fitted to
@@ -57,7 +58,7 @@ def suggest(
     layer: nn.Module,
     edge: Edge,
     *,
-    data: Tensor | None = None,
+    x: Tensor | None = None,
     library: Iterable[str] | None = None,
     top: int = 5,
     simplicity: float = SIMPLICITY,
@@ -69,19 +70,20 @@ def suggest(
     layer: nn.Module,
     edge: None = None,
     *,
-    data: Tensor | None = None,
+    x: Tensor | None = None,
     library: Iterable[str] | None = None,
     top: int = 5,
     simplicity: float = SIMPLICITY,
 ) -> dict[Edge, list[Suggestion]]: ...
 
 
+@old_arguments(names={"data": "x"})
 @torch.no_grad()
 def suggest(
     layer: nn.Module,
     edge: Edge | None = None,
     *,
-    data: Tensor | None = None,
+    x: Tensor | None = None,
     library: Iterable[str] | None = None,
     top: int = 5,
     simplicity: float = SIMPLICITY,
@@ -99,7 +101,7 @@ def suggest(
     Args:
         layer: Any KAN layer; of a low-rank convolution, the edges of the convolution it stands for.
         edge: (output, input within its group, *tap), or None for all edges.
-        data: Inputs, as the layer is called with: φ is fitted where they lie, in the mean square over them. Without,
+        x: Inputs, as the layer is called with: φ is fitted where they lie, in the mean square over them. Without,
             where the grid lies, or on [−2, 2] for a basis without one.
         library: Names of functions; by default all there are.
         top: Suggestions for an edge, at most.
@@ -110,7 +112,7 @@ def suggest(
 
     Raises:
         TypeError: It is no KAN layer.
-        ValueError: There is no such edge or function, ``top`` is less than 1, ``data`` are empty, not finite or of
+        ValueError: There is no such edge or function, ``top`` is less than 1, ``x`` is empty, not finite or of
             other channels than the layer's, or the layer's functions are not finite.
 
     Example:
@@ -129,7 +131,7 @@ def suggest(
     functions = library_of(library)
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
-    summary = None if data is None else Summary.of(edges.inputs(data))
+    summary = None if x is None else Summary.of(edges.inputs(x))
     found = ranked(edges, summary, functions, top, simplicity, edge)
     return found if edge is None else found[edge]
 
@@ -247,17 +249,19 @@ def _suggestions(
         functions = [*functions, FUNCTIONS["0"], FUNCTIONS["x"]]
     fits = [fit(samples, function) for function in functions]
     enough = distinct >= fewest
-    left = torch.stack([one.left for one in fits])
-    scores, unexplained, _ = scores_of(samples, left, functions, enough, freedom, simplicity)
-    promising = ranked_by(scores, unexplained)[: top + MORE]
+    unexplained = torch.stack([one.unexplained for one in fits])
+    scores, adjusted, _ = scores_of(samples, unexplained, functions, enough, freedom, simplicity)
+    promising = ranked_by(scores, adjusted)[: top + MORE]
     wanted = torch.zeros_like(scores, dtype=torch.bool).scatter_(0, promising, True)
     fits = [refined(samples, *pair, some) for pair, some in zip(zip(functions, fits, strict=True), wanted, strict=True)]
     affine = torch.stack([affines(samples, *pair) for pair in zip(functions, fits, strict=True)])
-    left = torch.stack([left_by(samples, x, curves, *fitted) for fitted in zip(functions, affine, fits, strict=True)])
-    scores, unexplained, error = scores_of(samples, left, functions, enough, freedom, simplicity)
+    unexplained = torch.stack(
+        [unexplained_by(samples, x, curves, *fitted) for fitted in zip(functions, affine, fits, strict=True)]
+    )
+    scores, adjusted, error = scores_of(samples, unexplained, functions, enough, freedom, simplicity)
     scores = torch.where(wanted, scores, -inf)  # the others' are not precise
-    r2 = 1 - left
-    best = ranked_by(scores, unexplained)[:top]
+    r2 = 1 - unexplained
+    best = ranked_by(scores, adjusted)[:top]
     columns = (best, scores.gather(0, best), r2.gather(0, best), (error * (1 - r2)).gather(0, best))
     numbers = (part.flatten(1, 2).mT.tolist() for part in columns)
     constants = affine.gather(0, best.unsqueeze(-1).expand(-1, -1, -1, 4)).flatten(1, 2).transpose(0, 1).tolist()
