@@ -18,6 +18,16 @@ def deterministic():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Calls a script as its command line would, in an empty folder; returns its status and what it wrote."""
+    from commands import Outcome, called  # which import Lightning, and most tests do without
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CONVKAN_DATA", raising=False)
+    return lambda script, *arguments: Outcome(called(script, *arguments), *capsys.readouterr())
+
+
 # What the package promises of torch and its other dependencies: to be run with the oldest versions of all of them.
 CORE = (
     "architecture",

@@ -43,36 +43,63 @@ def count_compiled(monkeypatch):
     torch.compiler.reset()
 
 
+# Until torch has cached them, kernels take seconds each to compile: two for a layer that sums, three for an activation,
+# the longer the more functions there are. So every formula and every way to sum is compiled once, in small, ...
+SHARP = [
+    (BSpline(3), False, "conv2d-grouped"),
+    (BSpline(3), False, "activation-2"),
+    (BSpline(2), True, "conv2d-grouped"),
+    (BSpline(2), True, "activation-2"),
+    (BSpline(kernels.MOST_UNROLLED - 2), False, "activation-2"),  # more functions than are summed one by one
+    (BSpline(2, 1, extrapolation="linear"), False, "activation-2"),
+    (BSpline(2, 1, extrapolation="linear"), True, "conv2d-grouped"),
+    (Chebyshev(3), False, "conv2d-grouped"),
+    (Chebyshev(3), False, "activation-2"),
+    *((RBF(3), False, name) for name in ("linear", "conv2d", "conv2d-grouped", "activation", "activation-2")),
+]
+# ... and each with each at the usual sizes where there is time.
+THOROUGH = [
+    (basis, uneven, name)
+    for basis in (BSpline(), BSpline(20), BSpline(4, 1, extrapolation="linear"), Chebyshev(), RBF())
+    for uneven in ((False, True) if basis.has_grid else (False,))
+    for name in ("linear", "conv2d", "conv2d-grouped", "activation", "activation-2")
+]
+LOOKED_UP = [BSpline(40), BSpline(40, 2, extrapolation="clamp")]
+
+
+def thorough(cases):
+    return [pytest.param(*case, marks=pytest.mark.thorough) for case in cases]
+
+
 @pytest.mark.slow
 class TestCompiledKernels:
-    @pytest.mark.parametrize("uneven", [False, True])
-    @pytest.mark.parametrize(
-        "basis", [BSpline(), BSpline(20), BSpline(4, 1, extrapolation="linear"), Chebyshev(), RBF()], ids=repr
-    )
-    def test_equal_the_reference(self, basis, uneven, count_compiled):
-        if uneven and not basis.has_grid:
-            return
-        for name in ("linear", "conv2d", "conv2d-grouped", "activation", "activation-2"):
-            layer, x = randomize(LAYERS[name](basis=basis)), LAYERS[name].input()
-            assert_equals_reference(make_uneven(layer) if uneven else layer, x)
+    @pytest.mark.parametrize(("basis", "uneven", "name"), SHARP + thorough(THOROUGH), ids=repr)
+    def test_equal_the_reference(self, basis, uneven, name, count_compiled):
+        layer, x = randomize(LAYERS[name](basis=basis)), LAYERS[name].input()
+        assert_equals_reference(make_uneven(layer) if uneven else layer, x)
         assert count_compiled
         assert not kernels._failed
 
-    def test_look_up_what_is_alive_as_the_reference_does(self, count_compiled):
-        for basis in (BSpline(40), BSpline(40, 2, extrapolation="clamp")):
-            layer = randomize(LearnableActivation(3, 2, basis=basis))
-            assert layer.plan.expansion.few_alive
-            for version in (layer, make_uneven(layer)):
-                assert_equals_reference(version, 1.5 * torch.randn(4, 3, 5))
+    @pytest.mark.parametrize(
+        ("basis", "uneven"),
+        [(LOOKED_UP[0], False), (LOOKED_UP[1], True), *thorough([(LOOKED_UP[0], True), (LOOKED_UP[1], False)])],
+        ids=repr,
+    )
+    def test_look_up_what_is_alive_as_the_reference_does(self, basis, uneven, count_compiled):
+        layer = randomize(LearnableActivation(3, 2, basis=basis))
+        assert layer.plan.expansion.few_alive
+        assert_equals_reference(make_uneven(layer) if uneven else layer, 1.5 * torch.randn(4, 3, 5))
         assert count_compiled
+        assert not kernels._failed
 
+    @pytest.mark.parametrize("name", ["conv2d", "activation-2"])
     @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-    def test_in_other_precisions(self, dtype, count_compiled):
-        for name in ("linear", "conv2d", "activation-2"):
-            layer, x = randomize(LAYERS[name]()).to(dtype), LAYERS[name].input(scale=1.0).to(dtype)
-            if dtype == torch.float64:
-                assert_equals_reference(layer, x)
-                continue
+    def test_in_other_precisions(self, dtype, name, count_compiled):
+        layer = randomize(LAYERS[name](basis=BSpline(2))).to(dtype)
+        x = LAYERS[name].input(scale=1.0).to(dtype)
+        if dtype == torch.float64:
+            assert_equals_reference(layer, x)
+        else:
             exact = outputs_and_gradients(with_backend(layer, "reference").double(), x.double())
             plain = outputs_and_gradients(with_backend(layer, "reference"), x)
             for part, value in outputs_and_gradients(layer, x).items():

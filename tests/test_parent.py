@@ -22,9 +22,10 @@ print("started", flush=True)
 time.sleep(600)
 """
 PARENT = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from experiments.common.parent import start_child
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells turn off in what they start in the background
 with open(sys.argv[1], "wb") as output:
     children = [start_child([sys.executable, "-c", sys.argv[2]], dict(os.environ), output) for _ in range(2)]
 print(*[child.pid for child in children], flush=True)

@@ -5,20 +5,20 @@ import builtins
 import csv
 import errno
 import io
-import json
 import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
+import commands
 import lightning as L
 import pytest
 import safetensors.torch
 import torch
 import yaml
+from commands import record
 from safetensors import SafetensorError
 from torch import nn
 from torch._dynamo.callback import CallbackTrigger, callback_handler
@@ -42,35 +42,12 @@ TINY = ("--model_options.widths", "[2]", "--threads", 1, "--batch_size", 64, "--
 quiet = pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*treespec.*is deprecated:FutureWarning")
 
 
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Calls a script as its command line would, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("CONVKAN_DEBUG", raising=False)
-
-    def command(script, *arguments):
-        monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
-        status = 0
-        try:
-            cli.run(script.main)
-        except SystemExit as ended:
-            status = ended.code
-        out, err = capsys.readouterr()
-        return SimpleNamespace(status=status, out=out, err=err)
-
-    return command
-
-
 @pytest.fixture(scope="module", autouse=True)
 def without_pictures():
     """Pictures take longer than these runs: those tests draw them that are about it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "draw", lambda *_: None)
         yield
-
-
-def record(folder):
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
 def rows(folder):
@@ -158,9 +135,7 @@ def run_folder(tmp_path_factory):
 
 
 def finished(folder, epochs, *flags):
-    flags = (*TINY, "--epochs", epochs, *flags, "--runs_root", folder.parent, "--run_name", folder.name)
-    train.train(*train.start(cli.parse(TrainConfig, "test", [str(flag) for flag in flags])))
-    return folder
+    return commands.finished(folder, *TINY, "--epochs", epochs, *flags)
 
 
 class TestMoreEpochs:
