@@ -29,6 +29,8 @@ class Forked:
 
     def poll(self):
         self.returncode = self.process.exitcode
+        if self.returncode is not None:
+            self.stdin.close()
         return self.returncode
 
     def wait(self, timeout=None):
