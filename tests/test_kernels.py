@@ -287,6 +287,10 @@ class TestOneOperation:
         assert PLANS[plan.key] == plan
 
 
+# Models of more of the blocks that one of eight layers has.
+DEEPER = [f"{kind}{depth}" for kind in ("resnet", "kan_resnet") for depth in (14, 20, 32)]
+
+
 class TestWholeModels:
     @pytest.fixture
     def compile_counting(self):
@@ -333,7 +337,9 @@ class TestWholeModels:
             assert_agree(compiled[name], expected, name, factor=10)
         torch.compiler.reset()
 
-    @pytest.mark.parametrize("name", list_models())
+    @pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=[pytest.mark.thorough] * (name in DEEPER)) for name in list_models()]
+    )
     def test_every_model_is_one_graph_for_all_batch_sizes(self, name, compile_counting):
         compiled, graphs = compile_counting(create_model(name, in_channels=1))
         self.run_at_several_sizes(compiled, lambda batch: torch.randn(batch, 1, 28, 28))

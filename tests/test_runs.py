@@ -5,6 +5,7 @@ import builtins
 import csv
 import errno
 import io
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import safetensors.torch
 import torch
 import yaml
 from commands import record
+from processes import START_METHOD
 from safetensors import SafetensorError
 from torch import nn
 from torch._dynamo.callback import CallbackTrigger, callback_handler
@@ -39,6 +41,7 @@ from experiments.compare.jobs import Job, run_jobs
 
 ROOT = Path(experiments.__file__).parents[1]
 TINY = ("--model_options.widths", "[2]", "--threads", 1, "--batch_size", 64, "--train_fraction", 0.2)
+PATIENCE = 300  # seconds, which only a failure takes
 quiet = pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*treespec.*is deprecated:FutureWarning")
 
 
@@ -58,6 +61,13 @@ def rows(folder):
 def figures(folder):
     """The rows of a run's history, without what the clock says."""
     return [{key: value for key, value in row.items() if "seconds" not in key} for row in rows(folder)]
+
+
+def claim(folder, is_claimed):
+    """Hold a folder until this process ends."""
+    with folders.claimed(folder):
+        is_claimed.set()
+        time.sleep(PATIENCE)
 
 
 class TestClaims:
@@ -87,16 +97,17 @@ class TestClaims:
 
     @pytest.mark.slow
     def test_a_claim_ends_with_its_process(self, tmp_path):
-        code = "import sys, time; from pathlib import Path; from experiments.common.folders import claimed\n"
-        code += "with claimed(Path(sys.argv[1])): print('claimed', flush=True); time.sleep(60)"
-        other = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, cwd=ROOT)
+        context = multiprocessing.get_context(START_METHOD)
+        is_claimed = context.Event()
+        other = context.Process(target=claim, args=(tmp_path, is_claimed))
+        other.start()
         try:
-            assert other.stdout.readline().strip() == b"claimed"
+            assert is_claimed.wait(PATIENCE)
             with pytest.raises(cli.UserError, match="another process"), folders.claimed(tmp_path):
                 pass
         finally:
             other.kill()
-            other.communicate()
+            other.join()
         with folders.claimed(tmp_path):
             pass
 
