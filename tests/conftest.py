@@ -77,8 +77,8 @@ NOT_QUICK = (
     "uses",
     "uses_training",
 )
-# What runs on another device when ``--device`` names one: all that computes with layers, and so with bases. Training and
-# the scripts choose a device themselves.
+# What runs on another device when ``--device`` names one: all that computes with layers, and so with bases.
+# Training and the scripts choose a device themselves.
 ON_DEVICE = (
     "contributions",
     "grid",
