@@ -290,8 +290,9 @@ class TestOneOperation:
         assert PLANS[plan.key] == plan
 
 
-# Models of more of the blocks that one of eight layers has.
-DEEPER = [f"{kind}{depth}" for kind in ("resnet", "kan_resnet") for depth in (14, 20, 32)]
+# Models of more, or wider, blocks of the kinds that smaller ones have: to be compiled where there is time.
+LARGER = [f"{kind}{depth}" for kind in ("resnet", "kan_resnet") for depth in (14, 20, 32)]
+LARGER += ["cnn_medium", "conv_kan_medium", "kanc_mlp_medium", "kanc_mlp_big", "kkan_medium"]
 
 
 class TestWholeModels:
@@ -341,7 +342,7 @@ class TestWholeModels:
         torch.compiler.reset()
 
     @pytest.mark.parametrize(
-        "name", [pytest.param(name, marks=[pytest.mark.thorough] * (name in DEEPER)) for name in list_models()]
+        "name", [pytest.param(name, marks=[pytest.mark.thorough] * (name in LARGER)) for name in list_models()]
     )
     def test_every_model_is_one_graph_for_all_batch_sizes(self, name, compile_counting):
         compiled, graphs = compile_counting(create_model(name, in_channels=1))
