@@ -54,7 +54,7 @@ SHARP = [
     (Chebyshev(3), False, "conv2d-grouped"),
     *((RBF(3), False, name) for name in ("linear", "conv2d", "conv2d-grouped", "activation", "activation-2")),
     (BSpline(3), False, "activation-2"),
-    (BSpline(2, 1), True, "activation-2"),
+    (BSpline(1, 1), True, "activation"),
     (BSpline(kernels.MOST_UNROLLED - 2), False, "activation-2"),  # more functions than are summed one by one
 ]
 # ... and each with each at the usual sizes where there is time.
@@ -80,16 +80,16 @@ class TestCompiledKernels:
         assert not kernels._failed
 
     @pytest.mark.parametrize(
-        ("basis", "uneven"),
+        ("basis", "uneven", "num_functions"),
         [
-            (BSpline(30, 2), False),
-            (BSpline(20, 1, extrapolation="clamp"), True),
-            *thorough(product((BSpline(40), BSpline(40, 2, extrapolation="clamp")), (False, True))),
+            (BSpline(30, 2), False, 1),
+            (BSpline(20, 1, extrapolation="clamp"), True, 2),
+            *thorough(product((BSpline(40), BSpline(40, 2, extrapolation="clamp")), (False, True), (2,))),
         ],
         ids=repr,
     )
-    def test_look_up_what_is_alive_as_the_reference_does(self, basis, uneven, count_compiled):
-        layer = randomize(LearnableActivation(3, 2, basis=basis))
+    def test_look_up_what_is_alive_as_the_reference_does(self, basis, uneven, num_functions, count_compiled):
+        layer = randomize(LearnableActivation(3, num_functions, basis=basis))
         assert layer.plan.expansion.few_alive
         assert_equals_reference(make_uneven(layer) if uneven else layer, 1.5 * torch.randn(4, 3, 5))
         assert count_compiled
