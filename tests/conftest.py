@@ -11,11 +11,37 @@ settings.register_profile("convkan", deadline=None, derandomize=True, max_exampl
 settings.load_profile("convkan")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="where tests marked 'device' create their tensors: cpu, cuda, mps")
+
+
 @pytest.fixture(autouse=True)
 def deterministic():
     """Every test draws the same numbers, whichever tests run before it."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def on_device(request, monkeypatch):
+    """What the test creates is on the device that is asked for, as under ``torch.set_default_device``."""
+    device = request.config.getoption("--device")
+    if device == "cpu" or request.node.get_closest_marker("device") is None:
+        yield
+        return
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # whose ten bits are not those of float32
+    with torch.device(device):
+        yield
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Calls a script as its command line would, in an empty folder; returns its status and what it wrote."""
+    from commands import Outcome, called  # which import Lightning, and most tests do without
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CONVKAN_DATA", raising=False)
+    return lambda script, *arguments: Outcome(called(script, *arguments), *capsys.readouterr())
 
 
 # What the package promises of torch and its other dependencies: to be run with the oldest versions of all of them.
@@ -51,16 +77,58 @@ NOT_QUICK = (
     "uses",
     "uses_training",
 )
+# What runs on another device when ``--device`` names one: all that computes with layers, and so with bases.
+# Training and the scripts choose a device themselves.
+ON_DEVICE = (
+    "contributions",
+    "grid",
+    "interpret",
+    "kernels",
+    "layers",
+    "models",
+    "ops",
+    "pruning",
+    "regularization",
+    "symbolic",
+)
+# But for these tests, by a part of their names, and why.
+SCRIPT = "starts a script or Python anew"
+KNOTS = "moves knots, which is worked out on the CPU"
+CACHES = "is about a CPU's caches and vectors"
+ON_CPU_ALONE = {
+    "test_script_": SCRIPT,
+    "test_sympy_is_imported_late": SCRIPT,
+    "test_quick_deletion_": SCRIPT,
+    "test_deletion_of_a_folder_": SCRIPT,
+    "test_compilation_can_be_forbidden_": SCRIPT,
+    "test_processes_end_with_the_same_grids": SCRIPT,
+    "TestInsertion": KNOTS,
+    "TestSummaries": KNOTS,
+    "test_fitting_finds_": KNOTS,
+    "test_activations_are_cut_": CACHES,
+    "test_channels_of_neighbouring_pixels_": CACHES,
+    "test_a_single_channel_is_evaluated_": CACHES,
+    "test_bound_the_memory_": CACHES,
+    "TestOneOperation": "is about graphs that are compiled for a CPU",
+    "test_a_meta_layer_becomes_a_fresh_one": "materialises a layer on the CPU",
+    "test_constructors_draw_only_their_parameters_": "watches the generator of the CPU",
+    "test_inputs_that_do_not_fit_a_layer_": "makes arrays of tensors",
+    "test_batches_that_no_model_can_be_called_with_": "makes arrays of tensors",
+}
 # Cases of each other test that it takes: the first, the last and the one in the middle.
 QUICK_CASES = 3
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     laws = {}
+    elsewhere = config.getoption("--device") != "cpu"
     for item in items:
+        subject = item.path.stem.removeprefix("test_")
+        if subject in ON_DEVICE:
+            reasons = [reason for name, reason in ON_CPU_ALONE.items() if name in item.nodeid]
+            item.add_marker(pytest.mark.skipif(elsewhere, reason=reasons[0]) if reasons else "device")
         if item.get_closest_marker("slow") is not None or item.get_closest_marker("thorough") is not None:
             continue
-        subject = item.path.stem.removeprefix("test_")
         if subject in CORE:
             item.add_marker("core")
         if subject not in NOT_QUICK:

@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import scipy.interpolate
+import torch
 from bumps import Bumps
 from numpy.polynomial.chebyshev import chebvander
 
@@ -17,6 +18,11 @@ ACTIVATIONS = {
     "silu": lambda x: x / (1 + np.exp(-x)),
     "tanh": np.tanh,
 }
+
+
+def array(tensor: torch.Tensor) -> np.ndarray:
+    """The numbers of a tensor, wherever it is."""
+    return tensor.detach().cpu().numpy()
 
 
 def scipy_bsplines(x: np.ndarray, knots: np.ndarray, order: int, derivative: int = 0) -> np.ndarray:
@@ -57,7 +63,7 @@ def edge_features(layer: KANLayer, x: np.ndarray) -> np.ndarray:
     """(b(x), B_1(x) … B_K(x)) for each channel of (batch, channels, *space), features last."""
     planes = []
     for channel in range(x.shape[1]):
-        knots = None if layer.grid is None else layer.grid[channel].numpy()
+        knots = None if layer.grid is None else array(layer.grid[channel])
         values = basis_functions(layer.basis, x[:, channel], knots)
         base = ACTIVATIONS[layer.base_activation]
         if base is not None:
@@ -68,10 +74,10 @@ def edge_features(layer: KANLayer, x: np.ndarray) -> np.ndarray:
 
 def edge_weights(layer: KANLayer) -> np.ndarray:
     """The weights of each edge, (out, in/groups, *kernel, features)."""
-    weights = layer.coefficients.detach().movedim(2, -1).numpy()
+    weights = array(layer.coefficients.movedim(2, -1))
     if layer.base_weight is None:
         return weights
-    return np.concatenate([layer.base_weight.detach().numpy()[..., None], weights], axis=-1)
+    return np.concatenate([array(layer.base_weight)[..., None], weights], axis=-1)
 
 
 def kan_convolution(layer, x: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 import torch
 import yaml
@@ -17,7 +18,7 @@ from experiments.common.counting import count_multiply_adds, count_parameters
 from experiments.common.records import packed, unpacked
 from experiments.common.statistics import Difference, paired_bootstrap, pareto_front
 from experiments.compare import __main__ as compare
-from experiments.compare import matching, tables, verdict
+from experiments.compare import jobs, matching, tables, verdict
 from experiments.compare.matching import Step, match_width, matched_options
 from experiments.compare.schedule import Schedule
 from experiments.compare.search import best_of, split, trials_of
@@ -362,8 +363,14 @@ class TestStatistics:
         assert (unpacked(packed(flags), 37) == flags.numpy()).all()
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """Runs are processes of their own, as always, that need not import torch first."""
+    monkeypatch.setattr(jobs, "start_child", processes.start)
+
+
 @pytest.mark.slow
-def test_a_comparison_runs_goes_on_after_a_kill_and_reports(tmp_path, monkeypatch, capsys):
+def test_a_comparison_runs_goes_on_after_a_kill_and_reports(at_once, tmp_path, monkeypatch, capsys):
     space = {"learning_rate": {"low": 1e-3, "high": 1e-1}}
     search = {"trials": 2, "epochs": 1, "train_fraction": 0.3, "space": space}
     path = written(tmp_path, search=search)
@@ -414,7 +421,7 @@ def test_a_comparison_runs_goes_on_after_a_kill_and_reports(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_suite_that_chooses_leaves_the_test_set_alone(tmp_path, monkeypatch):
+def test_a_suite_that_chooses_leaves_the_test_set_alone(at_once, tmp_path, monkeypatch):
     path = written(tmp_path, test=False, seeds=[0])
     arguments = ["compare", "--suite", str(path), "--runs_root", str(tmp_path / "runs"), "--gpus", "0"]
     monkeypatch.setattr("sys.argv", arguments)
@@ -435,7 +442,7 @@ def test_a_suite_that_chooses_leaves_the_test_set_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_is_named_with_its_log(tmp_path, monkeypatch):
+def test_a_run_that_fails_is_named_with_its_log(at_once, tmp_path, monkeypatch):
     path = written(tmp_path, recipe={"epochs": 1, "precision": "nonsense"}, seeds=[0])
     monkeypatch.setattr(
         "sys.argv", ["compare", "--suite", str(path), "--runs_root", str(tmp_path / "runs"), "--gpus", "0"]

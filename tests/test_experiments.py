@@ -1,19 +1,16 @@
 import csv
-import json
 import os
-import subprocess
 import sys
 import time
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from commands import Outcome, assert_refused, finished, record
 from PIL import Image
+from processes import start
 from torch import nn
 
-import experiments
 from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import BSpline
 from convkan.models import Weights, list_models, load_classifier
@@ -23,7 +20,6 @@ from experiments.common import cli
 from experiments.common.counting import count_multiply_adds, count_parameters, count_step_memory_bytes
 from experiments.common.train_config import TrainConfig
 
-ROOT = Path(experiments.__file__).parents[1]
 TINY = ("--model_options.widths", "[2,4]", "--threads", 1)
 # All that draws random numbers: order, shifts, dropout.
 RANDOM = (*TINY, "--model_options.dropout", 0.3, "--augment", "standard", "--seed", 5, "--epochs", 5)
@@ -40,16 +36,10 @@ KEYS = {
 CLOCKS = {"epoch_seconds", "input_seconds", "compile_seconds", "total_seconds"}
 
 
-def finished(runs_root, name, *flags):
-    """The folder of a finished run."""
-    flags = [*flags, "--runs_root", runs_root, "--run_name", name]
-    config, folder = train.start(cli.parse(TrainConfig, "test", [str(flag) for flag in flags]))
-    train.train(config, folder)
-    return folder
-
-
-def record(folder):
-    return json.loads((folder / "result.json").read_text())
+def script(name, *arguments, output):
+    command = [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)]
+    with output.open("wb") as file:
+        return start(command, dict(os.environ), file)
 
 
 def history(folder):
@@ -61,55 +51,20 @@ def history(folder):
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     """Two epochs of a tiny model."""
-    return finished(tmp_path_factory.mktemp("runs"), "tiny", *TINY, "--epochs", 2)
+    return finished(tmp_path_factory.mktemp("runs") / "tiny", *TINY, "--epochs", 2)
 
 
 @pytest.fixture(scope="module")
 def random_folder(tmp_path_factory):
     """An uninterrupted run with everything random switched on."""
-    return finished(tmp_path_factory.mktemp("runs"), "random", *RANDOM)
+    return finished(tmp_path_factory.mktemp("runs") / "random", *RANDOM)
 
 
 @pytest.fixture(scope="module")
 def good_folder(tmp_path_factory):
     """A run that learned to read digits."""
     flags = ("--model_options.widths", "[8,16]", "--threads", 1, "--epochs", 5)
-    return finished(tmp_path_factory.mktemp("runs"), "good", *flags)
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Calls a script as its command line would, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("CONVKAN_DEBUG", raising=False)
-    monkeypatch.delenv("CONVKAN_DATA", raising=False)
-
-    def command(script, *arguments):
-        monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
-        status = 0
-        try:
-            cli.run(script.main)
-        except SystemExit as ended:
-            status = ended.code
-        out, err = capsys.readouterr()
-        return SimpleNamespace(status=status, out=out, err=err)
-
-    return command
-
-
-def script(name, *arguments, **options):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, text=True, **options)
-
-
-def assert_refused(outcome, *words):
-    """One line that says what is wrong, and nothing of Python's insides."""
-    assert outcome.status == 1
-    assert outcome.err.startswith("error: ")
-    assert outcome.err.count("\n") == 1
-    for word in words:
-        assert str(word) in outcome.err
+    return finished(tmp_path_factory.mktemp("runs") / "good", *flags)
 
 
 def test_all_of_a_recipe_can_be_chosen():
@@ -168,13 +123,13 @@ def test_run_leaves_logs_and_no_partial_file(run_folder):
 
 
 def test_run_without_kan_layers_has_no_edge_functions(tmp_path):
-    folder = finished(tmp_path, "plain", *TINY, "--model", "plain_cnn", "--epochs", 1)
+    folder = finished(tmp_path / "plain", *TINY, "--model", "plain_cnn", "--epochs", 1)
     assert {path.stem for path in folder.glob("*.png")} == {"learning_curves", "confusion_matrix"}
 
 
 def test_same_seed_gives_the_same_history(random_folder, tmp_path):
     torch.manual_seed(123)
-    again = finished(tmp_path, "again", *RANDOM)
+    again = finished(tmp_path / "again", *RANDOM)
     assert history(again) == history(random_folder)
     for key in ("test_accuracy", "test_loss", "val_accuracy", "best_epoch"):
         assert record(again)[key] == record(random_folder)[key]
@@ -184,15 +139,16 @@ def test_same_seed_gives_the_same_history(random_folder, tmp_path):
 def test_killed_run_goes_on_as_if_it_had_not_been(random_folder, tmp_path, call):
     folder = tmp_path / "killed"
     flags = (*RANDOM, "--runs_root", tmp_path, "--run_name", folder.name)
-    process = script("train", *flags, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    output = tmp_path / "output.txt"
+    process = script("train", *flags, output=output)
     try:
         while not ((folder / "history.csv").exists() and (folder / "checkpoints" / "last.ckpt").exists()):
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, output.read_text(encoding="utf-8")
             time.sleep(0.01)
         time.sleep(0.05)
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
     assert 1 <= len(history(folder)) < 5
     assert not (folder / "result.json").exists()
     outcome = call(train, "--resume", folder)
@@ -411,10 +367,10 @@ def test_predict_from_a_run_without_a_model_is_refused(exists, pictures, call, t
 
 @pytest.mark.slow
 def test_script_ends_with_one_line_and_status_1(tmp_path):
-    process = script("predict", "--run", tmp_path, "x.png", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, err = process.communicate(timeout=120)
-    assert_refused(SimpleNamespace(status=process.returncode, err=err), "model.safetensors", "does not exist")
-    assert out == ""
+    output = tmp_path / "output.txt"
+    status = script("predict", "--run", tmp_path, "x.png", output=output).wait()
+    outcome = Outcome(status, "", output.read_text(encoding="utf-8"))  # what it prints would be a second line of this
+    assert_refused(outcome, "model.safetensors", "does not exist")
 
 
 def test_debug_variable_shows_the_traceback(monkeypatch):
@@ -477,7 +433,7 @@ def test_counting_changes_no_statistics(count):
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
 def test_run_in_another_precision_leaves_its_record(precision, tmp_path):
-    result = record(finished(tmp_path, "precise", *TINY, "--epochs", 1, "--precision", precision))
+    result = record(finished(tmp_path / "precise", *TINY, "--epochs", 1, "--precision", precision))
     assert result["parameters"] > 0
     assert result["multiply_adds"] > 0
 
@@ -509,7 +465,7 @@ class TestPublishing:
         assert_refused(call(publish, "--run", run_folder, "--out", tmp_path, f"--name={name}"), "name must", repr(name))
 
     def test_a_run_without_a_test_is_refused(self, call, tmp_path):
-        folder = finished(tmp_path, "untested", *TINY, "--epochs", 1, "--test", "false")
+        folder = finished(tmp_path / "untested", *TINY, "--epochs", 1, "--test", "false")
         assert_refused(call(publish, "--run", folder, "--out", tmp_path), "tested", folder)
 
     def test_what_is_no_run_is_refused(self, call, tmp_path):

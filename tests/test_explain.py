@@ -6,40 +6,27 @@ import subprocess
 
 import pytest
 import torch
+from commands import assert_refused, called, finished
 from PIL import Image
 
 from convkan.interpret import feature_contributions
 from convkan.models import create_model
-from experiments import explain, train
-from experiments.common import cli
+from experiments import explain
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 @pytest.fixture(scope="module")
-def call():
-    """Calls a script as its command line would."""
-
-    def command(script, *arguments):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", [script.__name__, *map(str, arguments)])
-            cli.run(script.main)
-
-    return command
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory, call):
-    root = tmp_path_factory.mktemp("runs")
+def run_folder(tmp_path_factory):
     flags = ("--epochs", 1, "--model_options.widths", "[3,4]", "--threads", 1, "--accelerator", "cpu")
-    call(train, *flags, "--runs_root", root, "--run_name", "tiny")
-    return root / "tiny"
+    return finished(tmp_path_factory.mktemp("runs") / "tiny", *flags)
 
 
 @pytest.fixture(scope="module")
-def page(run_folder, call):
+def page(run_folder):
     Image.new("L", (20, 30), 200).save(run_folder / "grey.png")
-    call(explain, "--run", run_folder, "--image", f"[{run_folder / 'grey.png'}]", "--images", 3, "--edges", 2)
+    pictures = f"[{run_folder / 'grey.png'}]"
+    assert called(explain, "--run", run_folder, "--image", pictures, "--images", 3, "--edges", 2) == 0
     return run_folder / "explain.html"
 
 
@@ -66,15 +53,13 @@ def test_page_opens_in_a_browser(page, tmp_path):
         assert len(image.convert("L").getcolors()) > 50, "the page is blank"
 
 
-def test_what_cannot_be_explained_is_named(run_folder, tmp_path, call, capsys):
+def test_what_cannot_be_explained_is_named(run_folder, tmp_path, call):
     for arguments, message in (
         ([], "run must be the folder"),
         (["--run", tmp_path], "does not exist"),
         (["--run", run_folder, "--images", 0], "images must be at least 1, got 0"),
     ):
-        with pytest.raises(SystemExit):
-            call(explain, *arguments)
-        assert message in capsys.readouterr().err
+        assert_refused(call(explain, *arguments), message)
 
 
 def test_shares_of_a_layer_sum_to_the_rise_of_the_logit():

@@ -4,11 +4,11 @@ import json
 import os
 import shutil
 from contextlib import nullcontext
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from commands import assert_refused, finished
 from PIL import Image
 
 from convkan.models import load_classifier
@@ -31,29 +31,6 @@ def fill(root, shades=SHADES, count=4):
 
 
 @pytest.fixture(scope="module")
-def call():
-    """Calls a script as its command line would; returns its status and what it wrote."""
-
-    def command(script, *arguments, capsys):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", [script.__name__, *map(str, arguments)])
-            status = 0
-            try:
-                cli.run(script.main)
-            except SystemExit as ended:
-                status = ended.code
-        out, err = capsys.readouterr()
-        return SimpleNamespace(status=status, out=out, err=err)
-
-    return command
-
-
-@pytest.fixture
-def command(call, capsys):
-    return lambda *arguments: call(*arguments, capsys=capsys)
-
-
-@pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Pictures in three parts."""
     root = tmp_path_factory.mktemp("pictures")
@@ -66,23 +43,11 @@ def pictures(tmp_path_factory):
 def run_folder(pictures, tmp_path_factory):
     """A tiny run on them."""
     flags = ("--dataset", "folder", "--data_root", pictures, "--image_size", 8, *TINY)
-    where = ("--runs_root", tmp_path_factory.mktemp("runs"), "--run_name", "tiny")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["train", *map(str, (*flags, *where))])
-        cli.run(train.main)
-    return where[1] / "tiny"
+    return finished(tmp_path_factory.mktemp("runs") / "tiny", *flags)
 
 
-def assert_refused(outcome, *words):
-    assert outcome.status == 1
-    assert "Traceback" not in outcome.err
-    assert outcome.err.startswith("error: ")
-    for word in words:
-        assert str(word) in outcome.err
-
-
-def test_run_tells_what_it_found_and_keeps_it(pictures, command, tmp_path):
-    outcome = command(
+def test_run_tells_what_it_found_and_keeps_it(pictures, call, tmp_path):
+    outcome = call(
         train, "--dataset", "folder", "--data_root", pictures, *TINY, "--runs_root", tmp_path, "--run_name", "one"
     )
     assert outcome.status == 0
@@ -105,27 +70,27 @@ def test_run_tells_what_it_found_and_keeps_it(pictures, command, tmp_path):
     ],
     ids=["one class", "two images", "val and valid", "class missing"],
 )
-def test_data_that_cannot_be_learned_from_are_refused_before_training(make, command, tmp_path):
+def test_data_that_cannot_be_learned_from_are_refused_before_training(make, call, tmp_path):
     make(tmp_path / "pictures")
-    outcome = command(
+    outcome = call(
         train, "--dataset", "folder", "--data_root", tmp_path / "pictures", *TINY, "--runs_root", tmp_path / "runs"
     )
     assert_refused(outcome, tmp_path / "pictures")
     assert not [*(tmp_path / "runs").glob("*")]
 
 
-def test_fraction_that_leaves_no_image_leaves_no_folder(command, tmp_path):
-    assert_refused(command(train, *TINY, "--train_fraction", 1e-4, "--runs_root", tmp_path), "train_fraction 0.0001")
+def test_fraction_that_leaves_no_image_leaves_no_folder(call, tmp_path):
+    assert_refused(call(train, *TINY, "--train_fraction", 1e-4, "--runs_root", tmp_path), "train_fraction 0.0001")
     assert [*tmp_path.iterdir()] == []
 
 
-def test_equal_images_of_two_classes_can_be_trained_on(command, tmp_path):
+def test_equal_images_of_two_classes_can_be_trained_on(call, tmp_path):
     for name in SHADES:
         (tmp_path / "equal" / name).mkdir(parents=True)
         for index in range(3):
             Image.new("L", (8, 8), 120).save(tmp_path / "equal" / name / f"{index}.png")
     flags = ("--dataset", "folder", "--data_root", tmp_path / "equal", "--image_size", 8, "--adapt_every", 1, *TINY)
-    assert command(train, *flags, "--runs_root", tmp_path / "runs", "--run_name", "equal").status == 0
+    assert call(train, *flags, "--runs_root", tmp_path / "runs", "--run_name", "equal").status == 0
     record = json.loads((tmp_path / "runs" / "equal" / "result.json").read_text())
     model, _ = load_classifier(tmp_path / "runs" / "equal" / "model.safetensors")
     assert record["test_accuracy"] == 0.5
@@ -133,12 +98,12 @@ def test_equal_images_of_two_classes_can_be_trained_on(command, tmp_path):
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_any_number_of_images_can_be_trained_and_pruned_on(count, command, tmp_path):
+def test_any_number_of_images_can_be_trained_and_pruned_on(count, call, tmp_path):
     for part in ("train", "val", "test"):
         fill(tmp_path / part, {"bright": 210}, count=1)
         fill(tmp_path / part, {"dark": 70}, count=count - 1)
     flags = ("--dataset", "folder", "--data_root", tmp_path, "--image_size", 8, "--batch_size", 2, *TINY)
-    outcome = command(train, *flags, "--runs_root", tmp_path / "runs", "--run_name", "few")
+    outcome = call(train, *flags, "--runs_root", tmp_path / "runs", "--run_name", "few")
     assert outcome.status == 0, outcome.err
     data = ImageData("folder", data_root=tmp_path, image_size=8, batch_size=2)
     data.setup()
@@ -160,11 +125,11 @@ def test_training_prediction_and_explanation_see_the_same_pixels(pictures, run_f
     assert 60 < explained.train.pixels[6:].float().mean() < 80
 
 
-def test_prediction_names_damaged_pictures_and_goes_on(pictures, run_folder, command, tmp_path):
+def test_prediction_names_damaged_pictures_and_goes_on(pictures, run_folder, call, tmp_path):
     good = pictures / "TEST" / "dark" / "0.png"
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(good.read_bytes().replace(b"IHDR", b"IHDr", 1))
-    outcome = command(predict, "--run", run_folder, good, damaged, tmp_path / "missing.png", good)
+    outcome = call(predict, "--run", run_folder, good, damaged, tmp_path / "missing.png", good)
     assert outcome.status == 1
     assert [line.split(": ")[0] for line in outcome.out.splitlines()] == [str(good)] * 2
     first, second, last = outcome.err.splitlines()
@@ -173,20 +138,20 @@ def test_prediction_names_damaged_pictures_and_goes_on(pictures, run_folder, com
     assert "2 of 4" in last
 
 
-def test_explain_takes_one_picture_or_a_list(pictures, run_folder, command, tmp_path):
+def test_explain_takes_one_picture_or_a_list(pictures, run_folder, call, tmp_path):
     good = pictures / "TEST" / "dark" / "0.png"
     for given in (good, f"[{good}, {good}]"):
         config = cli.parse(explain.ExplainConfig, "test", ["--image", str(given)])
         assert config.image in (str(good), [str(good)] * 2)
     flags = ("--images", 1, "--edges", 1, "--samples", 8, "--out", tmp_path / "page.html")
-    outcome = command(explain, "--run", run_folder, "--image", good, *flags)
+    outcome = call(explain, "--run", run_folder, "--image", good, *flags)
     assert outcome.status == 0
     assert "Images the given pictures" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-def test_explain_names_a_damaged_picture_before_it_measures(run_folder, command, tmp_path):
+def test_explain_names_a_damaged_picture_before_it_measures(run_folder, call, tmp_path):
     (tmp_path / "x.png").write_bytes(b"")
-    assert_refused(command(explain, "--run", run_folder, "--image", tmp_path / "x.png"), tmp_path / "x.png")
+    assert_refused(call(explain, "--run", run_folder, "--image", tmp_path / "x.png"), tmp_path / "x.png")
 
 
 class TestClassesAreComparedByName:
@@ -201,17 +166,17 @@ class TestClassesAreComparedByName:
         return tmp_path / "renamed"
 
     @pytest.mark.parametrize("script", [explain, deletion])
-    def test_other_classes_are_refused(self, script, renamed, run_folder, command):
-        outcome = command(script, "--run", run_folder, "--data_root", renamed)
+    def test_other_classes_are_refused(self, script, renamed, run_folder, call):
+        outcome = call(script, "--run", run_folder, "--data_root", renamed)
         assert_refused(outcome, "only the model has: bright", "only the data set has: sunny", renamed)
 
-    def test_pruning_on_other_classes_is_refused(self, renamed, run_folder, command, tmp_path):
+    def test_pruning_on_other_classes_is_refused(self, renamed, run_folder, call, tmp_path):
         moved = tmp_path / "moved"
         shutil.copytree(run_folder, moved)
         text = (moved / "config.yaml").read_text()
         [line] = [line for line in text.splitlines() if line.startswith("data_root")]
         (moved / "config.yaml").write_text(text.replace(line, f"data_root: {renamed}"))
-        assert_refused(command(prune, "--run", moved), "bright", "sunny")
+        assert_refused(call(prune, "--run", moved), "bright", "sunny")
 
     def test_a_model_that_numbers_them_otherwise_is_judged_by_name(self, pictures):
         data = ImageData("folder", data_root=pictures, image_size=8)
@@ -221,11 +186,11 @@ class TestClassesAreComparedByName:
         assert data.counts()["test"] == {"dark": 2, "bright": 2}
 
     @pytest.mark.parametrize("change", ["class", "image"])
-    def test_a_run_does_not_go_on_with_other_images(self, change, pictures, command, tmp_path):
+    def test_a_run_does_not_go_on_with_other_images(self, change, pictures, call, tmp_path):
         root = tmp_path / "pictures"
         shutil.copytree(pictures, root)
         flags = ("--dataset", "folder", "--data_root", root, "--image_size", 8, *TINY)
-        assert command(train, *flags, "--runs_root", tmp_path, "--run_name", "run").status == 0
+        assert call(train, *flags, "--runs_root", tmp_path, "--run_name", "run").status == 0
         (tmp_path / "run" / "result.json").unlink()
         if change == "image":
             (root / "Train" / "dark" / "0.png").unlink()
@@ -233,7 +198,7 @@ class TestClassesAreComparedByName:
             for part in root.iterdir():
                 (part / "dark").rename(part / "night")
         words = ("in train, dark 6 then, 5 now",) if change == "image" else ("dark, night",)
-        assert_refused(command(train, "--resume", tmp_path / "run"), tmp_path / "run", *words)
+        assert_refused(call(train, "--resume", tmp_path / "run"), tmp_path / "run", *words)
 
 
 @pytest.mark.parametrize("lines", [0, 3, 100_000])

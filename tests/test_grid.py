@@ -9,9 +9,10 @@ import torch
 from cases import LAYERS, kan_layers, make_uneven, randomize
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import START_METHOD
 from tolerances import assert_agree
 from torch import nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import BSpline, Chebyshev
@@ -440,7 +441,7 @@ def _adapt_in_a_process(rank, path, results):
 def test_processes_end_with_the_same_grids(tmp_path):
     x = torch.randn(4000, 2, dtype=torch.float64)
     torch.save(x, tmp_path / "x.pt")
-    spawn(_adapt_in_a_process, (tmp_path / "meeting", tmp_path), nprocs=2)
+    start_processes(_adapt_in_a_process, (tmp_path / "meeting", tmp_path), nprocs=2, start_method=START_METHOD)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     torch.manual_seed(0)

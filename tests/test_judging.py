@@ -11,10 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.strategies import DDPStrategy
+from processes import START_METHOD
 from sklearn.metrics import balanced_accuracy_score, recall_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 from torch.utils.data import DataLoader, TensorDataset
 
 from convkan.interpret.plot import plot_confusion
@@ -105,7 +106,7 @@ def _train_and_judge(rank, folder, port):
 @quiet
 def test_two_processes_judge_as_one_does(tmp_path):
     port = 29_000 + os.getpid() % 2_000
-    spawn(_train_and_judge, (tmp_path, port), nprocs=2)
+    start_processes(_train_and_judge, (tmp_path, port), nprocs=2, start_method=START_METHOD)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     alone = small_classifier()

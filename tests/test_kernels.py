@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import product
 
 import pytest
 import torch
@@ -43,36 +44,65 @@ def count_compiled(monkeypatch):
     torch.compiler.reset()
 
 
+# Until torch has cached them, kernels take seconds each to compile: two for a layer that sums, three for an activation,
+# the longer the more functions there are. So every formula and every way to sum is compiled once, in small, ...
+SHARP = [
+    (BSpline(3), False, "conv2d-grouped"),
+    (BSpline(2), True, "conv2d-grouped"),
+    (BSpline(2, 1, extrapolation="linear"), False, "conv2d-grouped"),
+    (BSpline(2, 1, extrapolation="linear"), True, "conv2d-grouped"),
+    (Chebyshev(3), False, "conv2d-grouped"),
+    *((RBF(3), False, name) for name in ("linear", "conv2d", "conv2d-grouped", "activation", "activation-2")),
+    (BSpline(3), False, "activation-2"),
+    (BSpline(1, 1), True, "activation"),
+    (BSpline(kernels.MOST_UNROLLED - 2), False, "activation-2"),  # more functions than are summed one by one
+]
+# ... and each with each at the usual sizes where there is time.
+THOROUGH = [
+    (basis, uneven, name)
+    for basis in (BSpline(), BSpline(20), BSpline(4, 1, extrapolation="linear"), Chebyshev(), RBF())
+    for uneven in ((False, True) if basis.has_grid else (False,))
+    for name in ("linear", "conv2d", "conv2d-grouped", "activation", "activation-2")
+]
+
+
+def thorough(cases):
+    return [pytest.param(*case, marks=pytest.mark.thorough) for case in cases]
+
+
 @pytest.mark.slow
 class TestCompiledKernels:
-    @pytest.mark.parametrize("uneven", [False, True])
-    @pytest.mark.parametrize(
-        "basis", [BSpline(), BSpline(20), BSpline(4, 1, extrapolation="linear"), Chebyshev(), RBF()], ids=repr
-    )
-    def test_equal_the_reference(self, basis, uneven, count_compiled):
-        if uneven and not basis.has_grid:
-            return
-        for name in ("linear", "conv2d", "conv2d-grouped", "activation", "activation-2"):
-            layer, x = randomize(LAYERS[name](basis=basis)), LAYERS[name].input()
-            assert_equals_reference(make_uneven(layer) if uneven else layer, x)
+    @pytest.mark.parametrize(("basis", "uneven", "name"), SHARP + thorough(THOROUGH), ids=repr)
+    def test_equal_the_reference(self, basis, uneven, name, count_compiled):
+        layer, x = randomize(LAYERS[name](basis=basis)), LAYERS[name].input()
+        assert_equals_reference(make_uneven(layer) if uneven else layer, x)
         assert count_compiled
         assert not kernels._failed
 
-    def test_look_up_what_is_alive_as_the_reference_does(self, count_compiled):
-        for basis in (BSpline(40), BSpline(40, 2, extrapolation="clamp")):
-            layer = randomize(LearnableActivation(3, 2, basis=basis))
-            assert layer.plan.expansion.few_alive
-            for version in (layer, make_uneven(layer)):
-                assert_equals_reference(version, 1.5 * torch.randn(4, 3, 5))
+    @pytest.mark.parametrize(
+        ("basis", "uneven", "num_functions"),
+        [
+            (BSpline(30, 2), False, 1),
+            (BSpline(20, 1, extrapolation="clamp"), True, 2),
+            *thorough(product((BSpline(40), BSpline(40, 2, extrapolation="clamp")), (False, True), (2,))),
+        ],
+        ids=repr,
+    )
+    def test_look_up_what_is_alive_as_the_reference_does(self, basis, uneven, num_functions, count_compiled):
+        layer = randomize(LearnableActivation(3, num_functions, basis=basis))
+        assert layer.plan.expansion.few_alive
+        assert_equals_reference(make_uneven(layer) if uneven else layer, 1.5 * torch.randn(4, 3, 5))
         assert count_compiled
+        assert not kernels._failed
 
+    @pytest.mark.parametrize(("name", "basis"), [("conv2d", BSpline(2)), ("activation-2", BSpline(2, 1))])
     @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-    def test_in_other_precisions(self, dtype, count_compiled):
-        for name in ("linear", "conv2d", "activation-2"):
-            layer, x = randomize(LAYERS[name]()).to(dtype), LAYERS[name].input(scale=1.0).to(dtype)
-            if dtype == torch.float64:
-                assert_equals_reference(layer, x)
-                continue
+    def test_in_other_precisions(self, dtype, name, basis, count_compiled):
+        layer = randomize(LAYERS[name](basis=basis)).to(dtype)
+        x = LAYERS[name].input(scale=1.0).to(dtype)
+        if dtype == torch.float64:
+            assert_equals_reference(layer, x)
+        else:
             exact = outputs_and_gradients(with_backend(layer, "reference").double(), x.double())
             plain = outputs_and_gradients(with_backend(layer, "reference"), x)
             for part, value in outputs_and_gradients(layer, x).items():
@@ -260,6 +290,11 @@ class TestOneOperation:
         assert PLANS[plan.key] == plan
 
 
+# Models of more, or wider, blocks of the kinds that smaller ones have: to be compiled where there is time.
+LARGER = [f"{kind}{depth}" for kind in ("resnet", "kan_resnet") for depth in (14, 20, 32)]
+LARGER += ["cnn_medium", "conv_kan_medium", "kanc_mlp_medium", "kanc_mlp_big", "kkan_medium"]
+
+
 class TestWholeModels:
     @pytest.fixture
     def compile_counting(self):
@@ -306,7 +341,9 @@ class TestWholeModels:
             assert_agree(compiled[name], expected, name, factor=10)
         torch.compiler.reset()
 
-    @pytest.mark.parametrize("name", list_models())
+    @pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=[pytest.mark.thorough] * (name in LARGER)) for name in list_models()]
+    )
     def test_every_model_is_one_graph_for_all_batch_sizes(self, name, compile_counting):
         compiled, graphs = compile_counting(create_model(name, in_channels=1))
         self.run_at_several_sizes(compiled, lambda batch: torch.randn(batch, 1, 28, 28))
@@ -324,12 +361,12 @@ class TestWholeModels:
     def test_every_model_trains_in_bfloat16(self, name):
         model, x = create_model(name, in_channels=1), torch.randn(4, 1, 28, 28)
         exact = model.eval()(x)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16):
             y = model(x)
         assert y.dtype == torch.bfloat16
         assert relative_error(y, exact) < 2 * TOLERANCES[torch.bfloat16]
         model.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16):
             loss = nn.functional.cross_entropy(model(x), torch.arange(4))
         loss.backward()
         assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in model.parameters())

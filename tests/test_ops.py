@@ -14,6 +14,7 @@ from cases import (
     randomize,
     with_backend,
 )
+from oracle import array
 from tolerances import HALF_DTYPES, assert_agree, relative_error
 from torch import nn
 from torch.func import functional_call, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
@@ -162,12 +163,12 @@ class TestReferenceIsTheDefinition:
         y, layer = with_backend(layer, backend)(x), layer
         match layer:
             case KANLinear():
-                expected = oracle.kan_linear(layer, x.reshape(-1, x.shape[-1]).numpy())
+                expected = oracle.kan_linear(layer, array(x.reshape(-1, x.shape[-1])))
                 expected = expected.reshape(y.shape)
             case LearnableActivation():
-                expected = oracle.learnable_activation(layer, x.numpy())
+                expected = oracle.learnable_activation(layer, array(x))
             case LowRankKANConv2d():
-                activated = oracle.learnable_activation(layer.activation, layer.seen(x).numpy())
+                activated = oracle.learnable_activation(layer.activation, array(layer.seen(x)))
                 expected = nn.functional.conv2d(
                     torch.tensor(activated),
                     layer.weight,
@@ -177,7 +178,7 @@ class TestReferenceIsTheDefinition:
                     groups=layer.groups,
                 ).detach()
             case _:
-                expected = oracle.kan_convolution(layer, x.numpy())
+                expected = oracle.kan_convolution(layer, array(x))
         assert_agree(y, torch.as_tensor(expected))
 
     @pytest.mark.parametrize("backend", BACKENDS)
@@ -340,7 +341,7 @@ class TestFrozenParts:
         y = layer(x)
         assert y.requires_grad == (by_input or bool(trained))
         if y.requires_grad:
-            y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype))
+            y.backward(torch.randn(y.shape, generator=torch.Generator("cpu").manual_seed(1), device="cpu").to(y))
         for name, tensor in (("input", x), *layer.named_parameters()):
             if tensor.requires_grad:
                 assert_agree(tensor.grad, expected[name], name)

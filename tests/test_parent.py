@@ -8,12 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 
 import experiments
 
 ROOT = Path(experiments.__file__).parents[1]
-PATIENCE = 60  # seconds
+PATIENCE = 300  # seconds, which only a failure takes, or a busy machine
 CHILD = """
 import time
 from experiments.common.parent import end_with_parent
@@ -22,9 +23,10 @@ print("started", flush=True)
 time.sleep(600)
 """
 PARENT = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from experiments.common.parent import start_child
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells turn off in what they start in the background
 with open(sys.argv[1], "wb") as output:
     children = [start_child([sys.executable, "-c", sys.argv[2]], dict(os.environ), output) for _ in range(2)]
 print(*[child.pid for child in children], flush=True)
@@ -57,8 +59,12 @@ def test_children_end_with_their_parent(end, tmp_path):
     command = [sys.executable, "-c", PARENT, str(output), CHILD]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
         children = [int(pid) for pid in parent.stdout.readline().split()]
-        wait_until(lambda: output.read_text().count("started") == 2)
-        assert all(alive(child) for child in children)
+        try:
+            wait_until(lambda: output.read_text().count("started") == 2)
+            assert all(alive(child) for child in children)
+        except AssertionError:
+            parent.kill()
+            raise
         parent.send_signal(end)
     wait_until(lambda: not any(alive(child) for child in children))
     assert "the process that started this run has ended" in output.read_text()
@@ -88,9 +94,13 @@ def test_a_killed_suite_leaves_no_run_behind(tmp_path):
     command += ["--runs_root", str(tmp_path / "runs")]
     folder = tmp_path / "runs" / "long" / "digits-cnn-seed0"
     log = folder.parent / "logs" / "digits-cnn-seed0.log"
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
+    with (tmp_path / "output.txt").open("wb") as output:
+        parent = processes.start(command, os.environ | {"PYTHONPATH": str(ROOT)}, output)
+    try:
         wait_until((folder / "checkpoints" / "last.ckpt").exists)
+    finally:
         parent.kill()
+        parent.wait()
     wait_until(lambda: "the process that started this run has ended" in log.read_text())
     epochs = (folder / "history.csv").read_text()
     time.sleep(1)

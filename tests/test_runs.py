@@ -5,20 +5,22 @@ import builtins
 import csv
 import errno
 import io
-import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
+import commands
 import lightning as L
 import pytest
 import safetensors.torch
 import torch
 import yaml
+from commands import record
+from processes import START_METHOD
 from safetensors import SafetensorError
 from torch import nn
 from torch._dynamo.callback import CallbackTrigger, callback_handler
@@ -39,26 +41,8 @@ from experiments.compare.jobs import Job, run_jobs
 
 ROOT = Path(experiments.__file__).parents[1]
 TINY = ("--model_options.widths", "[2]", "--threads", 1, "--batch_size", 64, "--train_fraction", 0.2)
+PATIENCE = 300  # seconds, which only a failure takes
 quiet = pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*treespec.*is deprecated:FutureWarning")
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Calls a script as its command line would, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("CONVKAN_DEBUG", raising=False)
-
-    def command(script, *arguments):
-        monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
-        status = 0
-        try:
-            cli.run(script.main)
-        except SystemExit as ended:
-            status = ended.code
-        out, err = capsys.readouterr()
-        return SimpleNamespace(status=status, out=out, err=err)
-
-    return command
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,10 +53,6 @@ def without_pictures():
         yield
 
 
-def record(folder):
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
-
-
 def rows(folder):
     with (folder / "history.csv").open(encoding="utf-8") as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
@@ -81,6 +61,13 @@ def rows(folder):
 def figures(folder):
     """The rows of a run's history, without what the clock says."""
     return [{key: value for key, value in row.items() if "seconds" not in key} for row in rows(folder)]
+
+
+def claim(folder, is_claimed):
+    """Hold a folder until this process ends."""
+    with folders.claimed(folder):
+        is_claimed.set()
+        time.sleep(PATIENCE)
 
 
 class TestClaims:
@@ -110,16 +97,17 @@ class TestClaims:
 
     @pytest.mark.slow
     def test_a_claim_ends_with_its_process(self, tmp_path):
-        code = "import sys, time; from pathlib import Path; from experiments.common.folders import claimed\n"
-        code += "with claimed(Path(sys.argv[1])): print('claimed', flush=True); time.sleep(60)"
-        other = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, cwd=ROOT)
+        context = multiprocessing.get_context(START_METHOD)
+        is_claimed = context.Event()
+        other = context.Process(target=claim, args=(tmp_path, is_claimed))
+        other.start()
         try:
-            assert other.stdout.readline().strip() == b"claimed"
+            assert is_claimed.wait(PATIENCE)
             with pytest.raises(cli.UserError, match="another process"), folders.claimed(tmp_path):
                 pass
         finally:
             other.kill()
-            other.communicate()
+            other.join()
         with folders.claimed(tmp_path):
             pass
 
@@ -158,9 +146,7 @@ def run_folder(tmp_path_factory):
 
 
 def finished(folder, epochs, *flags):
-    flags = (*TINY, "--epochs", epochs, *flags, "--runs_root", folder.parent, "--run_name", folder.name)
-    train.train(*train.start(cli.parse(TrainConfig, "test", [str(flag) for flag in flags])))
-    return folder
+    return commands.finished(folder, *TINY, "--epochs", epochs, *flags)
 
 
 class TestMoreEpochs:

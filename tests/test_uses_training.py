@@ -7,12 +7,12 @@ import math
 import os
 import shutil
 import sys
-from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
+from commands import assert_refused, finished
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.tuner import Tuner
 from PIL import Image
@@ -77,45 +77,9 @@ def rows(path):
 
 
 @pytest.fixture(scope="module")
-def call():
-    """Calls a script as its command line would; returns its status and what it wrote."""
-
-    def command(script, *arguments, capsys):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", [script.__name__, *map(str, arguments)])
-            patch.delenv("CONVKAN_DEBUG", raising=False)
-            status = 0
-            try:
-                cli.run(script.main)
-            except SystemExit as ended:
-                status = ended.code
-        out, err = capsys.readouterr()
-        return SimpleNamespace(status=status, out=out, err=err)
-
-    return command
-
-
-@pytest.fixture
-def command(call, capsys):
-    return lambda *arguments: call(*arguments, capsys=capsys)
-
-
-def assert_refused(outcome, *words):
-    assert outcome.status == 1
-    assert outcome.err.startswith("error: ")
-    assert outcome.err.count("\n") == 1
-    for word in words:
-        assert str(word) in outcome.err
-
-
-@pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     """A finished run."""
-    root = tmp_path_factory.mktemp("runs")
-    flags = [*TINY, "--epochs", 2, "--runs_root", root, "--run_name", "tiny", "--learning_rate", 0.05]
-    config, folder = train.start(cli.parse(TrainConfig, None, [str(flag) for flag in flags]))
-    train.train(config, folder)
-    return folder
+    return finished(tmp_path_factory.mktemp("runs") / "tiny", *TINY, "--epochs", 2, "--learning_rate", 0.05)
 
 
 class TestInAUsersTrainer:
@@ -267,7 +231,7 @@ class TestRunsThatMoved:
         assert fitted.checkpoint_callback.best_model_score == pytest.approx(0.9)
         assert sorted((tmp_path / "old").iterdir()) == before
 
-    def test_images_may_lie_elsewhere_but_must_be_the_same(self, command, tmp_path, monkeypatch):
+    def test_images_may_lie_elsewhere_but_must_be_the_same(self, call, tmp_path, monkeypatch):
         for name in ("cat", "dog"):
             (tmp_path / "images" / name).mkdir(parents=True)
             for index in range(6):
@@ -276,41 +240,41 @@ class TestRunsThatMoved:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(train, "draw", lambda *_: None)
         flags = ("--dataset", "folder", "--data_root", "images", "--image_size", 8, "--run_name", "r", *TINY[:-2])
-        assert command(train, *flags, "--epochs", 1).status == 0
+        assert call(train, *flags, "--epochs", 1).status == 0
         shutil.move(tmp_path / "images", tmp_path / "moved")
         again = ("--resume", "runs/r", "--epochs", 2)
-        assert_refused(command(train, *again), "images", "--data-root")
-        assert command(train, *again, "--data-root", "moved").status == 0
+        assert_refused(call(train, *again), "images", "--data-root")
+        assert call(train, *again, "--data-root", "moved").status == 0
         (tmp_path / "moved" / "cat" / "0.png").unlink()
-        assert_refused(command(train, "--resume", "runs/r", "--epochs", 3, "--data_root", "moved"), "other images")
+        assert_refused(call(train, "--resume", "runs/r", "--epochs", 3, "--data_root", "moved"), "other images")
 
 
 class TestRecords:
-    def test_an_older_one_that_knew_fewer_options_is_explained(self, run_folder, tmp_path, command):
+    def test_an_older_one_that_knew_fewer_options_is_explained(self, run_folder, tmp_path, call):
         folder = shutil.copytree(run_folder, tmp_path / "run")
         record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         kept = {key: record["config"][key] for key in ("dataset", "model", "epochs")}
         (folder / "result.json").write_text(json.dumps({"config": kept}), encoding="utf-8")
         few = ("--samples", 8, "--images", 1, "--edges", 1, "--searched", 8)
-        assert command(explain, "--run", folder, *few).status == 0
+        assert call(explain, "--run", folder, *few).status == 0
 
     @pytest.mark.parametrize("text", ['{"config": {', "[]", ""])
-    def test_a_damaged_one_is_named_before_anything_is_done(self, text, run_folder, tmp_path, command):
+    def test_a_damaged_one_is_named_before_anything_is_done(self, text, run_folder, tmp_path, call):
         folder = shutil.copytree(run_folder, tmp_path / "run")
         (folder / "result.json").write_text(text, encoding="utf-8")
         history = (folder / "history.csv").read_bytes()
         words = (folder / "result.json", "is not a readable record")
-        assert_refused(command(explain, "--run", folder), *words)
-        assert_refused(command(publish, "--run", folder, "--out", tmp_path / "weights"), *words)
-        assert_refused(command(train, "--resume", folder, "--epochs", 3), *words)
+        assert_refused(call(explain, "--run", folder), *words)
+        assert_refused(call(publish, "--run", folder, "--out", tmp_path / "weights"), *words)
+        assert_refused(call(train, "--resume", folder, "--epochs", 3), *words)
         assert (folder / "history.csv").read_bytes() == history
 
 
 class TestCommandLines:
     @pytest.mark.parametrize("name", ["", ".", "..", "../up", "/absolute", "a/../../b", "a\0b", "a\nb"])
-    def test_a_run_is_not_named_out_of_its_root(self, name, command, tmp_path):
+    def test_a_run_is_not_named_out_of_its_root(self, name, call, tmp_path):
         flags = ("--runs_root", tmp_path / "root" / "runs", f"--run_name={name}")
-        assert_refused(command(train, *flags), "run_name must be that of a folder within runs_root")
+        assert_refused(call(train, *flags), "run_name must be that of a folder within runs_root")
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
@@ -327,8 +291,8 @@ class TestCommandLines:
             ("adapt_until", "0"),
         ],
     )
-    def test_numbers_that_cannot_be_are_refused_before_anything_is_left(self, option, value, command, tmp_path):
-        assert_refused(command(train, "--runs_root", tmp_path / "runs", f"--{option}", value), option)
+    def test_numbers_that_cannot_be_are_refused_before_anything_is_left(self, option, value, call, tmp_path):
+        assert_refused(call(train, "--runs_root", tmp_path / "runs", f"--{option}", value), option)
         assert list(tmp_path.iterdir()) == []
 
     def test_a_run_needs_no_console(self, tmp_path, monkeypatch):
@@ -346,11 +310,11 @@ class TestCommandLines:
         assert cli.first_line(None) == ""
         assert cli.first_line("One.\n\nTwo.") == "One."
 
-    def test_predict_finds_paths_below_the_home_folder(self, run_folder, command, tmp_path, monkeypatch):
+    def test_predict_finds_paths_below_the_home_folder(self, run_folder, call, tmp_path, monkeypatch):
         monkeypatch.setenv("HOME", str(tmp_path))
         shutil.copy(run_folder / "model.safetensors", tmp_path / "m.safetensors")
         Image.new("L", (8, 8), 99).save(tmp_path / "x.png")
-        assert command(predict, "--run=~/m.safetensors", "~/x.png").status == 0
+        assert call(predict, "--run=~/m.safetensors", "~/x.png").status == 0
         assert load_classifier(tmp_path / "m.safetensors")
 
 
@@ -414,9 +378,9 @@ class TestTrialsThatDiverge:
         assert "diverged" in table.rows[0]
         assert "50.00" in table.rows[0]
 
-    def test_a_run_leaves_word_of_it_until_it_goes_well(self, tmp_path, command, monkeypatch):
+    def test_a_run_leaves_word_of_it_until_it_goes_well(self, tmp_path, call, monkeypatch):
         flags = [*TINY, "--epochs", 1, "--runs_root", tmp_path, "--run_name", "r", "--learning_rate", 1e30]
-        assert_refused(command(train, *flags, "--optimizer", "sgd"), "the loss became")
+        assert_refused(call(train, *flags, "--optimizer", "sgd"), "the loss became")
         job = Job("r", tmp_path / "r", {})
         assert job.has_diverged
         assert not job.is_done

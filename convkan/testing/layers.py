@@ -104,7 +104,7 @@ def outputs_and_gradients(module: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """The output, and the gradients of a fixed random functional of it by the input and every parameter."""
     x = x.detach().clone().requires_grad_()
     y = module(x)
-    functional = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
+    functional = torch.randn(y.shape, generator=torch.Generator("cpu").manual_seed(1), device="cpu").to(y)
     names, parameters = zip(*module.named_parameters(), strict=True)
     gradients = torch.autograd.grad(y, (x, *parameters), functional)
     return {"output": y, **dict(zip(("input", *names), gradients, strict=True))}
