@@ -371,10 +371,11 @@ class TestTrialsThatDiverge:
 
     def test_the_report_says_so(self):
         entry = {"name": "K", "model": "kan_cnn"}
+        suite = {"name": "s", "title": "S", "datasets": ["d"], "seeds": [0], "entries": [entry]}
         trials = [
             {"dataset": "d", "entry": "K", "settings": {"rank": n}, "val_accuracy": a} for n, a in ((1, None), (2, 0.5))
         ]
-        table = search_rows({"suite": {"entries": [entry]}, "searches": trials})
+        table = search_rows({"suite": suite, "searches": trials})
         assert "diverged" in table.rows[0]
         assert "50.00" in table.rows[0]
 
