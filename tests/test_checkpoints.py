@@ -2,6 +2,7 @@ import io
 import pickle
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -13,7 +14,7 @@ from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, stack_module_state, vmap
 from torch.optim.swa_utils import AveragedModel
 
-from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
+from convkan import KANConv1d, KANConv2d, KANConv3d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import RBF, BSpline, Chebyshev
 from convkan.interpret import curves
 
@@ -109,6 +110,30 @@ class TestRoundTrip:
         assert {tensor.dtype for tensor in restored.state_dict().values()} == {torch.float32}
         x = torch.randn(5, 3)
         assert torch.allclose(restored(x), layer(x.double()).float(), atol=1e-4)
+
+
+# Layers that were adapted, refined, masked and given names by version 0.1, before its files were laid out anew.
+BEFORE = torch.load(Path(__file__).parent / "golden" / "states_0_1.pt", weights_only=True)
+FRESH = {
+    "linear": lambda: KANLinear(3, 2, bias=True),
+    "conv1d": lambda: KANConv1d(2, 3, 3, padding=1, basis=BSpline(extrapolation="linear")),
+    "conv2d": lambda: KANConv2d(4, 4, (2, 3), stride=(1, 2), padding=(1, 2), groups=2),
+    "conv3d": lambda: KANConv3d(1, 2, 2, basis=Chebyshev(5)),
+    "activation": lambda: LearnableActivation(3, 2, basis=BSpline(extrapolation="clamp")),
+    "lowrank": lambda: LowRankKANConv2d(2, 3, 3, padding=1, padding_mode="reflect", rank=2, bias=True),
+    "rbf": lambda: KANLinear(2, 3, basis=RBF(6), base_activation=None),
+}
+
+
+class TestStatesFromBefore:
+    @pytest.mark.parametrize("name", FRESH)
+    def test_compute_what_they_did(self, name):
+        assert FRESH.keys() == BEFORE.keys()
+        layer, saved = FRESH[name]().double(), BEFORE[name]
+        layer.load_state_dict(saved["state"])
+        assert_agree(layer(saved["x"]), saved["y"])
+        assert layer.state_dict().keys() == saved["state"].keys()
+        assert all(torch.equal(layer.state_dict()[key], value) for key, value in saved["state"].items())
 
 
 class TestAdoption:
