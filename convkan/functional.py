@@ -1,7 +1,8 @@
 """The layers as functions of their parameters, for those who hold these themselves.
 
 A layer keeps ready what these functions find out at each call: that all shapes fit, and whether knots are equally
-spaced. With that in hand both go on the same way, so they compute the same.
+spaced. With that in hand both go on the same way, so they compute the same. Code that is compiled with
+``fullgraph=True`` takes layers: to look at knots, these functions interrupt the graph.
 """
 
 from collections.abc import Sequence

@@ -293,6 +293,19 @@ class TestRefusal:
         assert layer.basis == BSpline()
 
 
+def test_an_assigned_grid_is_that_of_exports_and_of_averages():
+    layer, x = KANLinear(5, 4), torch.randn(6, 5)
+    average = AveragedModel(layer, use_buffers=True)
+    for _ in range(2):
+        layer.basis_weight.data += 0.1
+        average.update_parameters(layer)
+    layer.grid = (3 * torch.rand(5, 12) - 1.5).sort(dim=1).values
+    assert_agree(torch.export.export(layer, (x,)).module()(x), layer(x))
+    average.update_parameters(layer)
+    with pytest.raises(RuntimeError, match="averaged over a change of its grid"):
+        average(x)
+
+
 class TestKnotsThatChangeUnseen:
     """A layer that takes its knots for uniform notices, however others came to be there."""
 

@@ -140,7 +140,7 @@ def test_functions_are_looked_at_named_and_left_out():
     assert all(0 < share < 1 for share in alive.values())
     small = prune_nodes(model, importance(model, [x]), 1e-9)
     assert {layer.basis for layer in kan_layers(small)} == {Bumps(6)}
-    found = suggest(model[0], data=x, library=["0", "x", "x^2", "sin"], top=1)
+    found = suggest(model[0], x=x, library=["0", "x", "x^2", "sin"], top=1)
     assert len(found) == model[0].edge_mask.numel()
     auto(model, [x], library=["0", "x", "sin"], threshold=0.0)
     assert model(x).isfinite().all()
@@ -156,7 +156,7 @@ def test_pictures_know_where_its_grid_ends():
     drawn = curves(layer)
     assert drawn.x.min() <= 2
     assert drawn.x.max() >= 5
-    plot_atlas(layer, data=torch.randn(20, 2))
+    plot_atlas(layer, x=torch.randn(20, 2))
     plot_network(nn.Sequential(layer), x=torch.randn(20, 2))
 
 

@@ -1,6 +1,7 @@
 """What every study has from the engine: it goes on where it was, and leaves a record, a table and a picture."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap

@@ -70,5 +70,5 @@ class AdoptsStates(KnottedLayer):
             self.basis_weight.grad = None
             watch_optimizers(self.basis_weight, old.shape)
             if self.grid is not None and grid is not None:
-                self.grid = self.grid.new_empty(grid.shape)
+                self._buffers["grid"] = self.grid.new_empty(grid.shape)
         return None

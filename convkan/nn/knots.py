@@ -20,8 +20,8 @@ class KnottedLayer(nn.Module):
     Attributes:
         geometry: How edges are summed.
         grid: The full knot vector of each channel, (in, knots), or None for a basis without a grid. A buffer: it is
-            saved and moved with the layer. Replace it with ``set_grid``, which checks it at once; knots that come
-            another way are checked when the layer is next called.
+            saved and moved with the layer. Replace it with ``set_grid``, or by assignment; knots that are written in
+            place are checked when the layer is next called.
     """
 
     geometry: Geometry
@@ -96,12 +96,23 @@ class KnottedLayer(nn.Module):
         if self.grid is None:
             raise TypeError(f"a {type(self._basis).__name__} basis has no grid")
         self._check_shape(knots)
-        knots = _as(knots.detach().clone(), self.grid)
-        problem = knot_problem(knots, self._gridded())
+        self.grid = _as(knots.detach().clone(), self.grid)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A grid that is assigned is checked, compilers take its plan, and averages of the layer hear of it.
+
+        Without this each would go on with the knots before, and say nothing; and torch puts what is assigned among the
+        buffers before a property could see it.
+        """
+        if name != "grid" or not isinstance(value, Tensor) or self.__dict__.get("_buffers", {}).get("grid") is None:
+            super().__setattr__(name, value)
+            return
+        self._check_shape(value)
+        problem = knot_problem(value, self._gridded())
         if problem is not None:
             raise ValueError(f"knots must {problem}")
-        self._leave_relatives(knots)
-        self.grid = knots
+        self._leave_relatives(value)
+        super().__setattr__(name, value)
         self._take_range()
         self._lineage.settle()
 
@@ -128,7 +139,7 @@ class KnottedLayer(nn.Module):
         else:
             # Copies, which those who train can use even if these were made in inference mode; contiguous ones, since to
             # change the format leaves a transposed matrix as it is.
-            self.grid = _as(knots, self.grid).clone()
+            self._buffers["grid"] = _as(knots, self.grid).clone()
             weight = _as(basis_weight, old).clone(memory_format=torch.contiguous_format)
             new = in_memory_format(weight, keeps_channels_last(old))
             self.basis_weight = nn.Parameter(new, requires_grad=old.requires_grad)

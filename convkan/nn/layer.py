@@ -135,7 +135,7 @@ class KANLayer(AdoptsStates, EdgeLayer):
         base_weight: w_b, (out, in/groups, *kernel), or None without a base activation.
         basis_weight: c, (out, K·in/groups, *kernel), feature-major: all channels of B_1, then of B_2, …
         grid: The full knot vector of each channel, (in, knots), or None for a basis without a grid. A buffer: it
-            is saved and moved with the layer. Replace it with ``set_grid``.
+            is saved and moved with the layer. Replace it with ``set_grid``, or by assignment.
         plan: How the layer is evaluated, for ``convkan.ops``, on the grid as it is.
         edge_mask: Which edges are alive, (out, in/groups, *kernel) of booleans, or None for all. The others
             contribute nothing and get no gradient. See ``convkan.interpret.prune_edges``.

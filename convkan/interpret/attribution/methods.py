@@ -117,9 +117,9 @@ def feature_contributions(
     with looking_on, evaluating(model), secant_rules(model), torch.enable_grad():
         both = torch.cat([x, references[0]]).detach().requires_grad_()
         logits = _target_logits(model(both), target, len(x))
-    if not outputs:
-        raise ValueError("layer must be one that the model calls, and it was not called")
-    [multipliers] = torch.autograd.grad(logits[: len(x)].sum(), outputs[-1])
+        if not outputs:
+            raise ValueError("layer must be one that the model calls, and it was not called")
+        [multipliers] = torch.autograd.grad(logits[: len(x)].sum(), outputs[-1])
     features, reference = outputs[-1].detach().chunk(2)
     return features, multipliers[: len(x)] * (features - reference)
 
