@@ -55,11 +55,11 @@ for epoch in range(1, EPOCHS + 1):
         total += loss.item() * len(batch) / len(train)
     schedule.step()
     note = ""
-    if epoch == ADAPT_AFTER:  # move knots to where the inputs of each layer are
-        adapt_grids(model, images[train].split(64))
+    if epoch == ADAPT_AFTER:  # move knots to where the inputs of each layer are, evenly spaced, which is faster
+        adapt_grids(model, images[train].split(64), grid_eps=1.0)
         note = ", grids adapted"
     if epoch == REFINE_AFTER:  # more intervals, the same functions; the optimiser is given the new coefficients
-        refine_grids(model, 10, optimizer)
+        refine_grids(model, 10, optimizer, keep_beyond=False)
         note = ", grids refined to 10 intervals"
     print(f"epoch {epoch:2}: loss {total:.3f}{note}")
 

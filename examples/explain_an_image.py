@@ -25,7 +25,7 @@ model = nn.Sequential(
     KANLinear(6 * 16, 10, basis=on_grid),
 )
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-for _ in range(6):
+for _ in range(5):
     for batch in torch.randperm(1400).split(64):
         loss = nn.functional.cross_entropy(model(images[batch]), labels[batch])
         optimizer.zero_grad()

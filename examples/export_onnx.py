@@ -33,6 +33,7 @@ torch.onnx.export(
     output_names=["logits"],
     dynamic_shapes=({0: batch},),
     dynamo=True,
+    external_data=False,  # weights in the same file
     verbose=False,
 )
 print(f"{path}: {path.stat().st_size / 1024:.0f} kB")
