@@ -172,6 +172,25 @@ def test_quick_settings_are_those_of_the_study(call, record):
     assert record()["config"] == {"numbers": [7], "power": 3, "quick": True}
 
 
+def test_options_that_are_given_go_before_quick_settings(call, record):
+    toy = Toy()
+    call(toy, "--quick", "--numbers", "[4]")
+    assert toy.did == ["4", "4 again", "sum"]
+    assert record()["config"]["numbers"] == [4]
+
+
+def test_a_record_of_other_settings_is_put_aside_and_not_lost(call, record, tmp_path):
+    call(Toy())
+    whole = record()
+    for number in (1, 2):
+        status, out, _ = call(Toy(), "--quick", "--power", str(2 + number))
+        assert status == 0
+        assert (
+            f"toy.json is of other settings or another commit: kept as {tmp_path / 'out' / f'toy-{number}.json'}" in out
+        )
+    assert json.loads((tmp_path / "out" / "toy-1.json").read_text(encoding="utf-8")) == whole
+
+
 def test_what_is_left_open_is_filled_in_before_anything_is_done(tmp_path):
     toy = Toy()
     complete = lambda config: ToyConfig(config.numbers[:1], out=config.out)  # noqa: E731

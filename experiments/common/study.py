@@ -5,7 +5,8 @@ It is filled cell by cell. After each the record is written, so that one that wa
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -94,7 +95,7 @@ class Study(Generic[Config]):
         description: The script's docstring.
         config: Its options, a dataclass. Of these ``out`` and ``quick`` must be there; ``threads`` are a single one
             unless there is such an option, and ``device`` is the CPU.
-        quick: The options that ``--quick`` changes, and to what.
+        quick: The options that ``--quick`` changes, and to what, unless they are given themselves.
         stages: For each stage, its cells; a stage is asked for them when the one before is done.
         table: Makes Markdown of the record.
         draw: Makes a picture of the record.
@@ -121,7 +122,8 @@ class Study(Generic[Config]):
     def run(self, config: Config) -> Record:
         """Run what is not done yet of a configuration; returns the record."""
         if config.quick:
-            config = replace(config, **self.quick)
+            left_open = [option.name for option in fields(config) if getattr(config, option.name) == _default(option)]
+            config = replace(config, **{name: value for name, value in self.quick.items() if name in left_open})
         config = self.complete(config)
         torch.set_num_threads(getattr(config, "threads", 1))
         path = Path(config.out) / f"{self.name}.json"
@@ -133,7 +135,7 @@ class Study(Generic[Config]):
         return record
 
     def _begun(self, config: Config, path: Path) -> Record:
-        """The record on disk if it is of the same configuration and commit, else a new one."""
+        """The record on disk if it is of the same configuration and commit, else a new one, and that is put aside."""
         device = torch.device(getattr(config, "device", "cpu"))
         about = self.about(config)
         record = {"config": settings_of(config), **about, **environment(device)}
@@ -141,6 +143,9 @@ class Study(Generic[Config]):
             earlier = read_record(path)
             if all(earlier.get(key) == record[key] for key in ("config", "git_commit", *about)):
                 return earlier
+            kept = next(other for n in count(1) if not (other := path.with_name(f"{path.stem}-{n}.json")).exists())
+            path.rename(kept)
+            print(f"{path} is of other settings or another commit: kept as {kept}")
         return record
 
     def _fill(
@@ -170,6 +175,10 @@ class Study(Generic[Config]):
         write_atomically(picture, lambda partial: figure.savefig(partial, format="png"))
         print(table)
         print(f"record {path}, table {pages}, plot {picture}")
+
+
+def _default(option: Field[Any]) -> Any:
+    return option.default if option.default_factory is MISSING else option.default_factory()
 
 
 def settings_of(config: Any) -> Record:
