@@ -3,19 +3,30 @@
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from itertools import product
 
 import pytest
 import torch
-from cases import LAYER_CLASSES, LAYERS, kan_layers, make_uneven, outputs_and_gradients, randomize, with_backend
-from tolerances import TOLERANCES, assert_agree, relative_error
 from torch import nn
 
 from convkan import KANConv2d, KANLinear, LearnableActivation
-from convkan.basis import RBF, BSpline, Chebyshev
+from convkan.basis import RBF, Basis, BSpline, Chebyshev
 from convkan.models import create_model, list_models
 from convkan.ops import channelwise, compiled_kernels, kernels, tiles
 from convkan.ops.plan import PLANS, Plan
+from convkan.testing import (
+    LAYER_CLASSES,
+    LAYERS,
+    TOLERANCES,
+    assert_agree,
+    kan_layers,
+    make_uneven,
+    outputs_and_gradients,
+    randomize,
+    relative_error,
+    with_backend,
+)
 
 every_class = pytest.mark.parametrize("case", LAYER_CLASSES.values(), ids=LAYER_CLASSES)
 every_layer = pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS)
@@ -288,6 +299,31 @@ class TestOneOperation:
         assert function is Plan
         assert function(*arguments) == plan
         assert PLANS[plan.key] == plan
+
+    def test_two_classes_of_one_name_are_not_taken_for_each_other(self):
+        """As one that is written anew in a notebook, while layers of the old one live on."""
+
+        def power(exponent):
+            @dataclass(frozen=True)
+            class Power(Basis):
+                num_functions = 1
+
+                def evaluate(self, x, knots=None, *, fast=False):
+                    return x.unsqueeze(-2) ** exponent
+
+                def derivative(self, x, knots=None, *, fast=False):
+                    return exponent * x.unsqueeze(-2) ** (exponent - 1)
+
+                def resized(self, num_functions, num_knots):
+                    return self
+
+            return randomize(KANLinear(3, 2, basis=Power(), base_activation=None))
+
+        layers, x = [power(exponent) for exponent in (2, 3)], torch.randn(4, 3)
+        assert repr(layers[0].basis) == repr(layers[1].basis)
+        for layer in layers:
+            whole = torch.compile(lambda x, layer=layer: layer(x) + 1, backend="aot_eager", fullgraph=True)
+            assert_agree(whole(x), layer(x) + 1)
 
 
 # Models of more, or wider, blocks of the kinds that smaller ones have: to be compiled where there is time.

@@ -139,8 +139,11 @@ class Plan:
     key: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "key", repr(self))
-        PLANS[self.key] = self
+        key = repr(self)
+        while PLANS.get(key, self) != self:  # of another class of the same name, as one that was written anew
+            key += "'"
+        object.__setattr__(self, "key", key)
+        PLANS[key] = self
 
     def __reduce__(self) -> tuple[type["Plan"], tuple[Expansion, Geometry]]:
         """Copies and unpickled plans are registered too."""
