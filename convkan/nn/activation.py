@@ -94,7 +94,7 @@ class LearnableActivation(KANLayer):
             return call_as_leaf(self, x)
         self.check_input(x)
         y = activate(x, *self.edge_weights(), self.grid, self.plan, self.backend)
-        return y if self.symbolic is None else self.add_named(y, x)
+        return self.add_named(y, x)
 
     def check_input(self, x: Tensor) -> None:
         """Raise unless ``x`` has the layer's channels, and the dimensions that its padding is for."""

@@ -87,6 +87,12 @@ class ConvolutionLayer(EdgeLayer):
         """``x`` padded in the layer's mode."""
         return self.convolution.pad(x)
 
+    def resized(self, inputs: int, outputs: int, groups: int) -> Self:
+        """A fresh layer of other sizes, of the same kind and with the same options."""
+        window = (self.kernel_size, self.stride, self.padding, self.dilation)
+        arguments = (*window, groups, self.bias is not None, self.padding_mode)
+        return type(self)(inputs, outputs, *arguments, **self.options())
+
 
 class _KANConv(ConvolutionLayer, KANLayer):
     """A KAN convolution over ``dims`` spatial dimensions."""
@@ -130,13 +136,7 @@ class _KANConv(ConvolutionLayer, KANLayer):
         if isinstance(x, Proxy):
             return call_as_leaf(self, x)
         y = convolve(x, *self.edge_weights(), self.grid, self.bias, self.plan, self.convolution, self.backend)
-        return y if self.symbolic is None else self.add_named(y, x)
-
-    def resized(self, inputs: int, outputs: int, groups: int) -> Self:
-        """A fresh layer of other sizes, of the same kind and with the same options."""
-        window = (self.kernel_size, self.stride, self.padding, self.dilation)
-        arguments = (*window, groups, self.bias is not None, self.padding_mode)
-        return type(self)(inputs, outputs, *arguments, **self.options())
+        return self.add_named(y, x)
 
     def extra_repr(self) -> str:
         """Sizes and options."""

@@ -16,7 +16,7 @@ from convkan.nn.masking import MaskedEdges
 from convkan.nn.named_edges import SymbolicEdges
 from convkan.nn.reparametrized import check_own
 from convkan.nn.tracing import Whole
-from convkan.ops import Expansion, Geometry, Plan, check_backend, is_concrete
+from convkan.ops import Expansion, Geometry, Plan, check_backend_name, is_concrete
 
 
 class EdgeLayer(Whole, MaskedEdges, ABC):
@@ -119,6 +119,10 @@ class EdgeLayer(Whole, MaskedEdges, ABC):
         return expansion.at(x, grid, derivative=derivative, differentiable=differentiable).squeeze(-3)
 
     @abstractmethod
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that make another layer like it."""
+
+    @abstractmethod
     def resized(self, inputs: int, outputs: int, groups: int) -> Self:
         """A fresh layer of other sizes, of the same kind and with the same options."""
 
@@ -162,7 +166,7 @@ class KANLayer(AdoptsStates, EdgeLayer):
         dtype: torch.dtype | None,
     ) -> None:
         """Make the parameters and the grid, and fill them: what constructors do once sizes are checked."""
-        check_backend(backend)
+        check_backend_name(backend)
         get_activation(base_activation)
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if not dtype.is_floating_point:

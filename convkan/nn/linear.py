@@ -91,7 +91,7 @@ class KANLinear(KANLayer):
             return call_as_leaf(self, x)
         self.check_input(x)
         y = sum_linear(x, *self.edge_weights(), self.grid, self.bias, self.plan, self.backend)
-        return y if self.symbolic is None else self.add_named(y, x)
+        return self.add_named(y, x)
 
     def check_input(self, x: Tensor) -> None:
         """Raise unless ``x`` has the layer's features in its last dimension."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import sqrt
-from typing import ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -161,11 +161,9 @@ class LowRankKANConv2d(ConvolutionLayer):
         weight = rearrange(self.edge_weight(), "(g o) (c r) h w -> g o c r h w", g=self.groups, r=self.rank)
         return torch.einsum("g o c r h w, g c r f -> g o c f h w", weight, functions).flatten(0, 1)
 
-    def resized(self, inputs: int, outputs: int, groups: int) -> Self:
-        """A fresh layer of other sizes, with the same options."""
-        window = (self.kernel_size, self.stride, self.padding, self.dilation)
-        arguments = (*window, groups, self.bias is not None, self.padding_mode)
-        return type(self)(inputs, outputs, *arguments, rank=self.rank, **self.activation.options())
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that make another layer like it."""
+        return {"rank": self.rank} | self.activation.options()
 
     def masked_weights(self) -> dict[str, Tensor]:
         """``edge_weight`` by name."""

@@ -1,7 +1,7 @@
 """How a layer is evaluated: one definition, and backends that agree with it."""
 
 from convkan.modes import is_concrete
-from convkan.ops.dispatch import BACKENDS, Backend, check_backend, evaluate
+from convkan.ops.dispatch import BACKENDS, Backend, check_backend_name, evaluate
 from convkan.ops.geometry import Channelwise, Convolution, Geometry, Linear
 from convkan.ops.kernels import compiled_kernels
 from convkan.ops.knots import KnotFacts, knot_facts
@@ -17,7 +17,7 @@ __all__ = [
     "KnotFacts",
     "Linear",
     "Plan",
-    "check_backend",
+    "check_backend_name",
     "compiled_kernels",
     "evaluate",
     "is_concrete",

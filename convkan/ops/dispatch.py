@@ -48,7 +48,7 @@ def _autocasts(device: str) -> bool:
     return known and torch.is_autocast_enabled(device)
 
 
-def check_backend(backend: str) -> None:
+def check_backend_name(backend: str) -> None:
     """Raise unless ``backend`` is "auto" or the name of a backend.
 
     Raises:
@@ -65,7 +65,7 @@ def select_backend(backend: str, x: Tensor, plan: Plan) -> Backend:
         ValueError: There is no such backend.
         RuntimeError: The named backend cannot run this input; the message says why.
     """
-    check_backend(backend)
+    check_backend_name(backend)
     if backend == "auto":
         return next(candidate for candidate in BACKENDS.values() if candidate.obstacle(x, plan) is None)
     obstacle = BACKENDS[backend].obstacle(x, plan)

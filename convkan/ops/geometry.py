@@ -8,7 +8,7 @@ Shapes: inputs (batch, channels, *space), or (…, channels) of ``Linear``; outp
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -202,10 +202,6 @@ class Convolution(Geometry):
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int = 1
-
-    def without_padding(self) -> "Convolution":
-        """The same convolution, of an input that is padded already."""
-        return replace(self, padding=(0,) * len(self.padding))
 
     def contract(self, features: Float[Tensor, "batch *space groups features channels"], weight: Tensor) -> Tensor:
         """One grouped convolution over all planes."""
