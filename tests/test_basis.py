@@ -7,12 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.polynomial import chebyshev
 from oracle import scipy_bsplines
-from tolerances import assert_agree
 
 import convkan.basis
 from convkan.basis import ACTIVATIONS, BASES, RBF, BSpline, Chebyshev, create_basis, get_activation
 from convkan.ops.plan import spread
-from convkan.testing import laws_of
+from convkan.testing import assert_agree, laws_of
 
 EXTRAPOLATIONS = ["zero", "clamp", "linear"]
 BASIS_CASES = [create() for create in BASES.values()] + [

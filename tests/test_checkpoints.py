@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from cases import BASIS_CASES, LAYER_CLASSES, kan_layers, make_uneven, randomize
-from tolerances import HALF_DTYPES, assert_agree
+from cases import BASIS_CASES
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, stack_module_state, vmap
@@ -17,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from convkan import KANConv1d, KANConv2d, KANConv3d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import RBF, BSpline, Chebyshev
 from convkan.interpret import curves
+from convkan.testing import HALF_DTYPES, LAYER_CLASSES, assert_agree, kan_layers, make_uneven, randomize
 
 every_class = pytest.mark.parametrize("case", LAYER_CLASSES.values(), ids=LAYER_CLASSES)
 # What training may have made of the spline a layer starts with.

@@ -6,9 +6,8 @@ from itertools import product
 
 import pytest
 import torch
-from cases import BASIS_CASES, LAYERS, make_uneven, randomize
+from cases import BASIS_CASES
 from PIL import Image
-from tolerances import TOLERANCES, assert_agree, relative_error
 from torch import nn
 
 from convkan import KANConv1d, KANConv2d, KANConv3d, KANLinear, LowRankKANConv2d
@@ -25,6 +24,7 @@ from convkan.interpret import (
 from convkan.interpret.attribution.rescale import secant_rules
 from convkan.models import create_model
 from convkan.nn import KANLayer
+from convkan.testing import LAYERS, TOLERANCES, assert_agree, make_uneven, randomize, relative_error
 from experiments import deletion, train
 from experiments.common import cli
 from experiments.common.train_config import TrainConfig

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from cases import BASIS_CASES, LAYERS, make_uneven, outputs_and_gradients, randomize
+from cases import BASIS_CASES
 
 from convkan import (
     KANConv1d,
@@ -12,6 +12,7 @@ from convkan import (
 )
 from convkan.basis import BSpline, Chebyshev
 from convkan.functional import kan_conv2d, kan_linear, learnable_activation
+from convkan.testing import LAYERS, make_uneven, outputs_and_gradients, randomize
 
 FUNCTIONS = {
     KANLinear: "kan_linear",

@@ -6,11 +6,9 @@ from functools import partial
 
 import pytest
 import torch
-from cases import LAYERS, kan_layers, make_uneven, randomize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import START_METHOD
-from tolerances import assert_agree
 from torch import nn
 from torch.multiprocessing.spawn import start_processes
 
@@ -28,6 +26,7 @@ from convkan.grid import (
     refine_grid,
     refine_grids,
 )
+from convkan.testing import LAYERS, assert_agree, kan_layers, make_uneven, randomize
 
 EXTRAPOLATIONS = ["zero", "clamp", "linear"]
 every_layer = pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS)

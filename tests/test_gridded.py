@@ -6,8 +6,6 @@ from copy import deepcopy
 import pytest
 import torch
 from bumps import Bumps
-from cases import LAYER_CLASSES, kan_layers, make_uneven, randomize
-from tolerances import assert_agree
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -26,7 +24,15 @@ from convkan.grid import (
 from convkan.interpret import auto, importance, prune_edges, prune_nodes, suggest
 from convkan.models import create_model
 from convkan.regularization import smoothness, total_smoothness
-from convkan.testing import check_basis, relative_change
+from convkan.testing import (
+    LAYER_CLASSES,
+    assert_agree,
+    check_basis,
+    kan_layers,
+    make_uneven,
+    randomize,
+    relative_change,
+)
 
 every_class = pytest.mark.parametrize("case", LAYER_CLASSES.values(), ids=LAYER_CLASSES)
 F64 = torch.float64

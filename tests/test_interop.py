@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import assert_agree, relative_error
 from torch import Tensor, nn
 
 from convkan import KANConv2d, KANLinear
@@ -16,6 +15,7 @@ from convkan.basis import ACTIVATIONS, RBF, BSpline
 from convkan.interop import SOURCES, NormalizedKANLinear, ScatteredRBF, load_peer
 from convkan.interop.peers import PEERS
 from convkan.interop.state import ACTIVATION_FUNCTIONS, ACTIVATION_MODULES, activation_name
+from convkan.testing import assert_agree, relative_error
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 

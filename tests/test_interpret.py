@@ -2,9 +2,8 @@ from io import BytesIO
 
 import pytest
 import torch
-from cases import BASIS_CASES, LAYER_CLASSES, LAYERS, kan_layers, make_uneven, randomize
+from cases import BASIS_CASES
 from PIL import Image
-from tolerances import assert_agree
 from torch import nn
 
 from convkan import KANConv1d, KANConv2d, KANConv3d, KANLinear, LearnableActivation, LowRankKANConv2d
@@ -23,6 +22,7 @@ from convkan.interpret.plot import (
     plot_network,
 )
 from convkan.interpret.plot.edges import MOST_INPUTS, MOST_OUTPUTS
+from convkan.testing import LAYER_CLASSES, LAYERS, assert_agree, kan_layers, make_uneven, randomize
 
 every_layer = pytest.mark.parametrize("case", LAYERS)
 

@@ -5,21 +5,24 @@ from functools import partial
 
 import pytest
 import torch
-from cases import (
-    BASIS_CASES,
-    LAYER_CLASSES,
-    LAYERS,
-    kan_layers,
-    make_uneven,
-    outputs_and_gradients,
-    randomize,
-    with_backend,
-)
-from tolerances import HALF_DTYPES, TOLERANCES, assert_agree, relative_error
+from cases import BASIS_CASES
 from torch import nn
 
 from convkan import KANConv1d, KANConv2d, KANConv3d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import RBF, BSpline, Chebyshev
+from convkan.testing import (
+    HALF_DTYPES,
+    LAYER_CLASSES,
+    LAYERS,
+    TOLERANCES,
+    assert_agree,
+    kan_layers,
+    make_uneven,
+    outputs_and_gradients,
+    randomize,
+    relative_error,
+    with_backend,
+)
 
 every_layer = pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS)
 every_class = pytest.mark.parametrize("case", LAYER_CLASSES.values(), ids=LAYER_CLASSES)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import kan_layers
 from torch import nn
 
 from convkan import KANConv2d, KANLinear, LowRankKANConv2d
 from convkan.basis import BASES, BSpline, Chebyshev
 from convkan.models import create_model, list_models, model_options, register_model, twin
+from convkan.testing import kan_layers
 
 GRID_MODELS = {  # parameters with 10 and with 20 intervals
     "kanc_mlp_small": (5040, 7740),

@@ -4,18 +4,8 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from cases import (
-    BASIS_CASES,
-    LAYER_CLASSES,
-    LAYERS,
-    kan_layers,
-    make_uneven,
-    outputs_and_gradients,
-    randomize,
-    with_backend,
-)
+from cases import BASIS_CASES
 from oracle import array
-from tolerances import HALF_DTYPES, assert_agree, relative_error
 from torch import nn
 from torch.func import functional_call, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
 
@@ -29,6 +19,18 @@ from convkan import (
 )
 from convkan.basis import RBF, BSpline, Chebyshev
 from convkan.ops import BACKENDS, Backend, Expansion
+from convkan.testing import (
+    HALF_DTYPES,
+    LAYER_CLASSES,
+    LAYERS,
+    assert_agree,
+    kan_layers,
+    make_uneven,
+    outputs_and_gradients,
+    randomize,
+    relative_error,
+    with_backend,
+)
 
 FAST_BACKENDS = [name for name in BACKENDS if name != "reference"]
 every_basis = pytest.mark.parametrize("basis", BASIS_CASES, ids=repr)

@@ -6,7 +6,6 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import randomize
 from torch import nn
 
 from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
@@ -23,6 +22,7 @@ from convkan.interpret import (
 )
 from convkan.models import Description, create_model, list_models, load_classifier
 from convkan.nn import EdgeLayer, SymbolicEdges
+from convkan.testing import randomize
 from convkan.training import parameter_groups
 from experiments import prune, train
 from experiments.common import cli

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from cases import LAYER_CLASSES, kan_layers, make_uneven, randomize, with_backend
-from tolerances import assert_agree
 from torch import nn
 
 from convkan import KANConv2d, KANLinear, LowRankKANConv2d
@@ -16,6 +14,7 @@ from convkan.regularization import (
     total_l1_entropy,
     total_smoothness,
 )
+from convkan.testing import LAYER_CLASSES, assert_agree, kan_layers, make_uneven, randomize, with_backend
 
 every_class = pytest.mark.parametrize("case", LAYER_CLASSES.values(), ids=LAYER_CLASSES)
 

@@ -8,11 +8,9 @@ from typing import ClassVar
 
 import pytest
 import torch
-from cases import LAYER_CLASSES, kan_layers, make_uneven, randomize
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tolerances import assert_agree
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -23,6 +21,7 @@ from convkan.basis import BSpline
 from convkan.grid import adapt_grid, adapt_grids, coverage, coverages, refine_grid, refine_grids, spline_layers
 from convkan.interpret import fix
 from convkan.ops import knots
+from convkan.testing import LAYER_CLASSES, assert_agree, kan_layers, make_uneven, randomize
 
 every_class = pytest.mark.parametrize("case", LAYER_CLASSES.values(), ids=LAYER_CLASSES.keys())
 

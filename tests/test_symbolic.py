@@ -7,7 +7,6 @@ import pytest
 import scipy.special
 import sympy
 import torch
-from cases import LAYER_CLASSES, randomize
 from torch import nn
 
 from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
@@ -18,6 +17,7 @@ from convkan.interpret.symbolic.domains import affine_of, slopes_of
 from convkan.interpret.symbolic.fit import Samples, affines, fit, refined
 from convkan.interpret.symbolic.numbers import evaluated, recognized, rounded
 from convkan.interpret.symbolic.suggest import _suggestions
+from convkan.testing import LAYER_CLASSES, randomize
 from experiments import symbolic
 from experiments.functions.planted import SAME, named_right
 from experiments.symbolic import SymbolicConfig, convolution

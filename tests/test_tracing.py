@@ -7,8 +7,6 @@ import pickle
 
 import pytest
 import torch
-from cases import LAYER_CLASSES, LAYERS, kan_layers, make_uneven, outputs_and_gradients, randomize
-from tolerances import assert_agree
 from torch import fx, nn
 from torch.export import Dim
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,6 +18,15 @@ from convkan.interpret import fix
 from convkan.models import create_model, list_models
 from convkan.ops import evaluate
 from convkan.ops.counting import register_formulas
+from convkan.testing import (
+    LAYER_CLASSES,
+    LAYERS,
+    assert_agree,
+    kan_layers,
+    make_uneven,
+    outputs_and_gradients,
+    randomize,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.torch.jit.[a-z_]+. is deprecated"),  # which is known, and tested on purpose

@@ -9,7 +9,6 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import kan_layers, make_uneven
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.models import Description, create_model, load_classifier
 from convkan.optim import create_optimizer, create_schedule
+from convkan.testing import kan_layers, make_uneven
 from convkan.training import (
     AtomicCheckpointIO,
     Classifier,

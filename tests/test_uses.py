@@ -8,17 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from cases import (
-    BASIS_CASES,
-    LAYER_CLASSES,
-    LAYERS,
-    kan_layers,
-    make_uneven,
-    outputs_and_gradients,
-    randomize,
-    with_backend,
-)
-from tolerances import assert_agree
+from cases import BASIS_CASES
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -31,6 +21,16 @@ from convkan.grid import adapt_grid, adapt_grids, coverages, refine_grid, refine
 from convkan.interpret import auto, fix, importance, prune_edges
 from convkan.ops import kernels, tiles
 from convkan.ops.plan import PLANS
+from convkan.testing import (
+    LAYER_CLASSES,
+    LAYERS,
+    assert_agree,
+    kan_layers,
+    make_uneven,
+    outputs_and_gradients,
+    randomize,
+    with_backend,
+)
 
 every_layer = pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS.keys())
 every_class = pytest.mark.parametrize("case", LAYER_CLASSES.values(), ids=LAYER_CLASSES.keys())
