@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from torch import nn
 
 from convkan.grid import adapt_grids, refine_grids
@@ -234,7 +233,8 @@ def draw(record: dict[str, Any]) -> Figure:
         start = statistics.median(run["kan"][0]["test_rmse"] for run in runs)
         axis.plot(sizes, [start * (size / sizes[0]) ** -4.0 for size in sizes], ":", color=GREY)
         axis.set_xscale("log")
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_xticks(sizes, [str(size) for size in sizes])  # there may be less than a decade of them
+        axis.set_xticks([], minor=True)
         axis.set_yscale("log")
         axis.set_title(TASKS[name].formula, fontsize=9)
         axis.grid(alpha=0.3)
