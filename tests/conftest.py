@@ -1,7 +1,7 @@
 import os
 
-# Compilation takes seconds: only the tests that are about it do it. Scripts that tests start inherit this.
-os.environ["CONVKAN_COMPILE"] = "0"
+# torch.compile takes seconds: only the tests that are about it do it. Scripts that tests start inherit this.
+os.environ["CONVKAN_COMPILE"] = "native"
 
 import pytest
 import torch

@@ -14,6 +14,7 @@ from convkan import KANConv2d, KANLinear, LearnableActivation
 from convkan.basis import RBF, Basis, BSpline, Chebyshev
 from convkan.models import create_model, list_models
 from convkan.ops import channelwise, compiled_kernels, kernels, tiles
+from convkan.ops.native import native_kernels
 from convkan.ops.plan import PLANS, Plan
 from convkan.testing import (
     LAYER_CLASSES,
@@ -50,7 +51,7 @@ def count_compiled(monkeypatch):
 
     monkeypatch.setattr(kernels, "MIN_ENTRIES", 0)
     monkeypatch.setattr(kernels, "_of_any_size", counting)
-    with compiled_kernels(True):
+    with compiled_kernels(True), native_kernels(False):
         yield calls
     torch.compiler.reset()
 
@@ -151,7 +152,7 @@ class TestWithoutACompiler:
         monkeypatch.setattr(torch, "compile", lambda function, **options: fail)
         monkeypatch.setattr(kernels, "MIN_ENTRIES", 0)
         kernels._specialized.cache_clear()
-        with compiled_kernels(True):
+        with compiled_kernels(True), native_kernels(False):
             yield
         kernels._specialized.cache_clear()
         kernels._failed.clear()
@@ -196,7 +197,8 @@ class TestTiles:
         inputs = []
         original = kernels.activation
         monkeypatch.setattr(kernels, "activation", lambda x, *others: (inputs.append(x), original(x, *others))[1])
-        return inputs
+        with native_kernels(False):
+            yield inputs
 
     @every_layer
     @pytest.mark.parametrize("uneven", [False, True])

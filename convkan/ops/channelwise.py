@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convkan.modes import is_concrete
-from convkan.ops import kernels
+from convkan.ops import kernels, native
 from convkan.ops.plan import Expansion
 from convkan.ops.tiles import REREAD_SHARE, UNCOMPILED_BYTES, even_size, tile_bytes
 
@@ -31,6 +31,8 @@ def forward(
 ) -> Float[Tensor, "batch channels_out *padded_space"]:
     """All functions of all channels."""
     x = F.pad(x, padding) if any(padding) else x
+    if grid is not None and native.covers(expansion, x):
+        return native.activation(x, base_weight, basis_weight, grid, expansion)
     order = _channels_last(x)
     pixels = x.permute(order)
     merged = _pixels_to_merge(pixels)
@@ -56,6 +58,11 @@ def backward(
     need_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of ``forward`` with respect to its first three arguments, those that are needed."""
+    if grid is not None and native.covers(expansion, x):
+        padded, needed = F.pad(x, padding) if any(padding) else x, (need_x, need_weight)
+        found = native.activation_backward(grad, padded, base_weight, basis_weight, grid, expansion, *needed)
+        by_x = found[0] if found[0] is None or padded is x else F.pad(found[0], tuple(-amount for amount in padding))
+        return by_x, *found[1:]
     order = _channels_last(x, padded=any(padding))
     pixels, channels = x.permute(order), x.shape[1]
     grad = grad.permute(order).unflatten(-1, (channels, -1)).mT

@@ -5,7 +5,8 @@ least ``MIN_ENTRIES`` numbers to compute, which takes seconds; torch caches the 
 Where compilation fails, as it does without a C++ compiler, the same function runs as it is written, for the rest of
 the process: slower, and equal up to rounding (the logger of this module tells why, at level INFO). So it does once
 torch has compiled it for ``torch._dynamo.config.recompile_limit`` situations. Set the environment variable
-CONVKAN_COMPILE=0, or use ``compiled_kernels(False)``, to do without compilation.
+CONVKAN_COMPILE=0, or use ``compiled_kernels(False)``, to do without compilation; CONVKAN_COMPILE=native leaves those of
+``convkan.ops.native``, which come first wherever they cover what is to be computed.
 
 No gradient is taken through these functions, and they are not compiled under a transform or a tracer of torch's,
 which must see the operations themselves.
@@ -23,12 +24,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from convkan.modes import below_views, is_concrete
+from convkan.ops.native import DISABLING_VARIABLE, native_kernels
 from convkan.ops.plan import Expansion, at_least_float32
 
 MIN_ENTRIES = 2**18
 # A compiled loop takes so many functions one by one, and shares what they have in common; more take long to compile.
 MOST_UNROLLED = 16
-DISABLING_VARIABLE = "CONVKAN_COMPILE"
 
 # Without these torch would store intermediate results that are cheaper to compute again.
 # Positions are in range by construction.
@@ -39,7 +40,7 @@ OPTIONS: dict[str, Any] = {
     "cpp.enable_floating_point_contract_flag": "fast",
 }
 
-_enabled = os.environ.get(DISABLING_VARIABLE, "1") != "0"
+_enabled = os.environ.get(DISABLING_VARIABLE, "1") not in ("0", "native")
 _log = logging.getLogger(__name__)
 # The functions that could not be compiled, with what they were to be compiled for.
 _failed: set[tuple[Callable[..., Any], Expansion, torch.dtype, str]] = set()
@@ -49,11 +50,12 @@ _R = TypeVar("_R")
 
 @contextmanager
 def compiled_kernels(enabled: bool) -> Iterator[None]:
-    """Allow, or forbid, the compilation of kernels within a ``with`` block."""
+    """Allow, or forbid, compiled kernels within a ``with`` block, those of ``convkan.ops.native`` included."""
     global _enabled
     before, _enabled = _enabled, enabled
     try:
-        yield
+        with native_kernels(enabled):
+            yield
     finally:
         _enabled = before
 

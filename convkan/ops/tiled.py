@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from convkan.modes import below_views, is_concrete, is_many_gradients
-from convkan.ops import channelwise, kernels, whole
+from convkan.ops import channelwise, kernels, native, whole
 from convkan.ops.counting import is_counted
 from convkan.ops.geometry import Geometry
 from convkan.ops.plan import Plan, at_least_float32, expanded_weight
@@ -158,10 +158,11 @@ def _placed(
 
 def _features(pixels: Tensor, knots: Tensor | None, plan: Plan, dtype: torch.dtype) -> Tensor:
     rows = pixels.flatten(0, -3)
-    if _is_depthwise(rows):  # kernels run along channels: let the groups be the channels of one group
+    planes = native.features(rows, plan.expansion, knots, dtype)
+    if planes is None and _is_depthwise(rows):  # compiled kernels run along channels: let groups be those of one
         planes = kernels.features(rows.mT, plan.expansion, _as_channels(knots), dtype)
         planes = planes.squeeze(1).mT.contiguous().unsqueeze(-1)
-    else:
+    elif planes is None:
         planes = kernels.features(rows, plan.expansion, knots, dtype)
     return planes if rows.ndim == pixels.ndim else planes.unflatten(0, pixels.shape[:-2])
 
@@ -169,10 +170,11 @@ def _features(pixels: Tensor, knots: Tensor | None, plan: Plan, dtype: torch.dty
 def _pull_back(grad: Tensor, pixels: Tensor, knots: Tensor | None, plan: Plan) -> Tensor:
     """Gradients of features made gradients of pixels."""
     rows, grad = pixels.flatten(0, -3), grad.flatten(0, -4)
-    if _is_depthwise(rows):
+    pulled = native.input_gradient(rows, plan.expansion, knots, grad)
+    if pulled is None and _is_depthwise(rows):
         grad = grad.squeeze(-1).mT.contiguous().unsqueeze(1)
         pulled = kernels.input_gradient(rows.mT, plan.expansion, _as_channels(knots), grad).mT
-    else:
+    elif pulled is None:
         pulled = kernels.input_gradient(rows, plan.expansion, knots, grad)
     return pulled if rows.ndim == pixels.ndim else pulled.unflatten(0, pixels.shape[:-2])
 

@@ -1,0 +1,93 @@
+"""Builds the kernels with the machine's C++ compiler: at the first use, which takes some seconds, once a machine.
+
+The library is put in a folder of the user's, ``$CONVKAN_CACHE`` or else ``convkan`` in the folder for caches, under a
+name made from the source, the compiler and the instructions of the processor, so that an upgrade or another processor
+builds its own.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+
+CACHE_VARIABLE = "CONVKAN_CACHE"
+DISABLING_VARIABLE = "CONVKAN_COMPILE"
+SOURCE = Path(__file__).with_name("kernels.cpp")
+SECONDS = 120  # after which a compiler is given up
+# No flag may change what NaN and infinity mean.
+FLAGS = ("-std=c++17", "-O2", "-shared", "-fPIC", "-ffp-contract=fast", "-Wno-psabi")
+INSTRUCTIONS = {
+    "AVX2": ("-mavx2", "-mfma"),
+    "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"),
+}
+
+_enabled = os.environ.get(DISABLING_VARIABLE, "1") != "0"
+_log = logging.getLogger(__name__)
+
+
+def is_enabled() -> bool:
+    """Whether kernels may be built and used."""
+    return _enabled
+
+
+@contextmanager
+def native_kernels(enabled: bool) -> Iterator[None]:
+    """Allow, or forbid, the kernels within a ``with`` block."""
+    global _enabled
+    before, _enabled = _enabled, enabled
+    try:
+        yield
+    finally:
+        _enabled = before
+
+
+@cache
+def library(order: int) -> ctypes.CDLL | None:
+    """The kernels for splines of ``order``, built where they are not; None where they cannot be."""
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None or platform.system() == "Windows":
+        _log.info("no C++ compiler: kernels are not built")
+        return None
+    try:
+        return ctypes.CDLL(str(_built(shlex.split(compiler), order)))
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        _log.info("kernels are not built: %s", getattr(error, "stderr", None) or error)
+        return None
+
+
+def _built(compiler: list[str], order: int) -> Path:
+    """The file of the library; it is there whole or not at all, however many processes build it."""
+    flags = [*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ()), f"-DCONVKAN_ORDER={order}"]
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=SECONDS).stdout
+    name = hashlib.sha256(SOURCE.read_bytes() + version + " ".join([*compiler, *flags]).encode()).hexdigest()[:16]
+    path = _folder() / f"order{order}-{name}.so"
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        partial = Path(folder, path.name)
+        for threads in (["-fopenmp"], []):  # a compiler without OpenMP makes kernels for one thread
+            command = [*compiler, *flags, *threads, str(SOURCE), "-o", str(partial)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=not threads)
+            if done.returncode == 0:
+                break
+        partial.replace(path)
+    return path
+
+
+def _folder() -> Path:
+    """Where libraries are kept."""
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convkan"

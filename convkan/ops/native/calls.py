@@ -1,0 +1,236 @@
+"""Tensors handed to the kernels, and what they give back."""
+
+from ctypes import c_int, c_int64, c_void_p
+from functools import cache
+from math import prod
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from convkan.basis import BSpline
+from convkan.modes import is_concrete
+from convkan.ops.native import build
+from convkan.ops.plan import Expansion
+
+HIGHEST_ORDER = 5
+BASES = {None: 0, "silu": 1, "relu": 2, "identity": 3, "sigmoid": 4}
+EXTRAPOLATIONS = {"zero": 0, "clamp": 1, "linear": 2}
+# Channels from which on vectors go over channels; of fewer, where these are last, over pixels.
+MIN_CHANNELS = 8
+# Pixels of an image from which on they fill vectors.
+MIN_PIXELS = 16
+# What numbers may come in and go out as; all is computed in float32.
+PRECISIONS = (torch.float32, torch.bfloat16)
+
+_SIGNATURES: dict[str, list[Any]] = {
+    "features": [c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_int, c_int, c_int],
+    "pull_back": [c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int, c_int, c_int],
+    "activation": [c_void_p] * 4 + [c_int64] * 3 + [c_int] * 2 + [c_void_p] * 2 + [c_int64] + [c_int] * 4,
+    "activation_backward": [c_void_p] * 6 + [c_int64] * 3 + [c_int] * 2 + [c_void_p] * 2 + [c_int64] + [c_int] * 4,
+    "chunks": [c_int64, c_int64, c_int],
+}
+
+
+@cache
+def _kernel(name: str, order: int) -> Any:
+    library = build.library(order)
+    if library is None:
+        return None
+    function = library[f"convkan_{name}"]
+    function.argtypes = _SIGNATURES[name]
+    function.restype = c_int64 if name == "chunks" else None
+    return function
+
+
+def covers(expansion: Expansion, x: Tensor) -> bool:
+    """Whether the kernels evaluate ``expansion`` on ``x``: learnable activations, and their gradients, all of them."""
+    basis = expansion.basis
+    return (
+        build.is_enabled()
+        and type(basis) is BSpline
+        and expansion.uniform
+        and 1 <= basis.order <= HIGHEST_ORDER
+        and expansion.base_activation in BASES
+        and x.device.type == "cpu"
+        and x.dtype in PRECISIONS
+        and type(x) is Tensor
+        and is_concrete(x)
+        and _kernel("features", basis.order) is not None
+    )
+
+
+def _splines(expansion: Expansion) -> BSpline:
+    """The basis of an expansion that ``covers``."""
+    return cast(BSpline, expansion.basis)
+
+
+def _covers_features(expansion: Expansion, x: Tensor, dtype: torch.dtype) -> bool:
+    return dtype in PRECISIONS and covers(expansion, x) and _splines(expansion).extrapolation == "zero"
+
+
+def _plain(x: Tensor) -> Tensor:
+    """Its numbers in float32, in rows."""
+    return x.detach().resolve_neg().float().contiguous()
+
+
+def _layout(x: Float[Tensor, "pixels groups channels"], functions: int, knots: Tensor) -> Any:
+    """``Layout`` of the kernels for contiguous features (pixels, groups, functions, channels)."""
+    pixels, groups, channels = x.shape
+    row, f_row = groups * channels, groups * functions * channels
+    by_group, by_channel = knots.stride(0), knots.stride(1)
+    if channels >= MIN_CHANNELS:
+        loops, grid = (pixels, groups, channels), (0, by_group, by_channel)
+        steps = (row, channels, 1), (f_row, functions * channels, 1, channels)
+    else:
+        loops, grid = (groups, channels, pixels), (by_group, by_channel, 0)
+        steps = (channels, 1, row), (functions * channels, 1, f_row, channels)
+    return (c_int64 * 13)(*loops, *steps[0], *steps[1], *grid)
+
+
+def features(
+    x: Float[Tensor, "pixels groups channels"], expansion: Expansion, knots: Tensor | None, dtype: torch.dtype
+) -> Float[Tensor, "pixels groups features channels"] | None:
+    """As ``convkan.ops.kernels.features``; None where the kernels do not cover it."""
+    if not _covers_features(expansion, x, dtype):
+        return None
+    basis, x = _splines(expansion), _plain(x)
+    assert knots is not None
+    functions = expansion.num_features
+    out = torch.empty((*x.shape[:-1], functions, x.shape[-1]), dtype=dtype)
+    low, high = _ends(knots, basis)
+    half = dtype == torch.bfloat16
+    _kernel("features", basis.order)(
+        x.data_ptr(), out.data_ptr(), half, _layout(x, functions, knots), low, high, 0, *_options(expansion)
+    )
+    return out
+
+
+def input_gradient(
+    x: Float[Tensor, "pixels groups channels"],
+    expansion: Expansion,
+    knots: Tensor | None,
+    grad: Float[Tensor, "pixels groups features channels"],
+) -> Float[Tensor, "pixels groups channels"] | None:
+    """As ``convkan.ops.kernels.input_gradient``; None where the kernels do not cover it."""
+    if not _covers_features(expansion, x, grad.dtype) or _splines(expansion).order == 1:
+        return None
+    basis, dtype, x = _splines(expansion), x.dtype, _plain(x)
+    assert knots is not None
+    grad = grad.detach().resolve_neg().contiguous()
+    out = torch.empty_like(x)
+    low, high = _ends(knots, basis)
+    half = grad.dtype == torch.bfloat16
+    _kernel("pull_back", basis.order)(
+        x.data_ptr(),
+        grad.data_ptr(),
+        half,
+        out.data_ptr(),
+        _layout(x, expansion.num_features, knots),
+        low,
+        high,
+        0,
+        *_options(expansion),
+    )
+    return out.to(dtype)
+
+
+def _ends(knots: Float[Tensor, "groups channels knots"], basis: BSpline) -> tuple[int, int]:
+    """Where the first channel's ends of the grid are."""
+    start, step = knots.data_ptr() + 4 * basis.order * knots.stride(-1), 4 * knots.stride(-1)
+    return start, start + basis.grid_size * step
+
+
+def _options(expansion: Expansion) -> tuple[int, int, int]:
+    return _splines(expansion).grid_size, BASES[expansion.base_activation], torch.get_num_threads()
+
+
+class _Images:
+    """An input as the activation's kernels see it: (outer, channels, pixels), or (pixels, channels)."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.shape, self.channels = x.shape, x.shape[1]
+        pixels = prod(x.shape[2:])
+        self.last = pixels < MIN_PIXELS or (x.movedim(1, -1).is_contiguous() and not x.is_contiguous())
+        self.outer, self.pixels = (1, x.shape[0] * pixels) if self.last else (x.shape[0], pixels)
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """Numbers in float32 in the order that the kernels read."""
+        return _plain(x.movedim(1, -1) if self.last else x)
+
+    def empty(self, channels: int) -> Tensor:
+        """Memory for an output, in that order."""
+        batch, _, *space = self.shape
+        return torch.empty((batch, *space, channels) if self.last else (batch, channels, *space))
+
+    def shaped(self, y: Tensor) -> Tensor:
+        """An output in that order, as the layer gives it."""
+        return y.movedim(-1, 1) if self.last else y
+
+
+def activation(
+    x: Float[Tensor, "batch channels *space"],
+    base_weight: Tensor | None,
+    basis_weight: Float[Tensor, "channels_out basis"],
+    grid: Float[Tensor, "channels knots"],
+    expansion: Expansion,
+) -> Float[Tensor, "batch channels_out *space"]:
+    """All functions of all channels of an input that ``covers``."""
+    images, basis = _Images(x), _splines(expansion)
+    repeats = len(basis_weight) // images.channels
+    y = images.empty(len(basis_weight))
+    tensors = images.laid_out(x), None if base_weight is None else _plain(base_weight), _plain(basis_weight)
+    grid = _plain(grid)
+    low, high = _ends(grid.unsqueeze(0), basis)
+    size, base, threads = _options(expansion)
+    _kernel("activation", basis.order)(
+        *map(_pointer, tensors), y.data_ptr(), images.outer, images.channels, images.pixels, repeats, images.last,
+        low, high, grid.stride(0), size, base, EXTRAPOLATIONS[basis.extrapolation], threads,
+    )  # fmt: skip
+    return images.shaped(y).to(basis_weight.dtype)
+
+
+def activation_backward(
+    grad: Float[Tensor, "batch channels_out *space"],
+    x: Float[Tensor, "batch channels *space"],
+    base_weight: Tensor | None,
+    basis_weight: Float[Tensor, "channels_out basis"],
+    grid: Float[Tensor, "channels knots"],
+    expansion: Expansion,
+    need_x: bool,
+    need_weight: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of ``activation`` with respect to its first three arguments, those that are needed."""
+    images, basis = _Images(x), _splines(expansion)
+    repeats, functions = len(basis_weight) // images.channels, basis.num_functions
+    by_x = images.empty(images.channels) if need_x else None
+    sums = None
+    if need_weight:
+        chunks = _kernel("chunks", basis.order)(images.outer, images.pixels, images.last)
+        sums = torch.zeros(chunks, len(basis_weight), 1 + functions, dtype=torch.float64)
+    tensors = (
+        images.laid_out(grad),
+        images.laid_out(x),
+        None if base_weight is None else _plain(base_weight),
+        _plain(basis_weight),
+        by_x,
+        sums,
+    )
+    grid = _plain(grid)
+    low, high = _ends(grid.unsqueeze(0), basis)
+    size, base, threads = _options(expansion)
+    _kernel("activation_backward", basis.order)(
+        *map(_pointer, tensors), images.outer, images.channels, images.pixels, repeats, images.last,
+        low, high, grid.stride(0), size, base, EXTRAPOLATIONS[basis.extrapolation], threads,
+    )  # fmt: skip
+    by_x = None if by_x is None else images.shaped(by_x).to(x.dtype)
+    if sums is None:
+        return by_x, None, None
+    by_weight = sums.sum(0).to(basis_weight.dtype)
+    by_base = None if base_weight is None else by_weight[:, :1].to(base_weight.dtype).contiguous()
+    return by_x, by_base, by_weight[:, 1:].contiguous()
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

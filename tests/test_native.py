@@ -1,0 +1,139 @@
+"""The kernels of our own compute what the definition says, in every layout; nothing rests on their being there."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from convkan import BSpline, KANConv2d, KANLinear, LearnableActivation
+from convkan.ops import native
+from convkan.ops.native import build, native_kernels
+from convkan.testing import assert_agree, outputs_and_gradients, randomize, relative_error, with_backend
+
+pytestmark = pytest.mark.skipif(build.library(3) is None, reason="there is no C++ compiler")
+EXTRAPOLATIONS = ("zero", "clamp", "linear")
+LAYERS = {
+    "activation": lambda **options: LearnableActivation(19, **options),
+    "activations": lambda **options: LearnableActivation(19, 3, padding=(1, 0, 2, 1), **options),
+    "convolution": lambda **options: KANConv2d(19, 5, 3, padding=1, **options),
+    "groups": lambda **options: KANConv2d(20, 6, 3, groups=2, **options),
+    "depthwise": lambda **options: KANConv2d(19, 19, 3, padding=1, groups=19, **options),
+}
+
+
+def images(layer, order, size):
+    """Numbers on and off the grid, some of them knots."""
+    x = torch.randn(3, layer.grid.shape[0], 7, 5)
+    for position, knot in enumerate(range(order, order + size + 1, max(1, size // 4))):
+        x[position % 3, :, position, 0] = layer.grid[:, knot]
+    return x
+
+
+def both(layer, x):
+    """Outputs and gradients by the kernels, and by the definition in float64."""
+    assert native.covers(layer.plan.expansion, x)
+    exact = outputs_and_gradients(with_backend(layer, "reference").double(), x.double())
+    return outputs_and_gradients(layer, x), exact
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("order", range(1, 6))
+def test_kernels_compute_the_definition(name, order):
+    for size, extrapolation, base in [
+        (5, "zero", "silu"),
+        (1, "clamp", None),
+        (40, "linear", None),
+        (40, "zero", "silu"),
+        (5, "linear", None),
+    ]:
+        basis = BSpline(size, order, (-1.5, 1), extrapolation)
+        layer = randomize(LAYERS[name](basis=basis, base_activation=base))
+        x = images(layer, order, size)
+        for images_ in (x, x.contiguous(memory_format=torch.channels_last), x.transpose(2, 3)):
+            ours, exact = both(layer, images_)
+            for part, value in ours.items():
+                assert_agree(value, exact[part].float(), f"{part}, {basis}, {base}")
+
+
+@pytest.mark.parametrize("base", ["relu", "identity", "sigmoid", "silu"])
+def test_base_activations_are_those_of_torch(base):
+    layer = randomize(LearnableActivation(4, base_activation=base))
+    ours, exact = both(layer, 30 * torch.randn(50, 4))
+    for part, value in ours.items():
+        assert_agree(value, exact[part].float(), part)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 17])
+def test_few_and_odd_channels_and_pixels(channels):
+    for shape in ((5, channels), (2, channels, 1), (2, channels, 3, 1), (1, channels, 33)):
+        for layer in (LearnableActivation(channels, 2), LearnableActivation(channels, basis=BSpline(30))):
+            ours, exact = both(randomize(layer), torch.randn(shape))
+            for part, value in ours.items():
+                assert_agree(value, exact[part].float(), part)
+    ours, exact = both(randomize(KANLinear(channels, 2)), torch.randn(40, channels))
+    for part, value in ours.items():
+        assert_agree(value, exact[part].float(), part)
+
+
+@pytest.mark.parametrize("make", [lambda: KANConv2d(9, 4, 3), lambda: LearnableActivation(9)])
+def test_half_precision_is_as_good_as_rounding_allows(make):
+    layer = randomize(make()).bfloat16()
+    x = torch.randn(2, 9, 6, 5).bfloat16()
+    exact = outputs_and_gradients(with_backend(layer, "reference").double(), x.double())
+    plain = outputs_and_gradients(with_backend(layer, "reference"), x)
+    for part, value in outputs_and_gradients(layer, x).items():
+        assert value.dtype == torch.bfloat16
+        allowed = 2 * max(relative_error(plain[part], exact[part]), torch.finfo(torch.bfloat16).eps)
+        assert relative_error(value, exact[part]) <= allowed, part
+
+
+@pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
+@pytest.mark.parametrize("order", [1, 3])
+def test_what_is_no_number_stays_none(order, extrapolation):
+    for size in (5, 40):
+        layer = randomize(LearnableActivation(2, basis=BSpline(size, order, extrapolation=extrapolation)))
+        x = torch.randn(2, 2, 40)
+        x[0, 0, 3] = torch.nan
+        ours, exact = both(layer, x)
+        for part, value in ours.items():
+            assert torch.equal(value.isnan(), exact[part].isnan()), part
+
+
+def test_sums_do_not_depend_on_the_number_of_threads():
+    layer, x = randomize(LearnableActivation(5)), torch.randn(40, 5, 16, 16)
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(outputs_and_gradients(layer, x))
+    for part, value in found[0].items():
+        assert torch.equal(value, found[1][part]), part
+
+
+def test_without_them_the_same_is_computed():
+    layer, x = randomize(KANConv2d(9, 4, 3)), torch.randn(2, 9, 6, 5)
+    ours = outputs_and_gradients(layer, x)
+    with native_kernels(False):
+        assert not native.covers(layer.plan.expansion, x)
+        for part, value in outputs_and_gradients(layer, x).items():
+            assert_agree(value, ours[part], part)
+
+
+@pytest.mark.parametrize("compiler", ["", "no-such-compiler", "false"])
+def test_no_compiler_is_no_obstacle(compiler, tmp_path):
+    code = "import torch, convkan; print(convkan.LearnableActivation(2)(torch.zeros(3, 2)).shape)"
+    environment = {"PATH": "/nowhere" if not compiler else "/usr/bin:/bin", "CONVKAN_CACHE": str(tmp_path)}
+    environment |= {"CXX": compiler} if compiler else {}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout.strip() == "torch.Size([3, 2])"
+    assert run.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_library_is_built_once_and_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVKAN_CACHE", str(tmp_path))
+    path = build._built(["c++"], 3)
+    assert list(tmp_path.iterdir()) == [path]
+    written = path.stat().st_mtime_ns
+    assert build._built(["c++"], 3) == path
+    assert path.stat().st_mtime_ns == written
