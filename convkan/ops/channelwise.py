@@ -31,7 +31,7 @@ def forward(
 ) -> Float[Tensor, "batch channels_out *padded_space"]:
     """All functions of all channels."""
     x = F.pad(x, padding) if any(padding) else x
-    if grid is not None and native.covers(expansion, x):
+    if grid is not None and native.covers(expansion, x, base_weight, basis_weight, grid):
         return native.activation(x, base_weight, basis_weight, grid, expansion)
     order = _channels_last(x)
     pixels = x.permute(order)
@@ -58,7 +58,7 @@ def backward(
     need_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of ``forward`` with respect to its first three arguments, those that are needed."""
-    if grid is not None and native.covers(expansion, x):
+    if grid is not None and native.covers(expansion, x, base_weight, basis_weight, grid, grad):
         padded, needed = F.pad(x, padding) if any(padding) else x, (need_x, need_weight)
         found = native.activation_backward(grad, padded, base_weight, basis_weight, grid, expansion, *needed)
         by_x = found[0] if found[0] is None or padded is x else F.pad(found[0], tuple(-amount for amount in padding))

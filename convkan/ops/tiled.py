@@ -38,14 +38,15 @@ class Tiled(torch.autograd.Function):
             geometry = plan.geometry
             if not geometry.sums or not is_concrete(x):
                 return at_once(x, base_weight, basis_weight, grid, plan)
-            weight, knots = expanded_weight(base_weight, basis_weight), plan.expansion.knots(grid, geometry.groups)
+            weight = expanded_weight(base_weight, basis_weight)
+            knots, fast = _knots(x, grid, plan, weight.dtype)
             rows, start = geometry.rows(x), 0
             shape = geometry.output_shape(rows.shape, weight.shape)
             y: Tensor | None = None
             for part in split(rows, images_per_tile(rows, weight, plan)):
                 pixels = geometry.pixels(part)
                 for strip in strips(pixels, weight, plan):
-                    features = _features(strip.of_input(pixels), knots, plan, weight.dtype)
+                    features = _features(strip.of_input(pixels), knots, plan, weight.dtype, fast)
                     y = _placed(geometry.contract(features, weight), y, shape, start, strip, geometry)
                 start += len(part)
             assert y is not None
@@ -100,9 +101,10 @@ def at_once(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: T
     geometry, expansion = plan.geometry, plan.expansion
     if not geometry.sums:
         return channelwise.forward(x, base_weight, basis_weight, grid, expansion, geometry.padding)
-    weight, knots = expanded_weight(base_weight, basis_weight), expansion.knots(grid, geometry.groups)
+    weight = expanded_weight(base_weight, basis_weight)
+    knots, fast = _knots(x, grid, plan, weight.dtype)
     pixels = geometry.pixels(geometry.rows(x))
-    y = geometry.contract(_features(pixels, knots, plan, weight.dtype), weight)
+    y = geometry.contract(_features(pixels, knots, plan, weight.dtype, fast), weight)
     return y.reshape(geometry.output_shape(x.shape, weight.shape))
 
 
@@ -122,7 +124,8 @@ def gradients(
         return channelwise.backward(
             grad, x, base_weight, basis_weight, grid, expansion, geometry.padding, need_x, need_weight
         )
-    weight, knots = expanded_weight(base_weight, basis_weight), expansion.knots(grid, geometry.groups)
+    weight = expanded_weight(base_weight, basis_weight)
+    knots, fast = _knots(x, grid, plan, weight.dtype, need_x)
     rows, grad, start = geometry.rows(x), geometry.rows(grad), 0
     size = images_per_tile(rows, weight, plan)
     by_x: Tensor | None = None
@@ -132,10 +135,10 @@ def gradients(
         pulled: Tensor | None = None
         for strip in strips(pixels, weight, plan):
             seen = strip.of_input(pixels)
-            features = _features(seen, knots, plan, weight.dtype)
+            features = _features(seen, knots, plan, weight.dtype, fast)
             spread, more = geometry.contract_backward(strip.of_output(part_grad), features, weight, need_x, need_weight)
             if spread is not None:
-                pulled = strip.added(pulled, _pull_back(spread, seen, knots, plan), pixels)
+                pulled = strip.added(pulled, _pull_back(spread, seen, knots, plan, fast), pixels)
             if more is not None:
                 by_weight = at_least_float32(more) if by_weight is None else by_weight + more
         if pulled is not None:
@@ -156,25 +159,36 @@ def _placed(
     return total
 
 
-def _features(pixels: Tensor, knots: Tensor | None, plan: Plan, dtype: torch.dtype) -> Tensor:
+def _knots(
+    x: Tensor, grid: Tensor | None, plan: Plan, dtype: torch.dtype, gradient: bool = False
+) -> tuple[Tensor | None, bool]:
+    """The knots for those kernels that evaluate features, and whether these are the native ones."""
+    if grid is not None and native.covers_features(plan.expansion, x, grid, dtype, gradient):
+        return native.knots(grid, plan.geometry.groups), True
+    return plan.expansion.knots(grid, plan.geometry.groups), False
+
+
+def _features(pixels: Tensor, knots: Tensor | None, plan: Plan, dtype: torch.dtype, fast: bool) -> Tensor:
     rows = pixels.flatten(0, -3)
-    planes = native.features(rows, plan.expansion, knots, dtype)
-    if planes is None and _is_depthwise(rows):  # compiled kernels run along channels: let groups be those of one
+    if fast and knots is not None:
+        planes = native.features(rows, plan.expansion, knots, dtype)
+    elif _is_depthwise(rows):  # compiled kernels run along channels: let the groups be the channels of one group
         planes = kernels.features(rows.mT, plan.expansion, _as_channels(knots), dtype)
         planes = planes.squeeze(1).mT.contiguous().unsqueeze(-1)
-    elif planes is None:
+    else:
         planes = kernels.features(rows, plan.expansion, knots, dtype)
     return planes if rows.ndim == pixels.ndim else planes.unflatten(0, pixels.shape[:-2])
 
 
-def _pull_back(grad: Tensor, pixels: Tensor, knots: Tensor | None, plan: Plan) -> Tensor:
+def _pull_back(grad: Tensor, pixels: Tensor, knots: Tensor | None, plan: Plan, fast: bool) -> Tensor:
     """Gradients of features made gradients of pixels."""
     rows, grad = pixels.flatten(0, -3), grad.flatten(0, -4)
-    pulled = native.input_gradient(rows, plan.expansion, knots, grad)
-    if pulled is None and _is_depthwise(rows):
+    if fast and knots is not None:
+        pulled = native.input_gradient(rows, plan.expansion, knots, grad)
+    elif _is_depthwise(rows):
         grad = grad.squeeze(-1).mT.contiguous().unsqueeze(1)
         pulled = kernels.input_gradient(rows.mT, plan.expansion, _as_channels(knots), grad).mT
-    elif pulled is None:
+    else:
         pulled = kernels.input_gradient(rows, plan.expansion, knots, grad)
     return pulled if rows.ndim == pixels.ndim else pulled.unflatten(0, pixels.shape[:-2])
 

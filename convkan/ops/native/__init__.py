@@ -6,15 +6,25 @@ or device, ``covers`` says so, and the operations of ``convkan.ops.kernels`` do 
 """
 
 from convkan.ops.native.build import DISABLING_VARIABLE, is_enabled, native_kernels
-from convkan.ops.native.calls import activation, activation_backward, covers, features, input_gradient
+from convkan.ops.native.calls import (
+    activation,
+    activation_backward,
+    covers,
+    covers_features,
+    features,
+    input_gradient,
+    knots,
+)
 
 __all__ = [
     "DISABLING_VARIABLE",
     "activation",
     "activation_backward",
     "covers",
+    "covers_features",
     "features",
     "input_gradient",
     "is_enabled",
+    "knots",
     "native_kernels",
 ]

@@ -1,5 +1,6 @@
 """Tensors handed to the kernels, and what they give back."""
 
+from collections.abc import Sequence
 from ctypes import c_int, c_int64, c_void_p
 from functools import cache
 from math import prod
@@ -7,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from convkan.basis import BSpline
 from convkan.modes import is_concrete
@@ -44,8 +45,11 @@ def _kernel(name: str, order: int) -> Any:
     return function
 
 
-def covers(expansion: Expansion, x: Tensor) -> bool:
-    """Whether the kernels evaluate ``expansion`` on ``x``: learnable activations, and their gradients, all of them."""
+def covers(expansion: Expansion, x: Tensor, *others: Tensor | None) -> bool:
+    """Whether the kernels evaluate ``expansion`` on ``x``, with ``others`` (weights, grid) as they are.
+
+    They are given addresses of memory, and so nothing but plain tensors on the CPU.
+    """
     basis = expansion.basis
     return (
         build.is_enabled()
@@ -53,12 +57,21 @@ def covers(expansion: Expansion, x: Tensor) -> bool:
         and expansion.uniform
         and 1 <= basis.order <= HIGHEST_ORDER
         and expansion.base_activation in BASES
-        and x.device.type == "cpu"
         and x.dtype in PRECISIONS
-        and type(x) is Tensor
         and is_concrete(x)
+        and all(tensor is None or _is_plain(tensor) for tensor in (x, *others))
         and _kernel("features", basis.order) is not None
     )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu"
+
+
+def _check(name: str, shape: Sequence[int], expected: Sequence[int]) -> None:
+    """Raise where a kernel would read beyond a tensor's end."""
+    if tuple(shape) != tuple(expected):
+        raise RuntimeError(f"the size of {name} must be {tuple(expected)}, got {tuple(shape)}")
 
 
 def _splines(expansion: Expansion) -> BSpline:
@@ -66,8 +79,19 @@ def _splines(expansion: Expansion) -> BSpline:
     return cast(BSpline, expansion.basis)
 
 
-def _covers_features(expansion: Expansion, x: Tensor, dtype: torch.dtype) -> bool:
-    return dtype in PRECISIONS and covers(expansion, x) and _splines(expansion).extrapolation == "zero"
+def covers_features(expansion: Expansion, x: Tensor, grid: Tensor, dtype: torch.dtype, gradient: bool = False) -> bool:
+    """Whether the kernels evaluate features in ``dtype``, and if asked for, gradients with respect to ``x``."""
+    if dtype not in PRECISIONS or not covers(expansion, x, grid):
+        return False
+    basis = _splines(expansion)
+    return basis.extrapolation == "zero" and not (gradient and basis.order == 1)
+
+
+def knots(grid: Float[Tensor, "channels knots"], groups: int) -> Float[Tensor, "groups channels knots"]:
+    """The knots as ``features`` takes them: of equally spaced ones the kernels read the ends, wherever they lie."""
+    grid = grid.detach()
+    grid = grid if grid.dtype == torch.float32 else grid.float()
+    return grid.view(groups, -1, grid.shape[-1]) if grid.is_contiguous() else grid.unflatten(0, (groups, -1))
 
 
 def _plain(x: Tensor) -> Tensor:
@@ -90,15 +114,13 @@ def _layout(x: Float[Tensor, "pixels groups channels"], functions: int, knots: T
 
 
 def features(
-    x: Float[Tensor, "pixels groups channels"], expansion: Expansion, knots: Tensor | None, dtype: torch.dtype
-) -> Float[Tensor, "pixels groups features channels"] | None:
-    """As ``convkan.ops.kernels.features``; None where the kernels do not cover it."""
-    if not _covers_features(expansion, x, dtype):
-        return None
+    x: Float[Tensor, "pixels groups channels"], expansion: Expansion, knots: Tensor, dtype: torch.dtype
+) -> Float[Tensor, "pixels groups features channels"]:
+    """As ``convkan.ops.kernels.features``, for what ``covers_features``."""
     basis, x = _splines(expansion), _plain(x)
-    assert knots is not None
+    _check("knots", knots.shape, (*x.shape[1:], basis.num_knots))
     functions = expansion.num_features
-    out = torch.empty((*x.shape[:-1], functions, x.shape[-1]), dtype=dtype)
+    out = x.new_empty((*x.shape[:-1], functions, x.shape[-1]), dtype=dtype)
     low, high = _ends(knots, basis)
     half = dtype == torch.bfloat16
     _kernel("features", basis.order)(
@@ -110,14 +132,13 @@ def features(
 def input_gradient(
     x: Float[Tensor, "pixels groups channels"],
     expansion: Expansion,
-    knots: Tensor | None,
+    knots: Tensor,
     grad: Float[Tensor, "pixels groups features channels"],
-) -> Float[Tensor, "pixels groups channels"] | None:
-    """As ``convkan.ops.kernels.input_gradient``; None where the kernels do not cover it."""
-    if not _covers_features(expansion, x, grad.dtype) or _splines(expansion).order == 1:
-        return None
+) -> Float[Tensor, "pixels groups channels"]:
+    """As ``convkan.ops.kernels.input_gradient``, for what ``covers_features``."""
     basis, dtype, x = _splines(expansion), x.dtype, _plain(x)
-    assert knots is not None
+    _check("knots", knots.shape, (*x.shape[1:], basis.num_knots))
+    _check("grad", grad.shape, (*x.shape[:-1], expansion.num_features, x.shape[-1]))
     grad = grad.detach().resolve_neg().contiguous()
     out = torch.empty_like(x)
     low, high = _ends(knots, basis)
@@ -162,7 +183,8 @@ class _Images:
     def empty(self, channels: int) -> Tensor:
         """Memory for an output, in that order."""
         batch, _, *space = self.shape
-        return torch.empty((batch, *space, channels) if self.last else (batch, channels, *space))
+        shape = (batch, *space, channels) if self.last else (batch, channels, *space)
+        return torch.empty(shape, dtype=torch.float32, device="cpu")
 
     def shaped(self, y: Tensor) -> Tensor:
         """An output in that order, as the layer gives it."""
@@ -179,6 +201,8 @@ def activation(
     """All functions of all channels of an input that ``covers``."""
     images, basis = _Images(x), _splines(expansion)
     repeats = len(basis_weight) // images.channels
+    _check_weights(images.channels * repeats, base_weight, basis_weight, basis)
+    _check("grid", grid.shape, (images.channels, basis.num_knots))
     y = images.empty(len(basis_weight))
     tensors = images.laid_out(x), None if base_weight is None else _plain(base_weight), _plain(basis_weight)
     grid = _plain(grid)
@@ -204,11 +228,14 @@ def activation_backward(
     """Gradients of ``activation`` with respect to its first three arguments, those that are needed."""
     images, basis = _Images(x), _splines(expansion)
     repeats, functions = len(basis_weight) // images.channels, basis.num_functions
+    _check_weights(images.channels * repeats, base_weight, basis_weight, basis)
+    _check("grid", grid.shape, (images.channels, basis.num_knots))
+    _check("grad", grad.shape, (len(x), len(basis_weight), *x.shape[2:]))
     by_x = images.empty(images.channels) if need_x else None
     sums = None
     if need_weight:
         chunks = _kernel("chunks", basis.order)(images.outer, images.pixels, images.last)
-        sums = torch.zeros(chunks, len(basis_weight), 1 + functions, dtype=torch.float64)
+        sums = torch.zeros(chunks, len(basis_weight), 1 + functions, dtype=torch.float64, device="cpu")
     tensors = (
         images.laid_out(grad),
         images.laid_out(x),
@@ -230,6 +257,12 @@ def activation_backward(
     by_weight = sums.sum(0).to(basis_weight.dtype)
     by_base = None if base_weight is None else by_weight[:, :1].to(base_weight.dtype).contiguous()
     return by_x, by_base, by_weight[:, 1:].contiguous()
+
+
+def _check_weights(functions: int, base_weight: Tensor | None, basis_weight: Tensor, basis: BSpline) -> None:
+    _check("basis_weight", basis_weight.shape, (functions, basis.num_functions))
+    if base_weight is not None:
+        _check("base_weight", base_weight.shape, (functions, 1))
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
