@@ -59,14 +59,18 @@ class Geometry(ABC):
         x = pixels.flatten(-2).movedim(-1, 1)
         return F.pad(x, tuple(-amount for amount in self.padding)) if any(self.padding) else x
 
+    def weights(self, base_weight: Tensor | None, basis_weight: Tensor) -> tuple[Tensor, ...]:
+        """What ``contract`` is given one after another, for features in their order: one weight, joined from both."""
+        return (basis_weight,) if base_weight is None else (torch.cat([base_weight, basis_weight], dim=1),)
+
     @abstractmethod
-    def contract(self, features: Float[Tensor, "batch *space groups features channels"], weight: Tensor) -> Tensor:
+    def contract(self, features: Float[Tensor, "batch *space groups features channels"], *weights: Tensor) -> Tensor:
         """The output: features times weights, summed."""
 
     @abstractmethod
     def contract_backward(
-        self, grad: Tensor, features: Tensor, weight: Tensor, need_features: bool, need_weight: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
+        self, grad: Tensor, features: Tensor, weights: Sequence[Tensor], need_features: bool, need_weight: bool
+    ) -> tuple[Tensor | None, tuple[Tensor, ...] | None]:
         """Gradients of ``contract`` by features and weight, those that are needed, themselves differentiable."""
 
     def output_shape(self, x_shape: Sizes, weight_shape: Sizes) -> tuple[int, ...]:
@@ -124,19 +128,36 @@ class Linear(Geometry):
         """The adjoint of ``pixels``."""
         return pixels.squeeze(-2)
 
-    def contract(self, features: Float[Tensor, "*batch 1 features channels"], weight: Tensor) -> Tensor:
-        """A product of matrices."""
-        return F.linear(features.to(weight.dtype).flatten(-3), weight)
+    def weights(self, base_weight: Tensor | None, basis_weight: Tensor) -> tuple[Tensor, ...]:
+        """Both as they are: to join them would cost as much as a small product."""
+        return (basis_weight,) if base_weight is None else (base_weight, basis_weight)
+
+    def contract(self, features: Float[Tensor, "*batch 1 features channels"], *weights: Tensor) -> Tensor:
+        """A product of matrices for each weight."""
+        columns = features.to(weights[0].dtype).flatten(-3)
+        if len(weights) == 1:
+            return F.linear(columns, weights[0])
+        parts = self.rows(columns).split([weight.shape[1] for weight in weights], dim=1)
+        y = parts[0] @ weights[0].mT
+        for part, weight in zip(parts[1:], weights[1:], strict=True):
+            y = torch.addmm(y, part, weight.mT)
+        return y.reshape(*columns.shape[:-1], -1)
 
     def contract_backward(
-        self, grad: Tensor, features: Tensor, weight: Tensor, need_features: bool, need_weight: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Two products of matrices."""
-        grad_features = (grad @ weight).reshape(features.shape) if need_features else None
+        self, grad: Tensor, features: Tensor, weights: Sequence[Tensor], need_features: bool, need_weight: bool
+    ) -> tuple[Tensor | None, tuple[Tensor, ...] | None]:
+        """Two products of matrices for each weight."""
+        grad_features = None
+        if need_features and len(weights) == 1:
+            grad_features = (grad @ weights[0]).reshape(features.shape)
+        elif need_features:
+            grad_features = torch.cat([grad @ weight for weight in weights], dim=-1).reshape(features.shape)
         if not need_weight:
             return grad_features, None
-        columns = self.rows(features.to(weight.dtype).flatten(-3))
-        return grad_features, (columns.mT @ self.rows(grad)).mT  # a third faster in this order than transposed
+        columns, rows = self.rows(features.to(weights[0].dtype).flatten(-3)), self.rows(grad)
+        parts = columns.split([weight.shape[1] for weight in weights], dim=1)
+        # A third faster in this order than transposed.
+        return grad_features, tuple((part.mT @ rows).mT for part in parts)
 
     def output_shape(self, x_shape: Sizes, weight_shape: Sizes) -> tuple[int, ...]:
         """(…, out)."""
@@ -163,16 +184,18 @@ class Channelwise(Geometry):
     sums = False
     padding: tuple[int, ...] = ()
 
-    def contract(self, features: Float[Tensor, "batch *space 1 features channels"], weight: Tensor) -> Tensor:
+    def contract(self, features: Float[Tensor, "batch *space 1 features channels"], *weights: Tensor) -> Tensor:
         """Each channel's features times the weights of its functions."""
+        (weight,) = weights
         weight = rearrange(weight, "(c r) f -> c r f", c=features.shape[-1])
         y = torch.einsum("... f c, c r f -> ... c r", features.to(weight.dtype).squeeze(-3), weight)
         return y.flatten(-2).movedim(-1, 1)
 
     def contract_backward(
-        self, grad: Tensor, features: Tensor, weight: Tensor, need_features: bool, need_weight: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
+        self, grad: Tensor, features: Tensor, weights: Sequence[Tensor], need_features: bool, need_weight: bool
+    ) -> tuple[Tensor | None, tuple[Tensor, ...] | None]:
         """Channel by channel."""
+        (weight,) = weights
         grad_features = grad_weight = None
         channels = features.shape[-1]
         grad = rearrange(grad.movedim(1, -1), "... (c r) -> ... c r", c=channels)
@@ -183,7 +206,7 @@ class Channelwise(Geometry):
             columns = features.to(weight.dtype).reshape(-1, *features.shape[-2:])
             rows = grad.reshape(-1, *grad.shape[-2:])
             grad_weight = torch.einsum("n c r, n f c -> c r f", rows, columns).reshape(weight.shape)
-        return grad_features, grad_weight
+        return grad_features, None if grad_weight is None else (grad_weight,)
 
 
 @dataclass(frozen=True)
@@ -203,23 +226,26 @@ class Convolution(Geometry):
     dilation: tuple[int, ...]
     groups: int = 1
 
-    def contract(self, features: Float[Tensor, "batch *space groups features channels"], weight: Tensor) -> Tensor:
+    def contract(self, features: Float[Tensor, "batch *space groups features channels"], *weights: Tensor) -> Tensor:
         """One grouped convolution over all planes."""
+        (weight,) = weights
         zeros = (0,) * len(self.stride)
         planes = features.to(weight.dtype).flatten(-3).movedim(-1, 1)
         return torch.convolution(planes, weight, None, self.stride, zeros, self.dilation, False, zeros, self.groups)
 
     def contract_backward(
-        self, grad: Tensor, features: Tensor, weight: Tensor, need_features: bool, need_weight: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
+        self, grad: Tensor, features: Tensor, weights: Sequence[Tensor], need_features: bool, need_weight: bool
+    ) -> tuple[Tensor | None, tuple[Tensor, ...] | None]:
         """The backward pass of that convolution."""
+        (weight,) = weights
         zeros = (0,) * len(self.stride)
         planes = features.to(weight.dtype).flatten(-3).movedim(-1, 1)
         options = (None, self.stride, zeros, self.dilation, False, zeros, self.groups)
         grad_planes, grad_weight, _ = torch.ops.aten.convolution_backward(
             grad, planes, weight, *options, [need_features, need_weight, False]
         )
-        return grad_planes.movedim(1, -1).reshape(features.shape) if need_features else None, grad_weight
+        grad_features = grad_planes.movedim(1, -1).reshape(features.shape) if need_features else None
+        return grad_features, (grad_weight,) if need_weight else None
 
     def positions(self, space: Sizes, kernel_size: Sizes) -> tuple[int, ...]:
         """Those at which all taps lie on the padded input."""

@@ -5,6 +5,7 @@ in the processor's cache, and made again in the backward pass, for which only th
 """
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from convkan.modes import below_views, is_concrete, is_many_gradients
 from convkan.ops import channelwise, kernels, native, whole
 from convkan.ops.counting import is_counted
 from convkan.ops.geometry import Geometry
-from convkan.ops.plan import Plan, at_least_float32, expanded_weight
+from convkan.ops.plan import Plan, at_least_float32
 from convkan.ops.tiles import WHOLE, Strip, images_per_tile, split, strips
 
 
@@ -38,19 +39,19 @@ class Tiled(torch.autograd.Function):
             geometry = plan.geometry
             if not geometry.sums or not is_concrete(x):
                 return at_once(x, base_weight, basis_weight, grid, plan)
-            weight = expanded_weight(base_weight, basis_weight)
-            knots, fast = _knots(x, grid, plan, weight.dtype)
+            weights, dtype = geometry.weights(base_weight, basis_weight), basis_weight.dtype
+            knots, fast = _knots(x, grid, plan, dtype)
             rows, start = geometry.rows(x), 0
-            shape = geometry.output_shape(rows.shape, weight.shape)
+            shape = geometry.output_shape(rows.shape, basis_weight.shape)
             y: Tensor | None = None
-            for part in split(rows, images_per_tile(rows, weight, plan)):
+            for part in split(rows, images_per_tile(rows, basis_weight, plan)):
                 pixels = geometry.pixels(part)
-                for strip in strips(pixels, weight, plan):
-                    features = _features(strip.of_input(pixels), knots, plan, weight.dtype, fast)
-                    y = _placed(geometry.contract(features, weight), y, shape, start, strip, geometry)
+                for strip in strips(pixels, basis_weight, plan):
+                    features = _features(strip.of_input(pixels), knots, plan, dtype, fast)
+                    y = _placed(geometry.contract(features, *weights), y, shape, start, strip, geometry)
                 start += len(part)
             assert y is not None
-            return y if rows is x else y.reshape(geometry.output_shape(x.shape, weight.shape))
+            return y if rows is x else y.reshape(geometry.output_shape(x.shape, basis_weight.shape))
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -101,11 +102,11 @@ def at_once(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: T
     geometry, expansion = plan.geometry, plan.expansion
     if not geometry.sums:
         return channelwise.forward(x, base_weight, basis_weight, grid, expansion, geometry.padding)
-    weight = expanded_weight(base_weight, basis_weight)
-    knots, fast = _knots(x, grid, plan, weight.dtype)
+    weights, dtype = geometry.weights(base_weight, basis_weight), basis_weight.dtype
+    knots, fast = _knots(x, grid, plan, dtype)
     pixels = geometry.pixels(geometry.rows(x))
-    y = geometry.contract(_features(pixels, knots, plan, weight.dtype, fast), weight)
-    return y.reshape(geometry.output_shape(x.shape, weight.shape))
+    y = geometry.contract(_features(pixels, knots, plan, dtype, fast), *weights)
+    return y.reshape(geometry.output_shape(x.shape, basis_weight.shape))
 
 
 def gradients(
@@ -124,28 +125,37 @@ def gradients(
         return channelwise.backward(
             grad, x, base_weight, basis_weight, grid, expansion, geometry.padding, need_x, need_weight
         )
-    weight = expanded_weight(base_weight, basis_weight)
-    knots, fast = _knots(x, grid, plan, weight.dtype, need_x)
+    weights, dtype = geometry.weights(base_weight, basis_weight), basis_weight.dtype
+    knots, fast = _knots(x, grid, plan, dtype, need_x)
     rows, grad, start = geometry.rows(x), geometry.rows(grad), 0
-    size = images_per_tile(rows, weight, plan)
+    size = images_per_tile(rows, basis_weight, plan)
     by_x: Tensor | None = None
-    by_weight: Tensor | None = None
+    by_weights: list[Tensor] | None = None
     for part, part_grad in zip(split(rows, size), split(grad, size), strict=True):
         pixels = geometry.pixels(part)
         pulled: Tensor | None = None
-        for strip in strips(pixels, weight, plan):
+        for strip in strips(pixels, basis_weight, plan):
             seen = strip.of_input(pixels)
-            features = _features(seen, knots, plan, weight.dtype, fast)
-            spread, more = geometry.contract_backward(strip.of_output(part_grad), features, weight, need_x, need_weight)
+            features = _features(seen, knots, plan, dtype, fast)
+            spread, more = geometry.contract_backward(
+                strip.of_output(part_grad), features, weights, need_x, need_weight
+            )
             if spread is not None:
                 pulled = strip.added(pulled, _pull_back(spread, seen, knots, plan, fast), pixels)
             if more is not None:
-                by_weight = at_least_float32(more) if by_weight is None else by_weight + more
+                by_weights = (
+                    [at_least_float32(part) for part in more] if by_weights is None else _sums(by_weights, more)
+                )
         if pulled is not None:
             by_x = _placed(geometry.unpixels(pulled), by_x, rows.shape, start, WHOLE, geometry)
         start += len(part)
     by_x = by_x if by_x is None or rows is x else by_x.reshape(x.shape)
-    return by_x, *whole.divided(None if by_weight is None else by_weight.to(weight.dtype), base_weight)
+    by_weights = None if by_weights is None else [total.to(dtype) for total in by_weights]
+    return by_x, *whole.divided(by_weights, base_weight)
+
+
+def _sums(totals: list[Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+    return [total + part for total, part in zip(totals, parts, strict=True)]
 
 
 def _placed(

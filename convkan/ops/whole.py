@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from convkan.ops.plan import Plan, expanded_weight
+from convkan.ops.plan import Plan
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -18,7 +18,7 @@ def output(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Te
     """The output of a layer (shapes as in ``convkan.ops.dispatch.evaluate``)."""
     geometry = plan.geometry
     features = plan.expansion.features(geometry.pixels(x), plan.expansion.knots(grid, geometry.groups))
-    return geometry.contract(features, expanded_weight(base_weight, basis_weight))
+    return geometry.contract(features, *geometry.weights(base_weight, basis_weight))
 
 
 def tangent(
@@ -37,13 +37,13 @@ def tangent(
     if along_x is not None:
         slopes = expansion.features(pixels, knots, derivative=True)
         steps = slopes * geometry.pixels(along_x).unsqueeze(-2)
-        terms.append(geometry.contract(steps, expanded_weight(base_weight, basis_weight)))
+        terms.append(geometry.contract(steps, *geometry.weights(base_weight, basis_weight)))
     if along_base is not None or along_basis is not None:
         if base_weight is not None and along_base is None:
             along_base = torch.zeros_like(base_weight)
         if along_basis is None:
             along_basis = torch.zeros_like(basis_weight)
-        terms.append(geometry.contract(expansion.features(pixels, knots), expanded_weight(along_base, along_basis)))
+        terms.append(geometry.contract(expansion.features(pixels, knots), *geometry.weights(along_base, along_basis)))
     return sum(terms[1:], start=terms[0])
 
 
@@ -60,18 +60,23 @@ def gradients(
     """Those of ``output`` by its first three arguments, as far as they are needed, themselves differentiable."""
     geometry, expansion = plan.geometry, plan.expansion
     knots, pixels = expansion.knots(grid, geometry.groups), geometry.pixels(x)
-    features, weight = expansion.features(pixels, knots), expanded_weight(base_weight, basis_weight)
-    spread, by_weight = geometry.contract_backward(grad, features, weight, need_x, need_weight)
+    features, weights = expansion.features(pixels, knots), geometry.weights(base_weight, basis_weight)
+    spread, by_weights = geometry.contract_backward(grad, features, weights, need_x, need_weight)
     by_x = None
     if spread is not None:
         pulled = (spread * expansion.features(pixels, knots, derivative=True)).sum(-2)
         by_x = geometry.unpixels(pulled.to(x.dtype))
-    return by_x, *divided(by_weight, base_weight)
+    return by_x, *divided(by_weights, base_weight)
 
 
-def divided(by_weight: Tensor | None, base_weight: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """The gradient by ``expanded_weight``, as gradients by what that is made of."""
-    if by_weight is None or base_weight is None:
+def divided(by_weights: Sequence[Tensor] | None, base_weight: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients by ``Geometry.weights``, as gradients by what these are made of."""
+    if by_weights is None:
+        return None, None
+    if len(by_weights) == 2:
+        return by_weights[0], by_weights[1]
+    (by_weight,) = by_weights
+    if base_weight is None:
         return None, by_weight
     return by_weight[:, : base_weight.shape[1]], by_weight[:, base_weight.shape[1] :]
 

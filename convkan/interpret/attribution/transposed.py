@@ -54,7 +54,7 @@ def pull_back(
     """
     weight = at_least_float32(rearrange(edges.weight, "o c f ... -> o (f c) ..."))
     weights = weights.to(weight.dtype)
-    spread, _ = edges.geometry.contract_backward(weights, features, weight, True, False)
+    spread, _ = edges.geometry.contract_backward(weights, features, (weight,), True, False)
     assert spread is not None
     parts = (features * spread).sum(-2).flatten(-2).movedim(-1, 1)
     if edges.symbolic is not None and len(edges.symbolic.functions):
