@@ -30,6 +30,7 @@ def on_device(request, monkeypatch):
         yield
         return
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # whose ten bits are not those of float32
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # as gradients compared with themselves must be
     with torch.device(device):
         yield
 
