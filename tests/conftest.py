@@ -1,4 +1,5 @@
 import os
+from types import SimpleNamespace
 
 # torch.compile takes seconds: only the tests that are about it do it. Scripts that tests start inherit this.
 os.environ["CONVKAN_COMPILE"] = "native"
@@ -22,6 +23,9 @@ def deterministic():
     torch.manual_seed(0)
 
 
+NO_CASE = SimpleNamespace(params={})  # of a test that is not parametrised
+
+
 @pytest.fixture(autouse=True)
 def on_device(request, monkeypatch):
     """What the test creates is on the device that is asked for, as under ``torch.set_default_device``."""
@@ -30,6 +34,10 @@ def on_device(request, monkeypatch):
         yield
         return
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # whose ten bits are not those of float32
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # as gradients compared with themselves must be
+    for value in getattr(request.node, "callspec", NO_CASE).params.values():
+        if isinstance(value, torch.nn.Module):  # made when the tests were collected
+            value.to(device)
     with torch.device(device):
         yield
 

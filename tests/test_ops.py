@@ -201,8 +201,8 @@ class TestHalfPrecisionFeatures:
     @pytest.mark.parametrize("derivative", [True, False])
     def test_are_those_of_float64_to_float32_rounding(self, basis, dtype, differentiable, derivative):
         expansion = Expansion(basis, "silu", uniform=True)
-        grid = basis.knots(3) if basis.has_grid else None
         x = torch.randn(40, 3).to(dtype)
+        grid = basis.knots(3).to(x.device) if basis.has_grid else None
         options = {"derivative": derivative, "differentiable": differentiable}
         features = expansion.at(x, None if grid is None else grid.to(dtype), **options)
         assert features.dtype == torch.float32

@@ -453,13 +453,13 @@ def test_pruned_edges_stay_zero(name, tmp_path):
             stored = layer.weight if isinstance(layer, LowRankKANConv2d) else layer.basis_weight
             assert dead.numel() > 0
             assert (dead == 0).all()
-            assert (stored == 0).double().mean() == pytest.approx(float((~masks[key]).double().mean()))
+            assert (stored == 0).double().mean().item() == pytest.approx(float((~masks[key]).double().mean()))
     torch.testing.assert_close(loaded.eval()(x), model.eval()(x))
 
 
 def test_smaller_model_keeps_masks_grids_and_named_functions():
     model = randomize(nn.Sequential(KANLinear(2, 4, bias=True), KANLinear(4, 3, basis=BSpline(8)), KANLinear(3, 1)))
-    model[1].set_grid(model[1].basis.knots(4) * torch.tensor([[1.0], [2.0], [3.0], [4.0]]))
+    model[1].set_grid(model[1].basis.knots(4) * torch.tensor([[1.0], [2.0], [3.0], [4.0]], device="cpu"))
     symbolic: SymbolicEdges = model[1].add_symbolic()
     symbolic.replace(torch.tensor([[0, 3], [2, 1], [1, 0]]), ["sin", "exp", "sin"], torch.rand(3, 4) + 0.5)
     model[1].mask_edges(torch.rand(3, 4) > 0.3)
