@@ -141,7 +141,7 @@ class Linear(Geometry):
         y = parts[0] @ weights[0].mT
         for part, weight in zip(parts[1:], weights[1:], strict=True):
             y = torch.addmm(y, part, weight.mT)
-        return y.reshape(*columns.shape[:-1], len(weights[0]))
+        return y.reshape(*columns.shape[:-1], weights[0].shape[0])
 
     def contract_backward(
         self, grad: Tensor, features: Tensor, weights: Sequence[Tensor], need_features: bool, need_weight: bool
