@@ -1,7 +1,16 @@
 """convkan: convolutional Kolmogorov-Arnold networks for vision."""
 
 from convkan.basis import RBF, BSpline, Chebyshev
-from convkan.nn import KANConv1d, KANConv2d, KANConv3d, KANLinear, LearnableActivation, LowRankKANConv2d
+from convkan.interop import convert
+from convkan.nn import (
+    KANConv1d,
+    KANConv2d,
+    KANConv3d,
+    KANLinear,
+    LearnableActivation,
+    LowRankKANConv2d,
+    SharedActivation,
+)
 
 __version__ = "0.1.0"
 
@@ -15,4 +24,6 @@ __all__ = [
     "KANLinear",
     "LearnableActivation",
     "LowRankKANConv2d",
+    "SharedActivation",
+    "convert",
 ]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from convkan.basis.activation import ACTIVATIONS, Activation, get_activation
+from convkan.basis.activation import ACTIVATIONS, FAMILIES, Activation, get_activation
 from convkan.basis.base import Basis, GriddedBasis
 from convkan.basis.bspline import BSpline
 from convkan.basis.chebyshev import Chebyshev
@@ -40,6 +40,7 @@ def create_basis(basis: Basis | str, **options: Any) -> Basis:
 __all__ = [
     "ACTIVATIONS",
     "BASES",
+    "FAMILIES",
     "RBF",
     "Activation",
     "BSpline",

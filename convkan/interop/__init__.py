@@ -1,6 +1,8 @@
-"""Models of other libraries, as modules of this one."""
+"""Other people's models: KAN layers put into them, and those of other KAN libraries read."""
 
+from convkan.interop.calibration import calibrate
+from convkan.interop.convert import convert
 from convkan.interop.fast_kan import NormalizedKANLinear, ScatteredRBF
 from convkan.interop.peers import SOURCES, load_peer
 
-__all__ = ["SOURCES", "NormalizedKANLinear", "ScatteredRBF", "load_peer"]
+__all__ = ["SOURCES", "NormalizedKANLinear", "ScatteredRBF", "calibrate", "convert", "load_peer"]

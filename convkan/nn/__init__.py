@@ -6,6 +6,8 @@ from convkan.nn.layer import EdgeLayer, KANLayer
 from convkan.nn.linear import KANLinear
 from convkan.nn.lowrank import LowRankKANConv2d
 from convkan.nn.named_edges import SymbolicEdges
+from convkan.nn.shared import SharedActivation
+from convkan.nn.swapping import layer_in_place_of
 
 __all__ = [
     "EdgeLayer",
@@ -16,5 +18,7 @@ __all__ = [
     "KANLinear",
     "LearnableActivation",
     "LowRankKANConv2d",
+    "SharedActivation",
     "SymbolicEdges",
+    "layer_in_place_of",
 ]

@@ -39,6 +39,8 @@ class LearnableActivation(KANLayer):
         num_channels: Channels of the input (dimension 1).
         num_functions: Functions R of each channel.
         padding: Zeros put around the input first, as ``torch.nn.functional.pad`` takes them; there the output is ψ(0).
+        dim: The dimension of the channels: 1, or −1 where they are last, as behind ``nn.Linear``.
+        inplace: Taken as torch's activations take it, and without effect on the result: the input is left as it is.
         basis: The univariate basis, or its name.
         base_activation: Name of the fixed part of each function, or None.
         backend: "auto", or the name of a backend.
@@ -47,10 +49,12 @@ class LearnableActivation(KANLayer):
 
     Raises:
         TypeError: A size is not an integer.
-        ValueError: A size is not positive, a padding negative or without its pair, or a name unknown.
+        ValueError: A size is not positive, a padding negative or without its pair, or a name unknown; or
+            ``dim`` is not 1 or −1, or −1 with padding.
 
     Shape:
-        (batch, num_channels, …) → (batch, num_channels·num_functions, …); output channel c·R + r.
+        (batch, num_channels, …) → (batch, num_channels·num_functions, …); output channel c·R + r. With ``dim=-1``
+        channels are last in both.
 
     Example:
         >>> import torch
@@ -64,6 +68,8 @@ class LearnableActivation(KANLayer):
         num_functions: int = 1,
         *,
         padding: Sequence[int] = (),
+        dim: int = 1,
+        inplace: bool = False,
         basis: Basis | str = BSpline(),
         base_activation: str | None = "silu",
         backend: str = "auto",
@@ -72,7 +78,10 @@ class LearnableActivation(KANLayer):
     ) -> None:
         num_channels, num_functions = check_channels(num_channels=num_channels, num_functions=num_functions)
         padding = check_padding(padding)
+        if dim not in (1, -1) or (dim == -1 and padding):
+            raise ValueError(f"dim must be 1, or -1 without padding, got {dim!r} with padding {padding}")
         super().__init__()
+        self.dim, self.inplace = dim, bool(inplace)
         self._make_edges(
             num_channels,
             num_channels * num_functions,
@@ -93,23 +102,25 @@ class LearnableActivation(KANLayer):
         if isinstance(x, Proxy):
             return call_as_leaf(self, x)
         self.check_input(x)
-        y = activate(x, *self.edge_weights(), self.grid, self.plan, self.backend)
-        return self.add_named(y, x)
+        y = activate(self.as_batch(x), *self.edge_weights(), self.grid, self.plan, self.backend)
+        return self.add_named(y if self.dim == 1 else y.reshape(*x.shape[:-1], y.shape[1]), x)
 
     def check_input(self, x: Tensor) -> None:
         """Raise unless ``x`` has the layer's channels, and the dimensions that its padding is for."""
-        if not is_jit_traced() and (x.ndim < 2 or x.shape[1] != self.num_channels):
-            raise ValueError(f"input must have {self.num_channels} channels in dimension 1, got {tuple(x.shape)}")
+        if not is_jit_traced() and (x.ndim < 2 or x.shape[self.dim] != self.num_channels):
+            raise ValueError(
+                f"input must have {self.num_channels} channels in dimension {self.dim}, got {tuple(x.shape)}"
+            )
         if x.ndim < 2 + len(self.padding) // 2:
             raise ValueError(f"input must have the dimensions that padding {self.padding} is for, got {tuple(x.shape)}")
 
     def as_batch(self, x: Tensor) -> Tensor:
-        """An input, or an output, as it is: its first dimension is the batch."""
-        return x
+        """An input, or an output, as it is, its first dimension the batch; as rows, where channels are last."""
+        return x if self.dim == 1 else x.reshape(-1, x.shape[-1])
 
     def batch_shape(self, x: Tensor) -> torch.Size:
-        """(batch,)."""
-        return x.shape[:1]
+        """(batch,); all dimensions but the last, where channels are last."""
+        return x.shape[: self.dim]
 
     def seen(self, x: Tensor) -> Tensor:
         """``x`` with the zeros around it that the functions are given, too."""
@@ -117,11 +128,14 @@ class LearnableActivation(KANLayer):
 
     def resized(self, inputs: int, outputs: int, groups: int) -> Self:
         """A fresh activation of so many channels, with as many functions for each."""
-        return type(self)(inputs, self.num_functions, padding=self.padding, **self.options())
+        own = {"padding": self.padding, "dim": self.dim, "inplace": self.inplace}
+        return type(self)(inputs, self.num_functions, **own, **self.options())
 
     def extra_repr(self) -> str:
         """Sizes and options."""
         padding = f"padding={self.padding}, " if any(self.padding) else ""
+        padding += "dim=-1, " if self.dim == -1 else ""
+        padding += "inplace=True, " if self.inplace else ""
         return f"{self.num_channels}, num_functions={self.num_functions}, {padding}{super().extra_repr()}"
 
 

@@ -11,6 +11,7 @@ from convkan.basis import Basis, BSpline
 from convkan.nn.layer import EdgeLayer, KANLayer
 from convkan.nn.memory import in_memory_format, keeps_channels_last
 from convkan.nn.padding import PaddedConvolution, PaddingMode
+from convkan.nn.plain import LINEAR, convolution_arguments, silence, take_over, where
 from convkan.nn.sizes import check_channels
 from convkan.nn.tracing import call_as_leaf
 from convkan.ops import Plan, evaluate
@@ -130,6 +131,36 @@ class _KANConv(ConvolutionLayer, KANLayer):
             device=device,
             dtype=dtype,
         )
+
+    @classmethod
+    def from_conv(cls, conv: nn.Module, *, basis: Basis | str = BSpline(), backend: str = "auto") -> Self:
+        """The layer that starts as a plain convolution, and whose functions bend as they are trained.
+
+        The convolution's weight becomes that of the base activation, which is the identity, and coefficients are 0.
+        Weight and bias are the convolution's own parameters, not copies; device, dtype, training mode and what is to be
+        trained are kept.
+
+        Args:
+            conv: The convolution of ``torch.nn``, over as many dimensions.
+            basis: The univariate basis, or its name. Its grid should hold what the convolution is given.
+            backend: "auto", or the name of a backend.
+
+        Raises:
+            TypeError: ``conv`` is another kind of layer.
+            RuntimeError: Its weight is computed from others (weight normalisation, pruning), or sharded.
+
+        Example:
+            >>> import torch
+            >>> conv, x = nn.Conv2d(3, 8, 3, padding=1), torch.randn(2, 3, 16, 16)
+            >>> torch.allclose(KANConv2d.from_conv(conv)(x), conv(x), atol=1e-6)
+            True
+        """
+        arguments = convolution_arguments(conv, cls.dims)
+        layer = cls(*arguments, basis=basis, base_activation=LINEAR, backend=backend, **where(conv))
+        take_over(layer, conv, "base_weight")
+        assert layer.base_weight is not None
+        silence(layer.basis_weight, layer.base_weight)
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         """Sum the edges of every tap and input channel at each output position."""

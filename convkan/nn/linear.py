@@ -3,12 +3,13 @@
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Proxy
 
 from convkan.basis import Basis, BSpline
 from convkan.modes import is_jit_traced
 from convkan.nn.layer import KANLayer
+from convkan.nn.plain import LINEAR, linear_arguments, silence, take_over, where
 from convkan.nn.sizes import check_channels
 from convkan.nn.tracing import call_as_leaf
 from convkan.ops import Linear, Plan, evaluate
@@ -84,6 +85,32 @@ class KANLinear(KANLayer):
             dtype=dtype,
         )
         self.in_features, self.out_features = in_features, out_features
+
+    @classmethod
+    def from_linear(cls, linear: nn.Module, *, basis: Basis | str = BSpline(), backend: str = "auto") -> Self:
+        """The layer that starts as a plain linear one; see ``KANConv2d.from_conv``.
+
+        Args:
+            linear: An ``nn.Linear``.
+            basis: The univariate basis, or its name. Its grid should hold what the layer is given.
+            backend: "auto", or the name of a backend.
+
+        Raises:
+            TypeError: ``linear`` is another kind of layer.
+            RuntimeError: Its weight is computed from others (weight normalisation, pruning), or sharded.
+
+        Example:
+            >>> import torch
+            >>> linear, x = nn.Linear(4, 3), torch.randn(10, 4)
+            >>> torch.allclose(KANLinear.from_linear(linear)(x), linear(x), atol=1e-6)
+            True
+        """
+        arguments = linear_arguments(linear)
+        layer = cls(*arguments, basis=basis, base_activation=LINEAR, backend=backend, **where(linear))
+        take_over(layer, linear, "base_weight")
+        assert layer.base_weight is not None
+        silence(layer.basis_weight, layer.base_weight)
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         """Sum the edges of each output."""

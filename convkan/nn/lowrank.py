@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import sqrt
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from convkan.nn.activation import LearnableActivation
 from convkan.nn.conv import ConvolutionLayer
 from convkan.nn.layer import KANLayer
 from convkan.nn.padding import PaddingMode
+from convkan.nn.plain import LINEAR, convolution_arguments, take_over, where
 from convkan.nn.reparametrized import check_own
 from convkan.nn.sizes import check_channels
 from convkan.nn.tracing import call_as_leaf
@@ -123,6 +124,47 @@ class LowRankKANConv2d(ConvolutionLayer):
         self.clear_masked()
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    @classmethod
+    def from_conv(
+        cls, conv: nn.Module, *, rank: int = 1, basis: Basis | str = BSpline(), backend: str = "auto"
+    ) -> Self:
+        """The layer that starts as a plain convolution, of functions that are all x; see ``KANConv2d.from_conv``.
+
+        With rank 1 its weight is the convolution's own parameter. With more, the first function of each channel has the
+        convolution's weights, and the others, which are drawn at random, weights of 0.
+
+        Args:
+            conv: An ``nn.Conv2d``.
+            rank: Functions R of each input channel.
+            basis: The univariate basis, or its name. Its grid should hold what the convolution is given.
+            backend: "auto", or the name of a backend.
+
+        Raises:
+            TypeError: ``conv`` is another kind of layer.
+            RuntimeError: Its weight is computed from others (weight normalisation, pruning), or sharded.
+
+        Example:
+            >>> import torch
+            >>> conv, x = nn.Conv2d(3, 8, 3, padding=1), torch.randn(2, 3, 16, 16)
+            >>> torch.allclose(LowRankKANConv2d.from_conv(conv, rank=2)(x), conv(x), atol=1e-6)
+            True
+        """
+        arguments = convolution_arguments(conv, cls.dims)
+        layer = cls(*arguments, rank=rank, basis=basis, base_activation=LINEAR, backend=backend, **where(conv))
+        activation, own = layer.activation, layer.weight
+        take_over(layer, conv, "weight")
+        assert activation.base_weight is not None
+        with torch.no_grad():
+            activation.base_weight.fill_(1)
+            first = torch.zeros_like(activation.basis_weight)
+            if rank > 1:
+                first.normal_(0, 1 / sqrt(first.shape[1])).view(-1, rank, first.shape[1])[:, 0] = 0
+                own.zero_()[:, ::rank] = layer.weight
+                layer.weight = nn.Parameter(own.data, requires_grad=layer.weight.requires_grad)
+            activation.basis_weight.copy_(first)
+        activation.requires_grad_(layer.weight.requires_grad)
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         """Activate every padded pixel, then convolve."""

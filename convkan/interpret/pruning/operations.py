@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules import conv, dropout, pooling
 
-from convkan.nn import EdgeLayer
+from convkan.nn import EdgeLayer, SharedActivation
 
 # What treats every channel on its own and alike, so that one may be left out without a trace in the others.
 CHANNELWISE: tuple[type[nn.Module], ...] = (
     *(nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
-    *(nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid),
+    *(nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, SharedActivation),
     *(dropout._DropoutNd, pooling._MaxPoolNd, pooling._AvgPoolNd, pooling._LPPoolNd),
     *(pooling._AdaptiveAvgPoolNd, pooling._AdaptiveMaxPoolNd),
 )
