@@ -1,7 +1,7 @@
 """convkan: convolutional Kolmogorov-Arnold networks for vision."""
 
 from convkan.basis import RBF, BSpline, Chebyshev
-from convkan.interop import convert
+from convkan.interop import convert, simplify
 from convkan.nn import (
     KANConv1d,
     KANConv2d,
@@ -26,4 +26,5 @@ __all__ = [
     "LowRankKANConv2d",
     "SharedActivation",
     "convert",
+    "simplify",
 ]

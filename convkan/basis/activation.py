@@ -49,12 +49,12 @@ def _hardswish_derivative(x: Tensor) -> Tensor:
 
 
 def _leaky_relu(slope: float) -> Activation:
-    """x where it is positive, slope·x elsewhere."""
+    """X where it is positive, slope·x elsewhere."""
     return Activation(lambda x: F.leaky_relu(x, slope), lambda x: torch.where(x > 0, 1.0, slope).to(x.dtype))
 
 
 def _elu(alpha: float) -> Activation:
-    """x where it is positive, alpha·(exp(x) − 1) elsewhere."""
+    """X where it is positive, alpha·(exp(x) − 1) elsewhere."""
     # The exponential is held at 1 where it is not taken: its overflow would be a gradient of NaN.
     return Activation(
         lambda x: F.elu(x, alpha), lambda x: torch.where(x > 0, 1, alpha * torch.exp(torch.where(x > 0, 0, x)))

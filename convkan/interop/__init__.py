@@ -4,5 +4,15 @@ from convkan.interop.calibration import calibrate
 from convkan.interop.convert import convert
 from convkan.interop.fast_kan import NormalizedKANLinear, ScatteredRBF
 from convkan.interop.peers import SOURCES, load_peer
+from convkan.interop.simplify import Simplified, simplify
 
-__all__ = ["SOURCES", "NormalizedKANLinear", "ScatteredRBF", "calibrate", "convert", "load_peer"]
+__all__ = [
+    "SOURCES",
+    "NormalizedKANLinear",
+    "ScatteredRBF",
+    "Simplified",
+    "calibrate",
+    "convert",
+    "load_peer",
+    "simplify",
+]

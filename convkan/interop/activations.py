@@ -83,8 +83,8 @@ def learnable(
             slope = slopes.expand(len(layer.basis_weight)).unsqueeze(1)
             layer.base_weight.copy_(1 - slope)
             layer.basis_weight.copy_(slope * _fitted(layer, nn.Identity()))
-    if slopes is not None:
-        layer.requires_grad_(module.weight.requires_grad)  # type: ignore[union-attr]
+    if isinstance(module, nn.PReLU):
+        layer.requires_grad_(module.weight.requires_grad)
     return layer.train(module.training)
 
 
@@ -100,7 +100,9 @@ def _fitted(layer: LearnableActivation, module: nn.Module) -> Tensor:
     x = torch.linspace(low - reach, high + reach, POINTS, dtype=torch.float64).unsqueeze(1)
     if grid is not None:  # where pieces meet
         x = torch.cat([x, grid.mT])
-    features = layer.plan.expansion.planes(x, layer.plan.expansion.knots(grid, 1), derivative=False, differentiable=True)
+    features = layer.plan.expansion.planes(
+        x, layer.plan.expansion.knots(grid, 1), derivative=False, differentiable=True
+    )
     planes = features.flatten(1)
     slopes = module.weight.detach().double().cpu() if isinstance(module, nn.PReLU) else None
     values = module(x.clone()) if slopes is None else x.clamp_min(0) + slopes * x.clamp_max(0)

@@ -43,7 +43,7 @@ def calls_of(forwards: list[Forward]) -> dict[nn.Module, list[tuple[Forward, fx.
     """Where modules are called, as far as that can be told."""
     found: dict[nn.Module, list[tuple[Forward, fx.Node]]] = {}
     for forward in forwards:
-        for node in () if forward.graph is None else forward.graph.nodes:
+        for node in (node for graph in forward.graphs for node in graph.nodes):
             module = _called(forward.owner, node)
             if module is not None:
                 found.setdefault(module, []).append((forward, node))

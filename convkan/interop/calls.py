@@ -1,4 +1,4 @@
-"""Activations that a ``forward`` calls as functions, made modules: by ``torch.fx``, one module's ``forward`` at a time."""
+"""Activations that a ``forward`` calls as functions, made modules by ``torch.fx``: one ``forward`` at a time."""
 
 import inspect
 import re
@@ -43,7 +43,9 @@ _LOOK = re.compile(r"(?<!self\.)\b(relu6?_?|leaky_relu_?|silu|gelu|hardswish|elu
 
 
 class _OneForward(fx.Tracer):
-    """Sees all modules that a ``forward`` calls as a whole."""
+    """Sees all modules that a ``forward`` calls as a whole; writes to no buffer, as normalisation does in training."""
+
+    proxy_buffer_attributes = True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """All are."""
@@ -56,13 +58,18 @@ class Forward:
 
     Attributes:
         owner: The module.
-        graph: Its operations; None if they cannot be told.
-        problem: Why not.
+        graphs: Its operations, in training and in evaluation; none if they cannot be told.
+        problem: Why they cannot be told, or are not the same in both.
     """
 
     owner: nn.Module
-    graph: fx.Graph | None
+    graphs: tuple[fx.Graph, ...] = ()
     problem: str = ""
+
+    @property
+    def graph(self) -> fx.Graph | None:
+        """Its operations, if they are known and the same in both modes."""
+        return None if self.problem else self.graphs[0]
 
     def calls(self) -> Iterator[fx.Node]:
         """Where activations are called as functions."""
@@ -78,11 +85,11 @@ def is_activation(node: fx.Node) -> bool:
 def forward_of(owner: nn.Module) -> Forward:
     """A module's ``forward`` as operations, if it is one list of them, whatever its inputs and in both modes."""
     if isinstance(owner, fx.GraphModule):
-        return Forward(owner, owner.graph)
+        return Forward(owner, (owner.graph,))
     if isinstance(owner, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
-        return Forward(owner, None, "it may compute all of itself in one step")
+        return Forward(owner, (), "it may compute all of itself in one step")
     if "forward" in vars(owner):
-        return Forward(owner, None, "its forward was replaced for this one module")
+        return Forward(owner, (), "its forward was replaced for this one module")
     try:
         fixed = _optional(owner)
         before = dict(vars(owner))
@@ -98,14 +105,14 @@ def forward_of(owner: nn.Module) -> Forward:
             owner.training = before["training"]
             written = _restored(owner, before, contents)
     except Exception as error:  # noqa: BLE001  # whatever a forward that is given no numbers may raise
-        return Forward(owner, None, f"torch.fx cannot trace it ({type(error).__name__}: {_first_line(error)})")
+        return Forward(owner, (), f"torch.fx cannot trace it ({type(error).__name__}: {_first_line(error)})")
     if written:
-        return Forward(owner, None, f"its forward writes to {', '.join(written)}")
+        return Forward(owner, (), f"its forward writes to {', '.join(written)}")
     if type(graphs[0]._codegen) is not fx.graph.CodeGen:
-        return Forward(owner, None, "it has arguments that are collections by default")
+        return Forward(owner, (), "it has arguments that are collections by default")
     if str(graphs[0]) != str(graphs[1]):
-        return Forward(owner, None, "its forward does another thing in training than in evaluation")
-    return Forward(owner, graphs[0])
+        return Forward(owner, tuple(graphs), "its forward does another thing in training than in evaluation")
+    return Forward(owner, tuple(graphs))
 
 
 def looks_like(forward: Forward) -> list[nn.Module]:

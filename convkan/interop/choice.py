@@ -54,8 +54,8 @@ class Choices:
         if patterns or (missed and not self.met):
             shown = ", ".join(there[:SHOWN]) + (f", … ({len(there)})" if len(there) > SHOWN else "")
             raise ValueError(
-                f"{self.argument} must choose something that can be converted, got {', '.join(map(_name, patterns or missed))}; "
-                f"there is {shown or 'nothing'}"
+                f"{self.argument} must choose something that can be converted, got "
+                f"{', '.join(map(_name, patterns or missed))}; there is {shown or 'nothing'}"
             )
 
 

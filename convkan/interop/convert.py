@@ -49,11 +49,11 @@ def convert(
     | ``nn.Linear`` | ``KANLinear`` | likewise |
     | ``nn.Conv2d``, with ``rank`` | ``LowRankKANConv2d`` | functions x, then the convolution |
 
-    Activations are ReLU, ReLU6, LeakyReLU, SiLU, GELU, Hardswish, ELU, Sigmoid, Tanh, Softplus and PReLU, as modules, and
-    as functions and methods that a ``forward`` calls: such a ``forward`` is written anew by ``torch.fx``, and calls
+    Activations are ReLU, ReLU6, LeakyReLU, SiLU, GELU, Hardswish, ELU, Sigmoid, Tanh, Softplus and PReLU, as modules,
+    and as functions and methods that a ``forward`` calls: such a ``forward`` is written anew by ``torch.fx``, and calls
     modules. Weights and biases go on as the same parameters, tied ones included; a module that is used in several
-    places is converted once. Hooks, training modes, device, dtype and what is to be trained are kept. An activation that
-    writes over its input goes on doing so, where others may read that.
+    places is converted once. Hooks, training modes, device, dtype and what is to be trained are kept. An activation
+    that writes over its input goes on doing so, where others may read that.
 
     Args:
         model: Any network of torch.
@@ -176,6 +176,6 @@ def _check_same(before: list[Tensor] | None, model: nn.Module, batches: list[Ten
         off = (new - old).abs().max().item() if old.numel() else 0.0
         if not off <= SAME * max(1.0, old.abs().max().item() if old.numel() else 0.0):
             raise RuntimeError(
-                f"the converted model does not compute the same: its outputs are off by {off:.1e}. Something in it does "
-                "not go by the calls of its modules; exclude=… leaves parts of it as they are"
+                f"the converted model does not compute the same: its outputs are off by {off:.1e}. Something in it "
+                "does not go by the calls of its modules; exclude=… leaves parts of it as they are"
             )

@@ -8,7 +8,7 @@ from torch import fx, nn
 from convkan.interop.aliasing import calls_of, is_private, writes_privately
 from convkan.interop.calls import Forward, forward_of, insert, looks_like, name_of_call, stand_in
 from convkan.interop.choice import Choices
-from convkan.interop.plain_activations import ACTIVATIONS, base_of, plain_class, writes_over
+from convkan.interop.plain_activations import base_of, plain_class, writes_over
 from convkan.interop.refusals import is_layer, refusal
 from convkan.interop.replacing import names_of, parents_of
 from convkan.interop.rerouting import restore
@@ -57,7 +57,7 @@ def find(model: nn.Module, chosen: Choices, left: Choices, rank: int | None, fun
         there.append(f"{known_as[0]} ({type(module).__name__})")
         return not left.hold(known_as, module) and chosen.hold(known_as, module)
 
-    forwards = [forward_of(module) for module in names if _has_forward(module) and module not in inside]
+    forwards = [forward_of(module) for module in names if has_forward(module) and module not in inside]
     calls = calls_of(forwards)
     for module, known_as in names.items():
         if module in inside or not (plain_class(module) or is_layer(module)) or not holds(module, known_as):
@@ -77,7 +77,7 @@ def find(model: nn.Module, chosen: Choices, left: Choices, rank: int | None, fun
     for choices in (chosen, left):
         choices.check_met(there)
     if not found.modules:
-        raise ValueError(f"model must have something to convert, and of {', '.join(there) or 'nothing'} all is excluded")
+        raise ValueError(f"exclude must leave something to convert, of {', '.join(there) or 'nothing'}")
     return found
 
 
@@ -92,8 +92,8 @@ def _find_calls(forward: Forward, known_as: list[str], holds: object, found: Fou
         if hidden:
             called = ", ".join(sorted({_kind(module) for module in hidden}))
             problem = (
-                f"{known_as[0] or 'the model'} ({kind}): what its forward calls as functions ({called}) stays as it is, "
-                f"since {forward.problem}"
+                f"{known_as[0] or 'the model'} ({kind}): what its forward calls as functions ({called}) stays as it "
+                f"is, since {forward.problem}"
             )
             if strict:
                 return [problem]
@@ -120,7 +120,7 @@ def _find_calls(forward: Forward, known_as: list[str], holds: object, found: Fou
     return problems
 
 
-def _has_forward(module: nn.Module) -> bool:
+def has_forward(module: nn.Module) -> bool:
     """Whether a module's own ``forward`` may say what is called: of torch's, those of containers."""
     if isinstance(module, nn.Sequential | nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
         return True

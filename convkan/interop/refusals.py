@@ -1,13 +1,13 @@
 """What cannot be converted, and why."""
 
 import inspect
-from functools import cache
 
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from convkan.interop.plain_activations import plain_class
+from convkan.interop.rerouting import base_class
 from convkan.nn.reparametrized import is_sharded
 
 # What holds on to a model's modules or parameters, by the names of classes: they may not be there to be imported.
@@ -46,7 +46,7 @@ def _whole(module: nn.Module) -> str | None:
     for name, instead in WRAPPERS.items():
         if name in kinds:
             return f"is a {name}: {instead}"
-    if module._compiled_call_impl is not None:  # type: ignore[attr-defined]
+    if module._compiled_call_impl is not None:
         return "is compiled: convert the model, then compile it"
     if type(module).__module__.startswith(QUANTISED):
         return "is quantised: convert the model in floating point"
@@ -106,11 +106,10 @@ def _same_methods(module: nn.Module, kind: type[nn.Module]) -> bool:
     return all(getattr(type(module), name) is getattr(kind, name) and name not in vars(module) for name in methods)
 
 
-@cache
 def _reads(parent: type[nn.Module], name: str) -> bool:
     """Whether the ``forward`` of a class reads the weight of its part ``name``, as its code tells."""
     try:
-        source = inspect.getsource(parent.forward)
+        source = inspect.getsource(base_class(parent).forward)
     except (OSError, TypeError):
         return False
     return f"self.{name}.weight" in source or f"self.{name}.bias" in source

@@ -21,7 +21,8 @@ def reroute(module: nn.Module, code: PythonCode, parts: dict[str, str]) -> None:
         code: Defines ``forward``.
         parts: The modules that the code calls in place of functions, by name, and how they look.
     """
-    module.__class__ = _class(type(module), code.src, _portable(code.globals), tuple(parts.items()))
+    parts = rerouted_parts(module) | parts
+    module.__class__ = _class(base_class(type(module)), code.src, _portable(code.globals), tuple(parts.items()))
 
 
 def base_class(kind: type[nn.Module]) -> type[nn.Module]:
@@ -44,13 +45,19 @@ def restore(module: nn.Module) -> None:
 def _class(
     base: type[nn.Module], source: str, names: tuple[tuple[str, Any], ...], parts: tuple[tuple[str, str], ...]
 ) -> type[nn.Module]:
-    key = base, source, tuple((name, id(value) if not isinstance(value, _Imported) else value.name) for name, value in names), parts
+    key = (
+        base,
+        source,
+        tuple((name, id(value) if not isinstance(value, _Imported) else value.name) for name, value in names),
+        parts,
+    )
     if key not in _CLASSES:
         namespace = {name: value.module if isinstance(value, _Imported) else value for name, value in names}
         exec(compile(source, f"<{base.__qualname__}.forward, rerouted>", "exec"), namespace)
 
         def reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
-            _, _, *state = super(made, self).__reduce_ex__(protocol)
+            reduced: Any = base.__reduce_ex__(self, protocol)
+            _, _, *state = reduced
             return _new, (base, source, names, parts), *state
 
         attributes = {
@@ -59,11 +66,10 @@ def _class(
             "__module__": base.__module__,
             "__qualname__": base.__qualname__,
             "__doc__": base.__doc__,
-            "_rerouted_from": base_class(base),
-            "_rerouted_parts": (*getattr(base, "_rerouted_parts", ()), *parts),
+            "_rerouted_from": base,
+            "_rerouted_parts": parts,
         }
-        made = type(base.__name__, (base,), attributes)
-        _CLASSES[key] = made
+        _CLASSES[key] = type(base.__name__, (base,), attributes)
     return _CLASSES[key]
 
 

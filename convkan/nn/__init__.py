@@ -7,7 +7,7 @@ from convkan.nn.linear import KANLinear
 from convkan.nn.lowrank import LowRankKANConv2d
 from convkan.nn.named_edges import SymbolicEdges
 from convkan.nn.shared import SharedActivation
-from convkan.nn.swapping import layer_in_place_of
+from convkan.nn.swapping import layer_in_place_of, linear_weight, plain_in_place_of
 
 __all__ = [
     "EdgeLayer",
@@ -21,4 +21,6 @@ __all__ = [
     "SharedActivation",
     "SymbolicEdges",
     "layer_in_place_of",
+    "linear_weight",
+    "plain_in_place_of",
 ]

@@ -128,8 +128,8 @@ class LearnableActivation(KANLayer):
 
     def resized(self, inputs: int, outputs: int, groups: int) -> Self:
         """A fresh activation of so many channels, with as many functions for each."""
-        own = {"padding": self.padding, "dim": self.dim, "inplace": self.inplace}
-        return type(self)(inputs, self.num_functions, **own, **self.options())
+        window = {"padding": self.padding, "dim": self.dim, "inplace": self.inplace}
+        return type(self)(inputs, self.num_functions, **(self.options() | window))
 
     def extra_repr(self) -> str:
         """Sizes and options."""

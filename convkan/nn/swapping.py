@@ -1,11 +1,12 @@
 """Which KAN layer stands for which plain one, and the way back."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from convkan.basis import Basis
-from convkan.nn.conv import KANConv1d, KANConv2d, KANConv3d
+from convkan.nn.conv import ConvolutionLayer, KANConv1d, KANConv2d, KANConv3d
 from convkan.nn.linear import KANLinear
 from convkan.nn.lowrank import LowRankKANConv2d
+from convkan.nn.plain import LINEAR
 
 
 def layer_in_place_of(plain: nn.Module, *, basis: Basis | str, rank: int | None = None) -> nn.Module:
@@ -28,3 +29,50 @@ def layer_in_place_of(plain: nn.Module, *, basis: Basis | str, rank: int | None 
         if isinstance(plain, kind):
             return layer.from_conv(plain, basis=basis)
     raise TypeError(f"plain must be a convolution or linear layer of torch, got {type(plain).__name__}")
+
+
+def plain_in_place_of(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module | None:
+    """The plain layer with this weight and bias that sees its input as a KAN layer does; None for other layers.
+
+    Args:
+        layer: A KAN convolution or linear layer.
+        weight: (out, in/groups, *kernel). A parameter becomes that of the plain layer.
+        bias: (out,), or None; likewise.
+    """
+    plain: nn.Module
+    if type(layer) is KANLinear:
+        plain = nn.Linear(layer.in_features, layer.out_features, bias is not None, device="meta")
+    elif type(layer) in _PLAIN:
+        assert isinstance(layer, ConvolutionLayer)
+        window = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        arguments = (layer.in_channels, layer.out_channels, *window, layer.groups, bias is not None, layer.padding_mode)
+        plain = _PLAIN[type(layer)](*arguments, device="meta")
+    else:
+        return None
+    plain.register_parameter("weight", _parameter(weight))
+    plain.register_parameter("bias", None if bias is None else _parameter(bias))
+    return plain.train(layer.training)
+
+
+def linear_weight(layer: nn.Module) -> nn.Parameter | None:
+    """The weight of the plain layer that a KAN layer is no different from, its own parameter; None if it is."""
+    if not isinstance(layer, KANLinear | ConvolutionLayer) or layer.edge_mask is not None:
+        return None
+    functions, weight = layer.functions, layer._parameters.get("base_weight")
+    if functions is not layer:
+        ones = functions.base_weight is not None and bool((functions.base_weight == 1).all())
+        weight = layer._parameters.get("weight") if ones and len(functions.basis_weight) == layer.num_inputs else None
+    linear = functions.base_activation == LINEAR and not bool(functions.basis_weight.any())
+    return weight if linear else None
+
+
+_PLAIN: dict[type[nn.Module], type[nn.Module]] = {
+    KANConv1d: nn.Conv1d,
+    KANConv2d: nn.Conv2d,
+    KANConv3d: nn.Conv3d,
+    LowRankKANConv2d: nn.Conv2d,
+}
+
+
+def _parameter(values: Tensor) -> nn.Parameter:
+    return values if isinstance(values, nn.Parameter) else nn.Parameter(values)
