@@ -1,6 +1,7 @@
 """Networks converted: the same function before and after, whatever the network does; and the way back."""
 
 import copy
+import math
 import pickle
 import warnings
 
@@ -81,6 +82,10 @@ def images(batch=2, dtype=None):
     return torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
+def pickled(model):
+    return pickle.loads(pickle.dumps(model))  # noqa: S301
+
+
 def relative(one, other):
     return ((one - other).abs().max() / other.abs().max()).item()
 
@@ -124,18 +129,19 @@ def check_all_laws(model, x):
     after = converted(x)
     fresh = convert(model)
     fresh.load_state_dict(converted.state_dict())
-    for other in (fresh, copy.deepcopy(converted), pickle.loads(pickle.dumps(converted))):
+    for other in (fresh, copy.deepcopy(converted), pickled(converted)):
         assert torch.equal(other(x), after)
     exported = torch.export.export(converted, (x,)).module()
     assert relative(exported(x), after) < 1e-4
-    found = simplify(converted, [x], tolerance=1.0)
+    found = simplify(converted, [x], tolerance=math.inf)
     assert not [module for module in found.model.modules() if isinstance(module, LearnableActivation)]
     assert found.error > 0
 
 
 @pytest.mark.slow
 def test_a_network_trains_saves_loads_and_exports():
-    check_all_laws(NETWORKS["resnet18"](), images())
+    models = pytest.importorskip("torchvision.models.resnet")
+    check_all_laws(models.ResNet(models.BasicBlock, [1, 1, 1, 1], num_classes=3), images())
 
 
 @pytest.mark.thorough
@@ -189,13 +195,20 @@ class TestActivations:
         model, x = nn.Sequential(nn.Linear(2, 2), nn.GELU()), torch.randn(9, 2)
         assert relative(convert(model, basis=basis)(x), model(x)) < 1e-6
 
-    def test_of_a_subclass_that_computes_another_thing_are_left(self):
+    def test_of_a_subclass_that_computes_another_thing_go_on_with_that(self):
         class Twice(nn.ReLU):
             def forward(self, x):
                 return 2 * super().forward(x)
 
+        model, x = nn.Sequential(nn.Linear(2, 2), Twice()), torch.randn(9, 2)
+        assert torch.equal(convert(model)(x), model(x))
+
+        class Stranger(nn.ReLU):
+            def forward(self, x):
+                return 2 * x
+
         with pytest.raises(ValueError, match="layers must choose something"):
-            convert(nn.Sequential(nn.Linear(2, 2), Twice()))
+            convert(nn.Sequential(nn.Linear(2, 2), Stranger()))
 
     def test_are_where_their_neighbours_are_and_of_their_type(self):
         model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2).bfloat16(), nn.ReLU())).train()
@@ -337,7 +350,7 @@ class TestCalls:
         expected = model(x)
         again = convert(Calls())
         again.load_state_dict(model.state_dict())
-        for other in (again, copy.deepcopy(model), pickle.loads(pickle.dumps(model)), copy.deepcopy(again)):
+        for other in (again, copy.deepcopy(model), pickled(model), copy.deepcopy(again)):
             assert torch.equal(other(x), expected)
             assert type(other) is type(model)
         assert torch.equal(torch.fx.symbolic_trace(model)(x), expected)
@@ -365,7 +378,7 @@ class TestCalls:
         model, x = Calls(), torch.randn(7, 4)
         first = convert(model, "sigmoid")
         both = convert(first)
-        for converted in (first, both, pickle.loads(pickle.dumps(both))):
+        for converted in (first, both, pickled(both)):
             assert relative(converted(x), model(x)) < 1e-6
         assert type(simplify(both).model) is Calls
 
@@ -512,7 +525,7 @@ class TestInPlace:
         assert not any(isinstance(module, WrittenBack) for module in convert(NETWORKS["resnet18"]()).modules())
 
     def test_of_a_drop_in_that_others_read_does_not_come_back(self):
-        model, x = nn.Sequential(SharedActivation(inplace=True, base_activation="relu")), torch.randn(9)
+        model = nn.Sequential(SharedActivation(inplace=True, base_activation="relu"))
         with torch.no_grad():
             model[0].base_weight.fill_(1)
             model[0].basis_weight.zero_()
@@ -584,6 +597,12 @@ def compiled(model):
     return model
 
 
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(nn.ReLU(), torch.zeros(1))
+
+
 def old_weight_norm(layer):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -603,7 +622,7 @@ REFUSED = {
         "its part '0' (Sequential) is compiled",
     ),
     "parallel": (lambda: nn.DataParallel(nn.Sequential(nn.ReLU())), "is a DataParallel: convert the module in it"),
-    "scripted": (lambda: torch.jit.trace(nn.ReLU(), torch.zeros(1)), "is a ScriptModule: convert the model, then"),
+    "scripted": (scripted, "is a ScriptModule: convert the model, then"),
     "quantised": (dynamically_quantised, "its part '0' (Linear) is quantised"),
     "transposed": (lambda: nn.Sequential(nn.ConvTranspose2d(1, 1, 1)), "0 (ConvTranspose2d): there is no transposed"),
     "parametrised": (
@@ -745,9 +764,10 @@ class TestChannels:
         assert relative(converted(x), model(x)) < 1e-6
 
     def test_of_fused_normalisation_are_its_own(self):
-        model, x = NETWORKS["timm mobilenetv4_conv_small"]().eval(), images()
-        converted = convert(model, "blocks.0.*", per_channel=True, batches=[x])
-        assert converted.blocks[0][0].bn1.act.num_channels == 32
+        layers = pytest.importorskip("timm.layers")
+        model, x = nn.Sequential(nn.Conv2d(3, 4, 3), layers.BatchNormAct2d(4)).eval(), images()
+        converted = convert(model, per_channel=True, batches=[x])
+        assert converted[1].act.num_channels == 4
         assert relative(converted(x), model(x)) < 1e-5
 
     @pytest.mark.parametrize(
@@ -877,7 +897,7 @@ class TestSharedActivation:
         compiled_model = torch.compile(model, backend="eager", fullgraph=True)
         for again in (
             other,
-            pickle.loads(pickle.dumps(model)),
+            pickled(model),
             torch.fx.symbolic_trace(model),
             exported,
             compiled_model,

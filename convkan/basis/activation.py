@@ -50,7 +50,7 @@ def _hardswish_derivative(x: Tensor) -> Tensor:
 
 def _leaky_relu(slope: float) -> Activation:
     """X where it is positive, slope·x elsewhere."""
-    return Activation(lambda x: F.leaky_relu(x, slope), lambda x: torch.where(x > 0, 1.0, slope).to(x.dtype))
+    return Activation(lambda x: F.leaky_relu(x, slope), lambda x: torch.where(x > 0, torch.ones_like(x), slope))
 
 
 def _elu(alpha: float) -> Activation:

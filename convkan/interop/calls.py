@@ -100,7 +100,7 @@ def forward_of(owner: nn.Module) -> Forward:
                 owner.training = mode
                 with warnings.catch_warnings():
                     warnings.filterwarnings("error", "Was not able to add assertion")
-                    graphs.append(_OneForward().trace(owner, fixed))
+                    graphs.append(_with_names(_OneForward().trace(owner, fixed), owner))
         finally:
             owner.training = before["training"]
             written = _restored(owner, before, contents)
@@ -128,6 +128,14 @@ def looks_like(forward: Forward) -> list[nn.Module]:
     except (OSError, TypeError):
         return []
     return [_FUNCTIONS[getattr(F, name)](None) for name in sorted(names)]
+
+
+def _with_names(graph: fx.Graph, owner: nn.Module) -> fx.Graph:
+    """The graph, its inputs under the names that the ``forward`` has for them."""
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    for node, name in zip(inputs, inspect.signature(owner.forward).parameters, strict=False):
+        node.target = name
+    return graph
 
 
 def _optional(owner: nn.Module) -> dict[str, Any]:

@@ -98,7 +98,12 @@ def convert(
     batches = None if batches is None else list(batches)
     chosen, left = Choices.of_user("layers", layers), Choices.of_user("exclude", exclude)
     before = _result(model, batches) if batches else None
-    model = model if inplace else deepcopy(model)
+    if not inplace:
+        try:
+            model = deepcopy(model)
+        except Exception:
+            find(model, chosen, left, rank, functional)  # names what was chosen and is the reason, if that is so
+            raise
     found = find(model, chosen, left, rank, functional)
     if inplace and model in found.modules:
         raise ValueError("inplace must be False: the model itself was chosen, and becomes another module")
@@ -111,8 +116,8 @@ def convert(
         raise
     model = replace(model, replacements)
     if batches:
-        calibrate(model, batches)
         _check_same(before, model, batches)
+        calibrate(model, batches)
     return model
 
 

@@ -55,7 +55,8 @@ def find(model: nn.Module, chosen: Choices, left: Choices, rank: int | None, fun
 
     def holds(module: nn.Module, known_as: list[str]) -> bool:
         there.append(f"{known_as[0]} ({type(module).__name__})")
-        return not left.hold(known_as, module) and chosen.hold(known_as, module)
+        excluded = left.hold(known_as, module)
+        return chosen.hold(known_as, module) and not excluded
 
     forwards = [forward_of(module) for module in names if has_forward(module) and module not in inside]
     calls = calls_of(forwards)

@@ -75,17 +75,18 @@ def refusal(module: nn.Module, parents: list[tuple[nn.Module, str]], rank: int |
             return f"its parent, {type(parent).__name__}, may compute without calling it"
         if _reads(type(parent), name):
             return f"the forward of its parent, {type(parent).__name__}, reads its weight without calling it"
-    if module._state_dict_hooks or module._load_state_dict_pre_hooks:
+    reason = None if plain_class(module) is not None else _layer_refusal(module, rank)
+    if reason is None and (module._state_dict_hooks or module._load_state_dict_pre_hooks):
         return "it has hooks on its state, which are about its weights as they are"
-    return None if plain_class(module) is not None else _layer_refusal(module, rank)
+    return reason
 
 
 def _layer_refusal(module: nn.Module, rank: int | None) -> str | None:
-    if is_parametrized(module) or "weight" not in module._parameters:
-        return "its weight is computed from others: make that permanent first, as with remove_parametrizations"
     kind = next((kind for kind in PLAIN_LAYERS if isinstance(module, kind)), None)
     if kind is None:
         return f"there is no KAN layer in place of a {type(module).__name__}"
+    if is_parametrized(module) or "weight" not in module._parameters:
+        return "its weight is computed from others: make that permanent first, as with remove_parametrizations"
     if not _same_methods(module, kind):
         return f"{type(module).__name__} computes in a way of its own, not as nn.{kind.__name__}"
     weight = module._parameters["weight"]

@@ -1,6 +1,7 @@
 """Modules whose ``forward`` was written anew, and that are otherwise what they were: class, attributes and state."""
 
 import importlib
+import re
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +23,8 @@ def reroute(module: nn.Module, code: PythonCode, parts: dict[str, str]) -> None:
         parts: The modules that the code calls in place of functions, by name, and how they look.
     """
     parts = rerouted_parts(module) | parts
-    module.__class__ = _class(base_class(type(module)), code.src, _portable(code.globals), tuple(parts.items()))
+    names = {name: value for name, value in code.globals.items() if re.search(rf"\b{re.escape(name)}\b", code.src)}
+    module.__class__ = _class(base_class(type(module)), code.src, _portable(names), tuple(parts.items()))
 
 
 def base_class(kind: type[nn.Module]) -> type[nn.Module]:

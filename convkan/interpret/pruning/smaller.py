@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.modules import batchnorm, conv
 
-from convkan.nn import EdgeLayer, SymbolicEdges
+from convkan.nn import EdgeLayer, SharedActivation, SymbolicEdges
 
 
 def narrowed(layer: nn.Module, inputs: Sequence[int], outputs: Sequence[int]) -> nn.Module:
@@ -30,7 +30,7 @@ def narrowed(layer: nn.Module, inputs: Sequence[int], outputs: Sequence[int]) ->
         return _filled(norm, layer, state)
     if isinstance(layer, nn.Unflatten):
         return nn.Unflatten(1, (1, len(outputs)))
-    if not isinstance(layer, EdgeLayer | nn.Linear | conv._ConvNd):
+    if isinstance(layer, SharedActivation) or not isinstance(layer, EdgeLayer | nn.Linear | conv._ConvNd):
         return layer
     some = _Chosen(layer, columns, rows)
     with torch.random.fork_rng(devices=[]):
