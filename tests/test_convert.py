@@ -135,7 +135,7 @@ def check_all_laws(model, x):
     assert relative(exported(x), after) < 1e-4
     found = simplify(converted, [x], tolerance=math.inf)
     assert not [module for module in found.model.modules() if isinstance(module, LearnableActivation)]
-    assert found.error > 0
+    assert found.error is not None
 
 
 @pytest.mark.slow
@@ -749,6 +749,21 @@ class TestCalibration:
 
         with pytest.raises(RuntimeError, match="does not compute the same"):
             convert(Hidden(), batches=[torch.randn(9)])
+
+    def test_gradients_stay_of_a_size_far_from_a_narrow_grid(self):
+        model = nn.Sequential(nn.ReLU(), nn.Linear(3, 1))
+        converted = convert(model, batches=[1e-6 * torch.randn(9, 3)])
+        converted(torch.randn(9, 3)).sum().backward()
+        assert converted[0].basis_weight.grad.abs().max() < 100
+
+    def test_weights_get_the_gradients_that_they_got(self):
+        model = NETWORKS["mobilenet_v3_small"]().train()
+        found = []
+        for network in (model, convert(model, batches=[images()])):
+            torch.manual_seed(0)  # of dropout
+            network(images()).square().sum().backward()
+            found.append({name: parameter.grad for name, parameter in network.named_parameters()})
+        assert all(relative(found[1][name], gradient) < 1e-4 for name, gradient in found[0].items() if gradient.any())
 
 
 class TestChannels:

@@ -25,7 +25,9 @@ def calibrate(
     kernels; and a layer whose functions do not fit the new grid, as a kink that was on a knot, keeps the old one.
 
     Args:
-        model: A model with KAN layers, as ``convert`` returns it. It is run as it stands, and left as it is.
+        model: A model with KAN layers, as ``convert`` returns it. It is run as it stands, and left so: one that is yet
+            to be trained is better in training mode, since batch normalisation that has seen nothing passes on numbers
+            of another size than in training.
         batches: A few batches of its inputs; of a tuple or list, as loaders yield, the first is taken.
         grid_eps: See ``convkan.grid.adapt_grid``.
         margin: See there.

@@ -20,9 +20,11 @@ from convkan.interop.replacing import outputs, parents_of, replace
 from convkan.nn import layer_in_place_of
 from convkan.nn.recording import evaluating, input_of, undisturbed
 
-# Three standard deviations, and a knot at 0, where most activations bend. Beyond the grid an activation goes on as it
-# ends; of layers, whose kernels know no such functions, the linear part alone does.
-FOR_ACTIVATIONS = BSpline(grid_size=6, grid_range=(-3, 3), extrapolation="linear")
+# Three standard deviations, and a knot at 0, where most activations bend. Beyond the grid what was added to an activation
+# keeps its value, whose gradient is bounded however far inputs are from a narrow grid; PReLU's is a line, which goes on.
+# What was added to a layer ends there: such functions there are kernels for.
+FOR_ACTIVATIONS = BSpline(grid_size=6, grid_range=(-3, 3), extrapolation="clamp")
+FOR_PRELU = BSpline(grid_size=6, grid_range=(-3, 3), extrapolation="linear")
 FOR_LAYERS = BSpline(grid_size=6, grid_range=(-3, 3))
 SAME = 1e-2  # more than rounding makes of a deep network, in float32
 
@@ -62,14 +64,14 @@ def convert(
             of the module that it becomes.
         exclude: What to leave, likewise.
         basis: The univariate basis, or its name. By default cubic splines on a grid of six intervals over (−3, 3), for
-            activations with ``extrapolation="linear"``.
+            activations with ``extrapolation="clamp"`` (for PReLU, which is in part a line, with "linear").
         base_activation: Of activations: "same" as what they stand for; or None, and the basis alone starts as that,
             which it must be able to: ReLU and its like are splines of order 1 that have a knot at each kink.
         rank: Functions a channel of low-rank convolutions; by default convolutions become full ones.
         per_channel: A function for each channel of an activation, not one for all. ``batches`` tell the channels.
         functional: Whether activations that are called as functions count. By default they do, and a module whose
             ``forward`` cannot be traced, but seems to call some, is named in a warning; with True, in an error.
-        batches: A few batches of inputs, on which grids are set; see ``calibrate``.
+        batches: A few batches of inputs, on which grids are set, with the model as it stands; see ``calibrate``.
         inplace: Change the model itself, not a copy.
 
     Returns:
@@ -150,7 +152,7 @@ def _replacements(
         try:
             new: nn.Module = learnable(
                 module,
-                FOR_ACTIVATIONS if how.basis is None else how.basis,
+                _default(module) if how.basis is None else how.basis,
                 based=how.based,
                 channels=channels.get(module),
                 device=None if near is None else near.device,
@@ -160,6 +162,11 @@ def _replacements(
             raise ValueError(f"model cannot be converted:\n  {name} ({type(module).__name__}): {error}") from None
         replacements[module] = WrittenBack(new) if module in found.written_back else new
     return replacements
+
+
+def _default(module: nn.Module) -> BSpline:
+    """The basis of an activation, where none is asked for."""
+    return FOR_PRELU if isinstance(module, nn.PReLU) else FOR_ACTIVATIONS
 
 
 def _ancestors(model: nn.Module, name: str) -> list[nn.Module]:
