@@ -74,11 +74,11 @@ def network(name: str, config: ConvertConfig, data: ImageData, seed: int) -> nn.
     torch.manual_seed(seed)
     plain: nn.Module = getattr(models, config.model)(num_classes=len(data.class_names))
     channels = data.image_shape[0]
-    first = next((key, layer) for key, layer in plain.named_modules() if isinstance(layer, nn.Conv2d))
-    if channels != first[1].in_channels:
-        old = first[1]
-        window = (old.kernel_size, old.stride, old.padding)
-        plain.set_submodule(first[0], nn.Conv2d(channels, old.out_channels, *window, bias=old.bias is not None))
+    key, first = next(found for found in plain.named_modules() if isinstance(found[1], nn.Conv2d))
+    assert isinstance(first, nn.Conv2d)
+    if channels != first.in_channels:
+        window: Any = {"kernel_size": first.kernel_size, "stride": first.stride, "padding": first.padding}
+        plain.set_submodule(key, nn.Conv2d(channels, first.out_channels, bias=first.bias is not None, **window))
     if name != "plain":
         images = data.train.pixels[:CALIBRATION]
         batches = [normalize(images, data.mean, data.std)]

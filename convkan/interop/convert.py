@@ -20,9 +20,9 @@ from convkan.interop.replacing import outputs, parents_of, replace
 from convkan.nn import layer_in_place_of
 from convkan.nn.recording import evaluating, input_of, undisturbed
 
-# Three standard deviations, and a knot at 0, where most activations bend. Beyond the grid what was added to an activation
-# keeps its value, whose gradient is bounded however far inputs are from a narrow grid; PReLU's is a line, which goes on.
-# What was added to a layer ends there: such functions there are kernels for.
+# Three standard deviations, and a knot at 0, where most activations bend. Beyond the grid what was added to an
+# activation keeps its value: gradients are bounded however far inputs are from a narrow grid. PReLU's is a line, which
+# goes on. What was added to a layer ends there: for features of such functions there are kernels.
 FOR_ACTIVATIONS = BSpline(grid_size=6, grid_range=(-3, 3), extrapolation="clamp")
 FOR_PRELU = BSpline(grid_size=6, grid_range=(-3, 3), extrapolation="linear")
 FOR_LAYERS = BSpline(grid_size=6, grid_range=(-3, 3))
