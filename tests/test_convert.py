@@ -90,8 +90,13 @@ def relative(one, other):
     return ((one - other).abs().max() / other.abs().max()).item()
 
 
+LARGE = ("googlenet", "densenet121")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.thorough) if name in LARGE else name for name in NETWORKS]
+)
 def test_networks_compute_the_same_and_come_back(name):
     model = NETWORKS[name]().eval()
     converted = convert(model)
@@ -118,7 +123,7 @@ def check_all_laws(model, x):
         assert relative(converted(x.double()), model(x.double())) < 1e-10
         converted.float(), model.float()
     converted.train()
-    optimizer = torch.optim.SGD(converted.parameters(), 1e-3)
+    optimizer = torch.optim.SGD(converted.parameters(), 1e-6)
     torch.manual_seed(0)  # of dropout
     F.cross_entropy(converted(x), torch.arange(len(x)) % 3).backward()
     activations = [module for module in converted.modules() if isinstance(module, LearnableActivation)]
@@ -127,6 +132,7 @@ def check_all_laws(model, x):
     optimizer.step()
     converted.eval()
     after = converted(x)
+    assert after.isfinite().all()
     fresh = convert(model)
     fresh.load_state_dict(converted.state_dict())
     for other in (fresh, copy.deepcopy(converted), pickled(converted)):
@@ -147,7 +153,7 @@ def test_a_network_trains_saves_loads_and_exports():
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_trains_saves_loads_and_exports(name):
-    check_all_laws(NETWORKS[name](), images())
+    check_all_laws(NETWORKS[name](), images(8))  # of 2 there is little to normalise where they are but a pixel
 
 
 class TestActivations:
@@ -371,7 +377,7 @@ class TestCalls:
 
         assert kinds(functional=False) == {"", "relu_1"}
         assert kinds(layers="sig*") == {"", "sigmoid"}
-        assert kinds(layers=nn.ReLU) == {"", "relu_1", "relu_2", "relu_3", "relu_4"} - {"relu_4"} | {"relu_4"}
+        assert kinds(layers=nn.ReLU) == {"", "relu_1", "relu_2", "relu_3", "relu_4"}
         assert kinds(exclude=(nn.ReLU, "gelu")) == {"", "sigmoid", "leakyrelu"}
 
     def test_are_converted_twice(self):
@@ -415,7 +421,7 @@ class TestCalls:
             convert(model, functional=True)
         convert(model, functional=False)
 
-    def test_whose_inputs_are_asked_for_their_type_are_refused(self):
+    def test_whose_inputs_are_asked_for_their_type_are_left(self):
         class Asks(nn.Module):
             def forward(self, x):
                 if isinstance(x, torch.Tensor):
@@ -423,7 +429,47 @@ class TestCalls:
                 return F.relu(x)
 
         with pytest.raises(ValueError, match="asks for the type of its inputs"):
-            convert(nn.Sequential(Asks()))
+            convert(nn.Sequential(Asks()), functional=True)
+        with pytest.warns(UserWarning, match="asks for the type of its inputs"):
+            convert(nn.Sequential(Asks(), nn.ReLU()))
+
+    def test_go_by_the_settings_that_there_were(self):
+        class Scaled(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.double, self.unread = True, 1
+
+            def forward(self, x):
+                return F.relu(2 * x if self.double else x)
+
+        model, x = convert(Scaled()), torch.randn(5)
+        assert torch.equal(model(x), 2 * x.relu())
+        model.unread, model.double = 2, True
+        for converted in (model, copy.deepcopy(model)):
+            with pytest.raises(RuntimeError, match="double of this Scaled must stay True, got False"):
+                converted.double = False
+        assert converted.train().eval().training is False
+
+    def test_generators_are_left_as_they_are(self):
+        class Drops(nn.Module):
+            def forward(self, x):
+                return F.relu(x) if torch.rand(()) < 2 else x
+
+        model, state = nn.Sequential(Drops(), nn.ReLU()), torch.get_rng_state()
+        with pytest.warns(UserWarning, match="draws random numbers to decide by"):
+            convert(model, functional=None)
+        assert torch.equal(torch.get_rng_state(), state)
+
+    @pytest.mark.parametrize("mode", [torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)])
+    def test_in_a_mode_of_their_own_are_left(self, mode):
+        class Moded(nn.Module):
+            def forward(self, x):
+                with mode():
+                    y = F.relu(x)
+                return y + x
+
+        with pytest.raises(ValueError, match="without gradients, or in another precision"):
+            convert(Moded(), functional=True)
 
     def test_with_a_mask_that_may_be_left_out_refuse_one(self):
         class Masked(nn.Module):
@@ -669,7 +715,7 @@ class TestRefusals:
     def test_of_fused_layers_are_told_of_their_functions(self):
         model = nn.Sequential(nn.TransformerEncoderLayer(2, 1, 4), nn.ReLU())
         with pytest.warns(UserWarning, match=r"0 \(TransformerEncoderLayer\).*\(relu\) stays as it is, since it may"):
-            convert(model, exclude="0.*" if False else ())
+            convert(model)
 
     @pytest.mark.parametrize(
         ("options", "error", "message"),
@@ -677,7 +723,7 @@ class TestRefusals:
             (
                 {"layers": "conv*"},
                 ValueError,
-                "layers must choose something .*'conv|got conv.*there is 0 .Linear., 1 .ReLU.",
+                "layers must choose something .* got conv.*; there is 0 .Linear., 1 .ReLU.",
             ),
             ({"exclude": ["9"]}, ValueError, "exclude must choose something"),
             ({"layers": nn.BatchNorm1d}, ValueError, "layers must choose something .* got BatchNorm1d"),

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
-from convkan.interop.calls import Forward
+from convkan.interop.tracing import Forward
 
 # What makes a new tensor, which nobody knows but those who are given it.
 _MAKERS = (_ConvNd, nn.Linear, _NormBase, nn.LayerNorm, nn.GroupNorm)

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from convkan.interop.aliasing import calls_of, is_private, writes_privately
-from convkan.interop.calls import Forward, forward_of, insert, looks_like, name_of_call, stand_in
+from convkan.interop.calls import insert, is_activation, looks_like, name_of_call, stand_in
 from convkan.interop.choice import Choices
 from convkan.interop.plain_activations import base_of, plain_class, writes_over
 from convkan.interop.refusals import is_layer, refusal
 from convkan.interop.replacing import names_of, parents_of
 from convkan.interop.rerouting import restore
+from convkan.interop.tracing import Forward, forward_of
 from convkan.nn import EdgeLayer
 
 
@@ -101,7 +102,7 @@ def _find_calls(forward: Forward, known_as: list[str], holds: object, found: Fou
             warnings.warn(problem, stacklevel=4)
         return []
     modules: dict[fx.Node, tuple[str, nn.Module]] = {}
-    for node in forward.calls():
+    for node in filter(is_activation, forward.graph.nodes):
         module = stand_in(forward, node)
         if isinstance(module, str):
             problems.append(f"{known_as[0] or 'the model'} ({kind}): the call {node.format_node()}: {module}")
@@ -114,7 +115,7 @@ def _find_calls(forward: Forward, known_as: list[str], holds: object, found: Fou
             continue
         modules[node] = name, module
         found.modules[module] = f"{prefixes[0]}{name}"
-        if writes_over(module) and not is_private(forward, node.args[0]):  # type: ignore[arg-type]
+        if writes_over(module) and not is_private(forward, node.args[0]):
             found.written_back.add(module)
     if modules:
         found.calls[id(owner)] = forward, modules

@@ -12,7 +12,7 @@ from torch.fx.graph import PythonCode
 _CLASSES: dict[tuple[Any, ...], type[nn.Module]] = {}
 
 
-def reroute(module: nn.Module, code: PythonCode, parts: dict[str, str]) -> None:
+def reroute(module: nn.Module, code: PythonCode, parts: dict[str, str], settings: tuple[str, ...]) -> None:
     """Have one module compute this code in place of its ``forward``.
 
     Its class becomes one made of its own, with all other methods; copies, pickles and states work as before.
@@ -21,10 +21,13 @@ def reroute(module: nn.Module, code: PythonCode, parts: dict[str, str]) -> None:
         module: The module.
         code: Defines ``forward``.
         parts: The modules that the code calls in place of functions, by name, and how they look.
+        settings: Attributes that the code goes by as they are now: to set another value is refused.
     """
     parts = rerouted_parts(module) | parts
     names = {name: value for name, value in code.globals.items() if re.search(rf"\b{re.escape(name)}\b", code.src)}
-    module.__class__ = _class(base_class(type(module)), code.src, _portable(names), tuple(parts.items()))
+    settings = tuple(sorted({*settings, *getattr(type(module), "_rerouted_settings", ())}))
+    base = base_class(type(module))
+    module.__class__ = _class(base, code.src, _portable(names), tuple(parts.items()), settings)
 
 
 def base_class(kind: type[nn.Module]) -> type[nn.Module]:
@@ -45,14 +48,14 @@ def restore(module: nn.Module) -> None:
 
 
 def _class(
-    base: type[nn.Module], source: str, names: tuple[tuple[str, Any], ...], parts: tuple[tuple[str, str], ...]
+    base: type[nn.Module],
+    source: str,
+    names: tuple[tuple[str, Any], ...],
+    parts: tuple[tuple[str, str], ...],
+    settings: tuple[str, ...],
 ) -> type[nn.Module]:
-    key = (
-        base,
-        source,
-        tuple((name, id(value) if not isinstance(value, _Imported) else value.name) for name, value in names),
-        parts,
-    )
+    known_by = [(name, value.name if isinstance(value, _Imported) else id(value)) for name, value in names]
+    key = base, source, tuple(known_by), parts, settings
     if key not in _CLASSES:
         namespace = {name: value.module if isinstance(value, _Imported) else value for name, value in names}
         exec(compile(source, f"<{base.__qualname__}.forward, rerouted>", "exec"), namespace)
@@ -60,16 +63,26 @@ def _class(
         def reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
             reduced: Any = base.__reduce_ex__(self, protocol)
             _, _, *state = reduced
-            return _new, (base, source, names, parts), *state
+            return _new, (base, source, names, parts, settings), *state
+
+        def set_attribute(self: nn.Module, name: str, value: Any) -> None:
+            if name in settings and name in vars(self) and vars(self)[name] != value:
+                raise RuntimeError(
+                    f"{name} of this {base.__name__} must stay {vars(self)[name]!r}, got {value!r}: it was converted "
+                    "with a forward for that. Set it, then convert the model"
+                )
+            base.__setattr__(self, name, value)
 
         attributes = {
             "forward": namespace["forward"],
             "__reduce_ex__": reduce,
+            "__setattr__": set_attribute,
             "__module__": base.__module__,
             "__qualname__": base.__qualname__,
             "__doc__": base.__doc__,
             "_rerouted_from": base,
             "_rerouted_parts": parts,
+            "_rerouted_settings": settings,
         }
         _CLASSES[key] = type(base.__name__, (base,), attributes)
     return _CLASSES[key]

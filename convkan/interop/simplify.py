@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from convkan.interop.activations import WrittenBack
 from convkan.interop.aliasing import calls_of, writes_privately
-from convkan.interop.calls import forward_of
 from convkan.interop.finding import has_forward
 from convkan.interop.replacing import names_of, outputs, replace
 from convkan.interop.rerouting import rerouted_parts, restore
 from convkan.interop.straight import MOST_POINTS, lines_of, places, plain_activation
+from convkan.interop.tracing import forward_of
 from convkan.nn import EdgeLayer, LearnableActivation, linear_weight, plain_in_place_of
 from convkan.nn.recording import evaluating, input_of, undisturbed, watched
 
@@ -112,7 +112,8 @@ def _plain(
     model: nn.Module, layers: dict[EdgeLayer, str], seen: dict[EdgeLayer, Tensor], tolerance: float
 ) -> dict[EdgeLayer, tuple[nn.Module, float]]:
     """The plain module in place of each layer that can have one, and its error."""
-    calls = calls_of([forward_of(module) for module in model.modules() if has_forward(module)])
+    written = any(isinstance(layer, LearnableActivation) and layer.inplace for layer in layers)
+    calls = calls_of([forward_of(module) for module in model.modules() if has_forward(module)]) if written else {}
     shared = _shared_parameters(model)
     found: dict[EdgeLayer, tuple[nn.Module, float]] = {}
     for layer in layers:
