@@ -312,6 +312,12 @@ class TestLayers:
             converted[1].basis_weight.fill_(0.01)
         bent = simplify(converted, [x], tolerance=10.0)
         assert bent.layers == {}  # a plain layer in its place would be tied to nothing
+        first, second = nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3)
+        second.weight = first.weight
+        with pytest.raises(ValueError, match="0 .Conv2d.: its weight is tied to another's, and of rank 2"):
+            convert(nn.Sequential(first, second), nn.Conv2d, rank=2)
+        low = convert(nn.Sequential(first, second), nn.Conv2d, rank=1)
+        assert low[0].weight is low[1].weight
 
 
 class Calls(nn.Module):
@@ -361,6 +367,7 @@ class TestCalls:
             assert type(other) is type(model)
         assert torch.equal(torch.fx.symbolic_trace(model)(x), expected)
         assert relative(torch.export.export(model, (x,)).module()(x), expected) < 1e-6
+        assert relative(torch.compile(model, backend="eager", fullgraph=True)(x), expected) < 1e-6
 
     def test_go_back_to_functions(self):
         model, x = Calls(), torch.randn(7, 4)
@@ -810,6 +817,14 @@ class TestCalibration:
             network(images()).square().sum().backward()
             found.append({name: parameter.grad for name, parameter in network.named_parameters()})
         assert all(relative(found[1][name], gradient) < 1e-4 for name, gradient in found[0].items() if gradient.any())
+
+    def test_outputs_that_are_no_numbers_are_the_same(self):
+        class Off(nn.Module):
+            def forward(self, x):
+                return x / 0
+
+        model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), Off()).bfloat16()
+        convert(model, (nn.Linear, nn.ReLU), batches=[torch.randn(9, 2, dtype=torch.bfloat16)])
 
 
 class TestChannels:

@@ -113,4 +113,4 @@ def _fitted(layer: LearnableActivation, module: nn.Module) -> Tensor:
             f"{module} is no function of {layer.basis}: it would be off by {off:.1e}. A basis holds lines, and what is "
             "made of them, if it is a BSpline of order 1 with a knot at each kink and extrapolation='linear'"
         )
-    return found.mT.expand(len(layer.basis_weight), -1)
+    return found.mT.to(layer.basis_weight).expand(len(layer.basis_weight), -1)

@@ -185,8 +185,11 @@ def _result(model: nn.Module, batches: list[Tensor]) -> list[Tensor]:
 def _check_same(before: list[Tensor] | None, model: nn.Module, batches: list[Tensor]) -> None:
     """Raise RuntimeError unless the model returns what it did before."""
     for old, new in zip(before or [], _result(model, batches), strict=True):
-        off = (new - old).abs().max().item() if old.numel() else 0.0
-        if not off <= SAME * max(1.0, old.abs().max().item() if old.numel() else 0.0):
+        most = max(SAME, 100 * torch.finfo(old.dtype).eps) * max(
+            1.0, old.nan_to_num().abs().sum().item() / max(1, old.numel())
+        )
+        if not torch.allclose(new, old, rtol=0, atol=most, equal_nan=True):
+            off = (new - old).abs().max().item()
             raise RuntimeError(
                 f"the converted model does not compute the same: its outputs are off by {off:.1e}. Something in it "
                 "does not go by the calls of its modules; exclude=… leaves parts of it as they are"

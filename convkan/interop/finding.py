@@ -10,7 +10,7 @@ from convkan.interop.calls import insert, is_activation, looks_like, name_of_cal
 from convkan.interop.choice import Choices
 from convkan.interop.plain_activations import base_of, plain_class, writes_over
 from convkan.interop.refusals import is_layer, refusal
-from convkan.interop.replacing import names_of, parents_of
+from convkan.interop.replacing import names_of, parents_of, tied_parameters
 from convkan.interop.rerouting import restore
 from convkan.interop.tracing import Forward, forward_of
 from convkan.nn import EdgeLayer
@@ -50,7 +50,7 @@ def find(model: nn.Module, chosen: Choices, left: Choices, rank: int | None, fun
     Raises:
         ValueError: Something that was chosen cannot be converted, or a choice is met by nothing.
     """
-    names, parents = names_of(model), parents_of(model)
+    names, parents, tied = names_of(model), parents_of(model), tied_parameters(model)
     found, there, problems = Found(), list[str](), list[str]()
     inside = {part for module in names if isinstance(module, EdgeLayer) for part in module.modules()}
 
@@ -65,6 +65,8 @@ def find(model: nn.Module, chosen: Choices, left: Choices, rank: int | None, fun
         if module in inside or not (plain_class(module) or is_layer(module)) or not holds(module, known_as):
             continue
         reason = refusal(module, parents.get(module, []), rank)
+        if reason is None and rank is not None and rank > 1 and module._parameters.get("weight") in tied:
+            reason = f"its weight is tied to another's, and of rank {rank} it has one of its own"
         if reason is not None:
             problems.append(f"{known_as[0]} ({type(module).__name__}): {reason}")
         found.modules[module] = known_as[0]

@@ -57,3 +57,13 @@ def parents_of(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]
 def outputs(given: object) -> list[Tensor]:
     """The floating point tensors in what a model returned."""
     return [leaf.detach() for leaf in tree_leaves(given) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def tied_parameters(model: nn.Module) -> set[nn.Parameter]:
+    """Parameters that several modules have."""
+    owners: dict[nn.Parameter, int] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners[parameter] = owners.get(parameter, 0) + 1
+    return {parameter for parameter, count in owners.items() if count > 1}

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from convkan.grid.inputs import on_host
 from convkan.interop.activations import WrittenBack
 from convkan.interop.aliasing import calls_of, writes_privately
 from convkan.interop.finding import has_forward
-from convkan.interop.replacing import names_of, outputs, replace
+from convkan.interop.replacing import names_of, outputs, replace, tied_parameters
 from convkan.interop.rerouting import rerouted_parts, restore
 from convkan.interop.straight import MOST_POINTS, lines_of, places, plain_activation
 from convkan.interop.tracing import forward_of
@@ -114,7 +115,7 @@ def _plain(
     """The plain module in place of each layer that can have one, and its error."""
     written = any(isinstance(layer, LearnableActivation) and layer.inplace for layer in layers)
     calls = calls_of([forward_of(module) for module in model.modules() if has_forward(module)]) if written else {}
-    shared = _shared_parameters(model)
+    tied = tied_parameters(model)
     found: dict[EdgeLayer, tuple[nn.Module, float]] = {}
     for layer in layers:
         if layer.named_edges is not None or layer.functions.named_edges is not None:
@@ -128,44 +129,36 @@ def _plain(
             inplace = layer.inplace and writes_privately(calls.get(layer, []))
             plain = plain_activation(layer, x, tolerance, inplace)
         else:
-            plain = _straight_layer(layer, x, tolerance, shared)
+            plain = _straight_layer(layer, x, tolerance, tied)
         if plain is not None:
             found[layer] = plain[0].train(layer.training), plain[1]
     return found
 
 
-def _straight_layer(layer: EdgeLayer, x: Tensor, tolerance: float, shared: set[int]) -> tuple[nn.Module, float] | None:
+def _straight_layer(
+    layer: EdgeLayer, x: Tensor, tolerance: float, tied: set[nn.Parameter]
+) -> tuple[nn.Module, float] | None:
     """The plain layer in place of one whose functions are all lines, and its error."""
     bias = layer.bias
     weight = linear_weight(layer)
     if weight is not None:
         plain = plain_in_place_of(layer, weight, bias)
         return None if plain is None else (plain, 0.0)
-    if any(id(parameter) in shared for parameter in layer.parameters()):
+    if any(parameter in tied for parameter in layer.parameters()):
         return None  # what it is tied to would go on without it
     lines = lines_of(layer, x)
     if lines.error > tolerance:
         return None
     like = layer.functions.basis_weight
-    constant = lines.intercept.flatten(1).sum(1)
+    constant = lines.intercept.flatten(1).sum(1)  # on the CPU, as all of it
     new_bias: Tensor | None = bias
     if bias is not None:
-        new_bias = nn.Parameter((bias.double() + constant).to(bias), requires_grad=bias.requires_grad)
+        new_bias = nn.Parameter((on_host(bias) + constant).to(bias), requires_grad=bias.requires_grad)
     elif bool(constant.any()):
         new_bias = nn.Parameter(constant.to(like), requires_grad=like.requires_grad)
     slope = nn.Parameter(lines.slope.to(like), requires_grad=like.requires_grad)
     plain = plain_in_place_of(layer, slope, new_bias)
     return None if plain is None else (plain, lines.error)
-
-
-def _shared_parameters(model: nn.Module) -> set[int]:
-    """Parameters that several modules have, by their identities."""
-    owners: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    return {identity for identity, count in owners.items() if count > 1}
 
 
 def _change(before: nn.Module, after: nn.Module, batches: list[Tensor]) -> float:
@@ -177,6 +170,7 @@ def _change(before: nn.Module, after: nn.Module, batches: list[Tensor]) -> float
             with evaluating(model), undisturbed(model):
                 results.append(outputs(model(batch)))
         for old, new in zip(*results, strict=True):
-            off += (new.double() - old.double()).square().sum().item()
-            size += old.double().square().sum().item()
+            old = on_host(old)
+            off += (on_host(new) - old).square().sum().item()
+            size += old.square().sum().item()
     return (off / size) ** 0.5 if size else off**0.5

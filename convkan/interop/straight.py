@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convkan.basis import GriddedBasis, get_activation
+from convkan.grid.inputs import on_host
 from convkan.interop.plain_activations import plain_of
 from convkan.nn import EdgeLayer, LearnableActivation, SharedActivation
 
@@ -34,13 +35,13 @@ class Lines:
 
 def places(layer: EdgeLayer) -> Float[Tensor, "channels points"]:
     """Where a layer's functions are looked at if its inputs are not known: all over its grids."""
-    basis, grid = layer.functions.basis, layer.functions.grid
+    basis, grid, weight = layer.functions.basis, layer.functions.grid, layer.functions.basis_weight
     if isinstance(basis, GriddedBasis) and grid is not None:
-        low, high = basis.ends(grid.detach().double())
+        low, high = basis.ends(on_host(grid))
     else:
-        low, high = (layer.functions.basis_weight.new_full((layer.num_inputs,), end).double() for end in WITHOUT_GRID)
-    steps = torch.linspace(0, 1, MOST_POINTS // 8, dtype=low.dtype, device=low.device)
-    return low.unsqueeze(1) + (high - low).unsqueeze(1) * steps
+        low, high = (torch.full((layer.num_inputs,), end, dtype=torch.float64) for end in WITHOUT_GRID)
+    steps = torch.linspace(0, 1, MOST_POINTS // 8, dtype=torch.float64)
+    return (low.unsqueeze(1) + (high - low).unsqueeze(1) * steps).to(weight)
 
 
 @torch.no_grad()
@@ -52,16 +53,16 @@ def lines_of(layer: EdgeLayer, x: Float[Tensor, "channels points"]) -> Lines:
     """
     slopes, remainders, moments = [], [], []
     for channels, features in _features(layer, x):
-        points = x[channels].double()
+        points = on_host(x[channels])
         line = torch.stack([points, torch.ones_like(points)], dim=1)  # (channels, 2, points)
-        values = features.permute(2, 1, 0).double()  # (channels, features, points)
+        values = features.permute(2, 1, 0)  # (channels, features, points)
         of_lines = torch.linalg.pinv(line @ line.mT, hermitian=True) @ (line @ values.mT)  # (channels, 2, features)
         rest = values - (of_lines.mT @ line)
         slopes.append(of_lines)
         remainders.append(rest @ rest.mT / points.shape[1])
         moments.append(values @ values.mT / points.shape[1])
     groups = layer.num_groups
-    planes = layer.edge_planes().double()
+    planes = on_host(layer.edge_planes())
     weight = planes.reshape(groups, -1, *planes.shape[1:3], prod(planes.shape[3:]))  # (g, o, c, f, taps)
 
     def by_group(parts: list[Tensor]) -> Tensor:
@@ -122,20 +123,20 @@ def _features(layer: EdgeLayer, x: Tensor) -> Iterator[tuple[slice, Float[Tensor
     size = max(1, NUMBERS_AT_A_TIME // (features * x.shape[1]))
     for start in range(0, len(x), size):
         channels = slice(start, min(start + size, len(x)))
-        yield channels, layer.features(x[channels].mT, channels=channels)
+        yield channels, on_host(layer.features(x[channels].mT, channels=channels))
 
 
 def _values(layer: LearnableActivation, x: Tensor) -> Iterator[tuple[slice, Float[Tensor, "channels points"]]]:
-    weight = layer.edge_planes().flatten(1).double()
+    weight = on_host(layer.edge_planes().flatten(1))
     for channels, features in _features(layer, x):
-        yield channels, torch.einsum("pfc,cf->cp", features.double(), weight[channels])
+        yield channels, torch.einsum("pfc,cf->cp", features, weight[channels])
 
 
 def _distance(layer: LearnableActivation, x: Tensor, function: Callable[..., Tensor]) -> float:
     """Of a layer's functions from another, relative to their size."""
     off = size = 0.0
     for channels, values in _values(layer, x):
-        off += (values - function(x[channels].double(), channels)).square().sum().item()
+        off += (values - function(on_host(x[channels]), channels)).square().sum().item()
         size += values.square().sum().item()
     return sqrt(off / size) if size else sqrt(off)
 
@@ -144,7 +145,7 @@ def _negative_slopes(layer: LearnableActivation, x: Tensor) -> Float[Tensor, " c
     """The slope below 0 of the function with slope 1 above that comes closest to each of a layer's."""
     slopes = []
     for channels, values in _values(layer, x):
-        below = x[channels].double().clamp_max(0)
-        rest = values - x[channels].double().clamp_min(0)
+        points = on_host(x[channels])
+        below, rest = points.clamp_max(0), values - points.clamp_min(0)
         slopes.append((rest * below).sum(1) / below.square().sum(1).clamp_min(torch.finfo(torch.float64).tiny))
     return torch.cat(slopes)
