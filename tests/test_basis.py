@@ -9,7 +9,7 @@ from numpy.polynomial import chebyshev
 from oracle import scipy_bsplines
 
 import convkan.basis
-from convkan.basis import ACTIVATIONS, BASES, RBF, BSpline, Chebyshev, create_basis, get_activation
+from convkan.basis import ACTIVATIONS, BASES, NETWORK_ACTIVATIONS, RBF, BSpline, Chebyshev, create_basis, get_activation
 from convkan.ops.plan import spread
 from convkan.testing import assert_agree, laws_of
 
@@ -375,8 +375,11 @@ def test_bad_arguments_are_named_with_their_value(create, error, message):
         create()
 
 
+BASE_ACTIVATIONS = [*ACTIVATIONS, *NETWORK_ACTIVATIONS, "leaky_relu(0.3)", "elu(1)", "elu(0.5)"]
+
+
 class TestActivations:
-    @pytest.mark.parametrize("name", ACTIVATIONS)
+    @pytest.mark.parametrize("name", BASE_ACTIVATIONS)
     def test_derivatives_are_those_of_autograd(self, name):
         activation = get_activation(name)
         x = torch.cat([torch.linspace(-9, 9, 200, dtype=torch.float64), torch.tensor([-50.0, 50.0])])
@@ -389,13 +392,18 @@ class TestActivations:
             (expected_second,) = torch.autograd.grad(expected.sum(), x)
             assert (second - expected_second).abs().max() < 1e-12
 
-    @pytest.mark.parametrize("name", ACTIVATIONS)
+    @pytest.mark.parametrize("name", BASE_ACTIVATIONS)
     def test_derivatives_are_finite_far_out(self, name):
         x = torch.tensor([-1e4, -100.0, 0.0, 100.0, 1e4], requires_grad=True)
         derivative = get_activation(name).derivative(x)
         assert derivative.isfinite().all()
         if derivative.requires_grad:
             assert torch.autograd.grad(derivative.sum(), x)[0].isfinite().all()
+
+    @pytest.mark.parametrize("name", ["leaky_relu", "elu(x)", "elu(inf)", "elu(1", "silu(1)", "elu(1)(1)", 3])
+    def test_a_name_with_no_parameter_or_a_wrong_one_is_refused(self, name):
+        with pytest.raises(ValueError, match=r"base_activation must be .*elu\(…\).* got"):
+            get_activation(name)
 
     def test_none_is_no_activation(self):
         assert get_activation(None) is None

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from convkan.basis.activation import ACTIVATIONS, FAMILIES, Activation, get_activation
+from convkan.basis.activation import ACTIVATIONS, FAMILIES, NETWORK_ACTIVATIONS, Activation, get_activation
 from convkan.basis.base import Basis, GriddedBasis
 from convkan.basis.bspline import BSpline
 from convkan.basis.chebyshev import Chebyshev
@@ -41,6 +41,7 @@ __all__ = [
     "ACTIVATIONS",
     "BASES",
     "FAMILIES",
+    "NETWORK_ACTIVATIONS",
     "RBF",
     "Activation",
     "BSpline",

@@ -64,12 +64,7 @@ def _elu(alpha: float) -> Activation:
 ACTIVATIONS: dict[str, Activation] = {
     "silu": Activation(F.silu, _silu_derivative),
     "gelu": Activation(F.gelu, _gelu_derivative),
-    "gelu_tanh": Activation(_gelu_tanh, _gelu_tanh_derivative),
     "relu": Activation(torch.relu, lambda x: (x > 0).to(x.dtype)),
-    "relu6": Activation(F.relu6, lambda x: ((x > 0) & (x < 6)).to(x.dtype)),
-    "leaky_relu": _leaky_relu(0.01),
-    "elu": _elu(1.0),
-    "hardswish": Activation(F.hardswish, _hardswish_derivative),
     "tanh": Activation(torch.tanh, _tanh_derivative),
     "sigmoid": Activation(torch.sigmoid, lambda x: torch.sigmoid(x) * torch.sigmoid(-x)),
     "softplus": Activation(F.softplus, torch.sigmoid),
@@ -77,7 +72,13 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-# Those with a parameter, by their names without it.
+# Those that networks have beside the above, which start as KANs in them; see ``convkan.interop.convert``.
+NETWORK_ACTIVATIONS: dict[str, Activation] = {
+    "relu6": Activation(F.relu6, lambda x: ((x > 0) & (x < 6)).to(x.dtype)),
+    "hardswish": Activation(F.hardswish, _hardswish_derivative),
+    "gelu_tanh": Activation(_gelu_tanh, _gelu_tanh_derivative),
+}
+# Likewise those with a parameter, by their names without it.
 FAMILIES: dict[str, Callable[[float], Activation]] = {"leaky_relu": _leaky_relu, "elu": _elu}
 _MEMBER = re.compile(r"(\w+)\(([^()]+)\)")
 
@@ -94,9 +95,12 @@ def get_activation(name: str | None) -> Activation | None:
         return None
     found = None
     if isinstance(name, str):
-        found = ACTIVATIONS.get(name) or _member(name)
+        found = ACTIVATIONS.get(name) or NETWORK_ACTIVATIONS.get(name) or _member(name)
     if found is None:
-        raise ValueError(f"base_activation must be None or one of {', '.join(sorted(ACTIVATIONS))}; got {name!r}")
+        names = ", ".join(
+            [*sorted(ACTIVATIONS | NETWORK_ACTIVATIONS), *(f"{family}(…)" for family in sorted(FAMILIES))]
+        )
+        raise ValueError(f"base_activation must be None or one of {names}; got {name!r}")
     return found
 
 

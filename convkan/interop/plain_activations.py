@@ -34,8 +34,6 @@ _MODULES: dict[str, Callable[[bool], nn.Module]] = {
     "tanh": lambda inplace: nn.Tanh(),
     "softplus": lambda inplace: nn.Softplus(),
     "identity": lambda inplace: nn.Identity(),
-    "leaky_relu": lambda inplace: nn.LeakyReLU(inplace=inplace),
-    "elu": lambda inplace: nn.ELU(inplace=inplace),
 }
 _MEMBERS: dict[str, Callable[[float, bool], nn.Module]] = {"leaky_relu": nn.LeakyReLU, "elu": nn.ELU}
 
