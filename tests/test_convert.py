@@ -351,8 +351,7 @@ class TestCalls:
         assert isinstance(converted, Calls)
         assert converted.other() == "kept"
         assert set(model.state_dict()) <= set(converted.state_dict())
-        with pytest.raises(AssertionError):
-            converted(x, double=True)  # not what was traced
+        assert relative(converted(x, double=True), model(x)) < 1e-6
 
     def test_are_saved_copied_traced_and_exported(self):
         model, x = convert(Calls()), torch.randn(7, 4)
@@ -410,7 +409,7 @@ class TestCalls:
             (lambda self, *x: F.relu(self.relu(*x)), r"it takes \*x"),
             (lambda self, x: setattr(self, "seen", x) or F.relu(self.relu(x)), "its forward writes to seen"),
             (lambda self, x: self.list.append(x) or F.relu(self.relu(x)), "its forward writes to list"),
-            (lambda self, x, some=(1, 2): F.relu(self.relu(x)), "collections|Was not able"),
+            (lambda self, x, some=(1, 2): F.relu(self.relu(x)) * len(some), "collections|Was not able"),
         ],
     )
     def test_that_cannot_be_told_are_named_and_modules_are_converted(self, forward, reason, monkeypatch):
@@ -478,16 +477,30 @@ class TestCalls:
         with pytest.raises(ValueError, match="without gradients, or in another precision"):
             convert(Moded(), functional=True)
 
-    def test_with_a_mask_that_may_be_left_out_refuse_one(self):
+    def test_with_arguments_that_may_be_left_out(self):
         class Masked(nn.Module):
             def forward(self, x, mask=None):
                 return F.relu(x if mask is None else x * mask)
 
-        x = torch.randn(3)
-        converted = convert(Masked())
-        assert torch.equal(converted(x), x.relu())
+        with pytest.raises(ValueError, match="it does another thing where mask are given"):
+            convert(Masked(), functional=True)
+
+        class Scaled(nn.Module):
+            def forward(self, x, scale=2.0, double=False):
+                x = F.relu(scale * x)
+                return 2 * x if double else x
+
+        x, model = torch.randn(3), Scaled()
+        converted = convert(model)
+        assert torch.equal(converted(x), model(x))
         with pytest.raises(AssertionError):
-            converted(x, torch.zeros(3))
+            converted(x, double=True)  # not what was traced
+
+        class Sized(nn.Module):
+            def forward(self, x, scale=2.0):
+                return F.relu(scale * x)
+
+        assert torch.equal(convert(Sized())(x, scale=3.0), 3 * x.relu())
 
     def test_of_a_shared_module_are_converted_once(self):
         class Block(nn.Module):

@@ -83,10 +83,10 @@ def forward_of(owner: nn.Module) -> Forward:
         fixed = _optional(owner)
         with _left_alone(owner, written), _undrawn(draws), _watched(owner, read), warnings.catch_warnings():
             warnings.filterwarnings("error", "Was not able to add assertion")
-            graphs = [_with_names(_OneForward().trace(owner, fixed), owner)]
+            graphs = [_traced(owner, fixed)]
             if "training" in read:  # else it does the same in both modes
                 vars(owner)["training"] = not owner.training
-                graphs.append(_with_names(_OneForward().trace(owner, fixed), owner))
+                graphs.append(_traced(owner, fixed))
     except Exception as error:  # noqa: BLE001  # whatever a forward that is given no numbers may raise
         return Forward(owner, (), f"torch.fx cannot trace it ({type(error).__name__}: {first_line(error)})")
     if written:
@@ -122,6 +122,31 @@ def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
+def _traced(owner: nn.Module, fixed: dict[str, Any]) -> fx.Graph:
+    """A ``forward`` whatever its arguments, or if it decides by ``fixed`` ones, as it is for these.
+
+    Raises:
+        ValueError: It takes both ways, so that which one it goes is decided at each call.
+    """
+    as_given = _with_names(_OneForward().trace(owner, fixed), owner)
+    if not fixed:
+        return as_given
+    try:
+        whatever = _with_names(_OneForward().trace(owner), owner)
+    except Exception:  # noqa: BLE001  # it asks for the value of one, and refuses others when it runs
+        return as_given
+    if _operations(whatever) != _operations(as_given):
+        raise ValueError(f"it does another thing where {', '.join(fixed)} are given")
+    return whatever
+
+
+def _operations(graph: fx.Graph) -> list[tuple[str, str]]:
+    """What a graph does, without inputs and what makes sure of them."""
+    checks = [node for node in graph.nodes if "assert" in str(node.target)]
+    sure = {*checks, *(argument for node in checks for argument in node.all_input_nodes)}
+    return [(node.op, str(node.target)) for node in graph.nodes if node.op != "placeholder" and node not in sure]
+
+
 def _one_after_another(owner: nn.Module) -> fx.Graph:
     """What ``nn.Sequential`` does."""
     graph = fx.Graph()
@@ -141,7 +166,7 @@ def _with_names(graph: fx.Graph, owner: nn.Module) -> fx.Graph:
 
 
 def _optional(owner: nn.Module) -> dict[str, Any]:
-    """Arguments that may be left out, which are taken to be; what was traced so refuses others when it runs.
+    """Arguments that may be left out, and what they then are.
 
     Raises:
         ValueError: Which arguments there are is open.
