@@ -2,12 +2,12 @@
 
 import copy
 import math
-import pickle
 import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import NETWORKS, images, pickled, relative
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -46,48 +46,6 @@ ACTIVATIONS = [
     nn.PReLU(),
     nn.PReLU(3),
 ]
-
-
-def torchvision(name, **options):
-    models = pytest.importorskip("torchvision.models")
-    return lambda: getattr(models, name)(num_classes=3, **options)
-
-
-def timm(name, **options):
-    def make():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what timm itself calls
-            return pytest.importorskip("timm").create_model(name, num_classes=3, **options)
-
-    return make
-
-
-NETWORKS = {
-    "resnet18": torchvision("resnet18"),
-    "mobilenet_v3_small": torchvision("mobilenet_v3_small"),
-    "vgg11_bn": torchvision("vgg11_bn"),
-    "convnext_tiny": torchvision("convnext_tiny"),
-    "efficientnet_b0": torchvision("efficientnet_b0"),
-    "swin_t": torchvision("swin_t"),
-    "googlenet": torchvision("googlenet", aux_logits=False, init_weights=False),  # which calls F.relu
-    "densenet121": torchvision("densenet121"),  # which cannot all be traced
-    "timm resnet26": timm("resnet26"),
-    "timm mobilenetv4_conv_small": timm("mobilenetv4_conv_small"),
-    "timm convnext_atto": timm("convnext_atto"),
-    "timm vit_tiny": timm("vit_tiny_patch16_224", img_size=32),
-}
-
-
-def images(batch=2, dtype=None):
-    return torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=dtype)
-
-
-def pickled(model):
-    return pickle.loads(pickle.dumps(model))  # noqa: S301
-
-
-def relative(one, other):
-    return ((one - other).abs().max() / other.abs().max()).item()
 
 
 LARGE = ("googlenet", "densenet121")
@@ -872,144 +830,3 @@ class TestChannels:
     def test_that_cannot_be_told_are_named(self, model, message):
         with pytest.raises(ValueError, match=message):
             convert(model, per_channel=True, batches=[torch.randn(2, 4)])
-
-
-class TestSimplify:
-    @pytest.mark.parametrize(
-        ("layer", "shape"),
-        [
-            (KANConv2d(4, 6, 3, padding=1, groups=2), (2, 4, 6, 6)),
-            (KANConv1d(2, 3, 3, bias=True), (2, 2, 9)),
-            (KANLinear(4, 3), (9, 4)),
-            (LowRankKANConv2d(4, 2, 3, rank=2), (2, 4, 6, 6)),
-        ],
-    )
-    def test_straight_functions_become_plain_layers(self, layer, shape):
-        layer = copy.deepcopy(layer).double()
-        x = torch.rand(shape, dtype=torch.float64)  # on the grid
-        functions = layer.functions
-        inner = torch.arange(-1.4, 1.5, 0.4, dtype=torch.float64)  # where splines stand for x
-        with torch.no_grad():
-            functions.base_weight.zero_()
-            edges = functions.coefficients
-            slope, constant = torch.randn(2, *edges[:, :, 0].shape, dtype=torch.float64)
-            knots = inner.view(1, 1, -1, *(1,) * (edges.ndim - 3))
-            edges.copy_(slope.unsqueeze(2) * knots + constant.unsqueeze(2))
-        model = nn.Sequential(layer)
-        found = simplify(model, [x])
-        assert type(found.model[0]).__module__.startswith("torch.nn")
-        assert found.layers["0"] < 1e-7
-        assert found.error < 1e-7
-        assert relative(found.model(x), model(x)) < 1e-7
-        with torch.no_grad():
-            functions.coefficients.add_(0.5 * torch.randn_like(functions.coefficients))
-        assert simplify(model, [x]).layers == {}
-        rough = simplify(model, [x], tolerance=1.0)
-        error = (rough.model(x) - model(x)).norm() / model(x).norm()
-        assert rough.error == pytest.approx(error.item())
-        assert rough.error > 0.01
-
-    def test_where_inputs_are_is_what_counts(self):
-        model = nn.Sequential(SharedActivation(base_activation="relu")).double()
-        with torch.no_grad():
-            model[0].base_weight.fill_(1)
-            model[0].basis_weight.zero_()
-            model[0].basis_weight[:, 0] = 1.0  # which lives below −0.6
-        assert simplify(model).layers == {}
-        assert repr(simplify(model, [torch.rand(99, dtype=torch.float64)]).model[0]) in ("ReLU()", "Identity()")
-
-    def test_named_functions_stay(self):
-        from convkan.interpret import fix
-
-        model = nn.Sequential(KANLinear(1, 1, dtype=torch.float64))
-        fix(model[0], (0, 0), "sin", affine=(2.0, 0.0, 3.0, 0.0))
-        assert simplify(model, tolerance=10.0).layers == {}
-
-    def test_arguments_are_checked(self):
-        for options, message in (
-            ({"tolerance": -1}, "tolerance must be at least 0"),
-            ({"batches": []}, "at least one"),
-        ):
-            with pytest.raises(ValueError, match=message):
-                simplify(nn.Sequential(nn.ReLU()), **options)
-
-
-class TestSharedActivation:
-    def test_is_one_function_of_every_number_of_any_shape(self):
-        activation, one = SharedActivation(dtype=torch.float64), LearnableActivation(1, dtype=torch.float64)
-        one.load_state_dict(activation.state_dict())
-        x = 2 * torch.randn(2, 3, 4, 5, dtype=torch.float64)
-        expected = one(x.reshape(-1, 1)).reshape(x.shape)
-        for view in (
-            x,
-            x.to(memory_format=torch.channels_last),
-            x.mT.contiguous().mT,
-            x.flatten(),
-            x[0, 0, 0, 0],
-            x[:0],
-        ):
-            y = activation(view)
-            assert y.shape == view.shape
-            assert torch.allclose(y.flatten(), one(view.reshape(-1, 1)).flatten(), atol=1e-12)
-        assert torch.allclose(activation(x), expected, atol=1e-12)
-        last = activation(x.to(memory_format=torch.channels_last))
-        assert last.is_contiguous(memory_format=torch.channels_last)
-
-    def test_leaves_its_input_whatever_inplace_says(self):
-        x = torch.randn(5)
-        before = x.clone()
-        for inplace in (False, True):
-            activation = SharedActivation(inplace)
-            activation(x)
-            assert torch.equal(x, before)
-            assert ("inplace=True" in repr(activation)) == inplace
-
-    def test_is_what_torchvision_and_timm_make_layers_of(self):
-        blocks = pytest.importorskip("torchvision.ops")
-        x = torch.randn(2, 3, 8, 8)
-        block = blocks.Conv2dNormActivation(3, 4, activation_layer=SharedActivation)
-        assert isinstance(block[2], SharedActivation)
-        assert block(x).shape == (2, 4, 8, 8)
-        assert blocks.MLP(3, [4, 2], activation_layer=SharedActivation, inplace=True)(x.movedim(1, -1)).shape[-1] == 2
-        model = timm("resnet10t", act_layer=SharedActivation)().eval()
-        assert sum(isinstance(module, SharedActivation) for module in model.modules()) > 8
-        assert model(images()).shape == (2, 3)
-
-    def test_is_saved_copied_traced_compiled_and_exported(self):
-        model, x = nn.Sequential(nn.Linear(3, 3), SharedActivation(), nn.Linear(3, 2)), torch.randn(5, 3)
-        nn.init.normal_(model[1].basis_weight)
-        expected = model(x)
-        other = copy.deepcopy(model)
-        nn.init.zeros_(other[1].basis_weight)
-        other.load_state_dict(model.state_dict())
-        exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
-        compiled_model = torch.compile(model, backend="eager", fullgraph=True)
-        for again in (
-            other,
-            pickled(model),
-            torch.fx.symbolic_trace(model),
-            exported,
-            compiled_model,
-        ):
-            assert torch.allclose(again(x), expected, atol=1e-6)
-        assert exported(torch.randn(9, 3)).shape == (9, 2)
-
-    def test_channels_around_it_can_be_pruned(self):
-        from convkan.interpret import importance, prune_channels
-
-        model = nn.Sequential(KANConv2d(1, 4, 3), SharedActivation(), nn.Flatten(), KANLinear(4 * 9, 2))
-        small = prune_channels(model, importance(model, [torch.randn(4, 1, 5, 5)]), 0.5)
-        assert small[0].out_channels == 2
-        assert small(torch.randn(4, 1, 5, 5)).shape == (4, 2)
-
-    def test_channels_may_be_last(self):
-        last, first = LearnableActivation(4, 2, dim=-1), LearnableActivation(4, 2)
-        first.load_state_dict(last.state_dict())
-        x = torch.randn(2, 3, 5, 4)
-        assert torch.allclose(last(x), first(x.movedim(-1, 1)).movedim(1, -1), atol=1e-6)
-        assert last(x).is_contiguous()
-        for options in ({"dim": 2}, {"dim": -1, "padding": (1, 1)}):
-            with pytest.raises(ValueError, match="dim must be 1, or -1 without padding"):
-                LearnableActivation(4, **options)
-        with pytest.raises(ValueError, match="4 channels in dimension -1"):
-            last(x.movedim(-1, 1))
