@@ -94,7 +94,7 @@ def main() -> None:
 
 def benchmark(config: BenchmarkConfig, folder: Path) -> None:
     """Time the workloads, and leave the record, the tables and the plot in ``folder``."""
-    workloads = _selected(config)
+    workloads, names = _selected(config), [workload.name for workload in _available(config)]
     baseline = None if config.baseline is None else json.loads(Path(config.baseline).read_text(encoding="utf-8"))
     torch.set_num_threads(config.threads)
     device = torch.device(config.device)
@@ -106,7 +106,8 @@ def benchmark(config: BenchmarkConfig, folder: Path) -> None:
         total = progress.add_task("all workloads", total=len(workloads))
         for workload in workloads:
             if workload.name not in record["workloads"]:
-                record["workloads"][workload.name] = _measure(workload, config, device, progress)
+                measured = record["workloads"] | {workload.name: _measure(workload, config, device, progress)}
+                record["workloads"] = {name: measured[name] for name in names if name in measured}
                 record["ratios"] = _ratios(record, config)
                 write_record(path, record)
             progress.advance(total)
@@ -139,14 +140,17 @@ def _ratios(record: dict[str, Any], config: BenchmarkConfig) -> list[dict[str, A
     return [asdict(ratio) | {"value": report.ratio_value(record, asdict(ratio))} for ratio in RATIOS]
 
 
-def _selected(config: BenchmarkConfig) -> list[Workload]:
+def _available(config: BenchmarkConfig) -> list[Workload]:
     if config.panel:
-        available, chosen = (QUICK_PANEL, QUICK_PANEL_DEFAULT) if config.quick else (PANEL, PANEL_DEFAULT)
-    else:
-        available, chosen = (QUICK if config.quick else WORKLOADS), "*"
+        return QUICK_PANEL if config.quick else PANEL
+    return QUICK if config.quick else WORKLOADS
+
+
+def _selected(config: BenchmarkConfig) -> list[Workload]:
+    available = _available(config)
     names = [workload.name for workload in available]
-    patterns = (chosen if config.only is None else config.only).split(",")
-    for pattern in patterns:
+    chosen = config.only or ((QUICK_PANEL_DEFAULT if config.quick else PANEL_DEFAULT) if config.panel else "*")
+    for pattern in (patterns := chosen.split(",")):
         if not fnmatch.filter(names, pattern):
             shown = [name.partition("/")[0] + "/BASIS/DTYPE/MODE" if config.panel else name for name in names]
             raise UserError(f"only must match one of {', '.join(dict.fromkeys(shown))}; got {pattern!r}")

@@ -7,31 +7,25 @@ from typing import Any
 
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from convkan.interpret.plot import AMBER, GREEN, GREY, ORANGE, SKY, new_figure
+from convkan.interpret.plot import AMBER, BLUE, GREEN, GREY, ORANGE, SKY, new_figure
 from convkan.training import write_atomically
 from experiments.benchmark.rows import OTHER_FORMAT
 from experiments.benchmark.scores import INFERENCE, TRAINING, Standing, Time, bars_met, rows_won
 
-# Mode and pass of each column of dots.
-COLUMNS = {
-    "training step": ("eager", TRAINING),
-    "training step, compiled": ("compiled", TRAINING),
-    "inference": ("eager", INFERENCE),
-    "inference, compiled": ("compiled", INFERENCE),
-}
-# Of dots: marker and colour. Other libraries have letters.
+COLUMNS = {"training step": TRAINING, "inference": INFERENCE}
+# Of dots: marker and colour.
 MARKS = {
     "obvious way": ("o", ORANGE),
     "Gaussians": ("D", AMBER),
     "floor": ("|", GREEN),
     "plain layer": ("x", GREY),
-    "inkan": ("$i$", SKY),
-    "flashkan": ("$f$", SKY),
-    "kanditioned": ("$k$", SKY),
-    "torchcurves": ("$t$", SKY),
-    "pykan": ("$p$", SKY),
+    "inkan": ("s", BLUE),
+    "flashkan": ("^", BLUE),
+    "kanditioned": ("v", SKY),
+    "torchcurves": ("*", SKY),
+    "pykan": ("P", SKY),
 }
-LEAST, MOST = 1 / 32, 8  # ratios beyond are drawn at the edge
+LEAST, MOST = 1 / 32, 16  # ratios beyond are drawn at the edge
 
 
 def won_in_short(record: dict[str, Any]) -> str:
@@ -167,14 +161,13 @@ def plot(record: dict[str, Any], path: Path) -> list[Path]:
 
 
 def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
-    columns = {name: at for name, at in COLUMNS.items() if any(row["about"]["mode"] == at[0] for row in rows)}
-    sizes = list({row["about"]["size"]: None for row in rows})
-    figure = new_figure((2.4 + 2.6 * len(columns), 1.5 + 0.21 * len(sizes)), dpi=100)
-    axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    names = [row["about"]["size"] + (", compiled" * (row["about"]["mode"] == "compiled")) for row in rows]
+    figure = new_figure((10, 1.2 + 0.2 * len(rows)), dpi=100)
+    axes = figure.subplots(1, len(COLUMNS), sharey=True)
     handles: dict[str, Any] = {}
-    for axis, (name, (mode, part)) in zip(axes, columns.items(), strict=True):
-        for row in (row for row in rows if row["about"]["mode"] == mode):
-            _dots(axis, row, part, sizes.index(row["about"]["size"]), handles)
+    for axis, (name, part) in zip(axes, COLUMNS.items(), strict=True):
+        for position, row in enumerate(rows):
+            _dots(axis, row, part, position, handles)
         axis.set_title(name, fontsize=9)
         axis.set_xscale("log", base=2)
         axis.set_xlim(LEAST / 1.15, MOST * 1.15)
@@ -188,13 +181,17 @@ def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
         axis.grid(axis="y", color="0.92", linewidth=0.8)
         axis.set_axisbelow(True)
         axis.spines[["top", "right", "left"]].set_visible(False)
-    axes[0].set_yticks(range(len(sizes)), sizes)
-    axes[0].set_ylim(len(sizes) - 0.5, -0.5)
-    figure.supxlabel("time of ours ÷ time of the other (left of 1: ours is faster)", fontsize=9)
-    figure.suptitle(f"KAN layers beside others, {title}", fontsize=10)
+    axes[0].set_yticks(range(len(rows)), names)
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    figure.suptitle(f"{title}: time of ours ÷ time of the other (left of 1, ours is faster)", fontsize=10)
     ordered = [name for name in MARKS if name in handles]
     figure.legend(
-        [handles[name] for name in ordered], ordered, loc="outside lower center", ncols=5, fontsize=8, frameon=False
+        [handles[name] for name in ordered],
+        ordered,
+        loc="outside lower center",
+        ncols=len(ordered),
+        fontsize=8,
+        frameon=False,
     )
     write_atomically(path, lambda partial: figure.savefig(partial, format=path.suffix[1:]))
 
@@ -214,5 +211,11 @@ def _dots(axis: Any, row: dict[str, Any], part: str, position: int, handles: dic
         marker, color = MARKS[name]
         value = min(MOST, max(LEAST, above.milliseconds / below.milliseconds))
         handles[name] = axis.scatter(
-            value, position, marker=marker, color=color, s=34, linewidths=1.4 if marker in "x|" else 0.4, zorder=3
+            value,
+            position,
+            marker=marker,
+            color=color,
+            s=50 if marker == "*" else 26,
+            linewidths=1.4 if marker in "x|" else 0.3,
+            zorder=3,
         )
