@@ -43,9 +43,7 @@ def summary(record: dict[str, Any]) -> str:
     """What was won, and how many of each bar are met."""
     lines = [won_in_short(record), ""]
     lines += ["| ours beside | bar | met |", "| --- | --- | ---: |"]
-    for counted, met, rows in bars_met(record):
-        bars = {ratio["at_most"] for ratio in record["ratios"] if ratio["counted"] == counted} - {None}
-        lines.append(f"| {counted} | ≤ {', '.join(f'{bar:g}' for bar in sorted(bars))} | {met} of {rows} |")
+    lines += [f"| {counted} | ≤ {bar:g} | {met} of {rows} |" for counted, bar, met, rows in bars_met(record)]
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ from experiments.benchmark.peers import PEERS, peers
 Layer = Literal["convolution", "linear", "activation", "shared activation"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MODES = ("eager", "compiled")
+MOST_FUNCTIONS = 20  # of the obvious way; with more it takes seconds, and Gaussians are the rival
 OTHER_FORMAT = ", channels last"  # the contiguous one goes without saying
 KAN_CONVOLUTIONS = (KANConv1d, KANConv2d, KANConv3d)
 PLAIN_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -103,7 +104,7 @@ class Row:
             other = _channels_last(_layer(size, self.basis).to(device, dtype))
             name, error = type(layer).__name__ + OTHER_FORMAT, partial(error_of, other)
             found.append(self._contender(name, "convkan", other, _channels_last_input(x), error))
-        found += self._rivals(layer, module, x)
+        found += self._rivals(layer, module, x, notes)
         if size.layer == "linear" and self.basis_name == "bspline" and dtype == torch.float32:
             assert isinstance(layer, KANLinear)
             notes.append("kaconv 0.1.0 is left out: what PyPI has under this name holds no module to import")
@@ -118,11 +119,14 @@ class Row:
         assert isinstance(run, nn.Module)
         return Contender(name, kind, run, x, x.dtype, compiled, error=error)
 
-    def _rivals(self, layer: KANLayer, module: nn.Module, x: Tensor) -> list[Contender]:
+    def _rivals(self, layer: KANLayer, module: nn.Module, x: Tensor, notes: list[str]) -> list[Contender]:
         size = self.size
         space = len(size.space) if size.layer == "convolution" else 0 if size.layer == "linear" else None
         convolution = {"stride": size.stride, "padding": size.kernel // 2} if space else {}
         forms = [("obvious way", self.basis, True)]
+        if self.basis.num_functions > MOST_FUNCTIONS:
+            notes.append(f"the obvious way is left out beyond {MOST_FUNCTIONS} functions, all of which it evaluates")
+            forms = []
         if not isinstance(self.basis, RBF):  # which are Gaussians already
             forms.append(("Gaussians", RBF(), False))
         found = []

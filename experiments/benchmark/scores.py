@@ -128,11 +128,12 @@ def rows_won(record: dict[str, Any], mode: str = "eager", *, inference: bool = F
     return sum(value <= 1 for value in ratios), len(ratios)
 
 
-def bars_met(record: dict[str, Any]) -> list[tuple[str, int, int]]:
-    """For each kind of ratio that has a bar: what it is, how many meet theirs, of how many."""
+def bars_met(record: dict[str, Any]) -> list[tuple[str, float, int, int]]:
+    """For each kind of ratio and each bar: what it is, the most it may be, how many keep to it, of how many."""
     found = []
     for counted in (RIVAL, FLOOR, COMPILED, ACTIVATION, TWIN):
-        barred = [ratio for ratio in record["ratios"] if ratio["counted"] == counted and ratio["at_most"] is not None]
-        if barred:
-            found.append((counted, sum(ratio["value"] <= ratio["at_most"] for ratio in barred), len(barred)))
+        ratios = [ratio for ratio in record["ratios"] if ratio["counted"] == counted and ratio["at_most"] is not None]
+        for bar in sorted({ratio["at_most"] for ratio in ratios}):
+            values = [ratio["value"] for ratio in ratios if ratio["at_most"] == bar]
+            found.append((counted, bar, sum(value <= bar for value in values), len(values)))
     return found
