@@ -36,8 +36,9 @@ def error_of(module: nn.Module, contender: Contender) -> float:
     for layer in _kan_layers(exact):
         layer.backend = "reference"
     few = contender.x[:CHECKED].detach().double().requires_grad_()
-    grad = torch.randn(exact(few).shape, dtype=torch.float64, device=few.device)
-    exact(few).backward(grad)
+    expected = exact(few)
+    grad = torch.randn_like(expected)
+    expected.backward(grad)
     x = contender.x
     y = contender()
     full = torch.zeros_like(y)
@@ -45,7 +46,7 @@ def error_of(module: nn.Module, contender: Contender) -> float:
     y.backward(full)
     assert x.grad is not None
     assert few.grad is not None
-    errors = [relative_error(y[:CHECKED], exact(few)), relative_error(x.grad[:CHECKED], few.grad)]
+    errors = [relative_error(y[:CHECKED], expected), relative_error(x.grad[:CHECKED], few.grad)]
     for ours, theirs in zip(contender.module.parameters(), exact.parameters(), strict=True):
         assert ours.grad is not None
         assert theirs.grad is not None
