@@ -1,8 +1,8 @@
 """Write the pages' tables from committed records: ``python -m experiments.summarize [--check]``.
 
 Records are kept in ``experiments/results``: the ``result.json`` files of runs, ``NAME/NAME.json`` of the benchmark and
-of the experiments on functions, and ``compare/SUITE/suite.json`` of comparisons. With ``--check`` nothing is written,
-and the exit status says whether the tables are up to date.
+of the experiments on functions, ``benchmark/panel.json``, and ``compare/SUITE/suite.json`` of comparisons. With
+``--check`` nothing is written, and the exit status says whether the tables are up to date.
 """
 
 import json
@@ -15,6 +15,7 @@ from typing import Any
 from convkan.models import list_weights
 from convkan.training import write_text
 from experiments import chebyshev, continual, deletion, fit, pde, prune, symbolic
+from experiments.benchmark import panel_report
 from experiments.benchmark.report import headline_table, ratio_table
 from experiments.common.cli import UserError, parse, run
 from experiments.compare.scoreboard import scoreboard
@@ -72,6 +73,24 @@ def table_of_record(
     """What ``table_of`` makes of the record ``NAME/NAME.json``, or of one of another name in that folder."""
     path = folder / (inside or name) / f"{name}.json"
     return table_of(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else "No record yet."
+
+
+def speed_in_short(folder: Path) -> str:
+    """The benchmark's ratios that say most, and in how many rows of the panel ours is the fastest."""
+    table = table_of_record("benchmark", headline_table, folder)
+    panel = folder / "benchmark" / "panel.json"
+    if not panel.exists():
+        return table
+    won = panel_report.won_in_short(json.loads(panel.read_text(encoding="utf-8")))
+    return f"{table}\n\n{won}"
+
+
+def panel_table(folder: Path) -> str:
+    """What of the panel was won and which bars are met; its tables and its picture, where they are."""
+    table = table_of_record("panel", panel_report.summary, folder, inside="benchmark")
+    more = {"panel.md": "[All rows]({})", "panel.png": "![The panel: time of ours beside others]({})"}
+    links = [link.format(f"benchmark/{name}") for name, link in more.items() if (folder / "benchmark" / name).exists()]
+    return "\n\n".join([table, *links])
 
 
 def comparisons(folder: Path) -> str:
@@ -138,12 +157,13 @@ def weights_table(folder: Path) -> str:
 TABLES: dict[str, dict[str, Callable[[Path], str]]] = {
     "README.md": {
         "scoreboard": comparisons_in_short,
-        "speed": partial(table_of_record, "benchmark", headline_table),
+        "speed": speed_in_short,
     },
     "experiments/results/README.md": {
         "weights": weights_table,
         "results": results_table,
         "benchmark": partial(table_of_record, "benchmark", ratio_table),
+        "panel": panel_table,
         "fit": partial(table_of_record, "fit", fit.markdown),
         "fit_exp_sin": partial(table_of_record, "fit_exp_sin", fit.markdown, inside="fit"),
         "fit_large": partial(table_of_record, "fit_large", fit.markdown, inside="fit"),

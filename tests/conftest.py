@@ -77,6 +77,7 @@ NOT_QUICK = (
     "grid_callbacks",
     "kernels",
     "own_models",
+    "panel",
     "pruning",
     "runs",
     "science",

@@ -15,16 +15,27 @@ from typing import Any
 import torch
 
 from convkan.training import write_text
-from experiments.benchmark import report
-from experiments.benchmark.measure import Contender, is_correct, peak_bytes, saved_bytes, summary, time_interleaved
+from experiments.benchmark import panel_report, report
+from experiments.benchmark.measure import (
+    QUICK_SAMPLE_SECONDS,
+    SAMPLE_SECONDS,
+    Contender,
+    is_correct,
+    peak_bytes,
+    saved_bytes,
+    summary,
+    time_interleaved,
+)
+from experiments.benchmark.panel import PANEL, PANEL_DEFAULT, QUICK_PANEL, QUICK_PANEL_DEFAULT
 from experiments.benchmark.ratios import RATIOS
+from experiments.benchmark.scores import scores
 from experiments.benchmark.workloads import QUICK, WORKLOADS, Workload
 from experiments.common.cli import GOES_ON, UserError, parse, run
 from experiments.common.folders import claimed
 from experiments.common.progress import StudyProgress
 from experiments.common.records import environment, write_record
 
-QUICK_BUDGET = 0.3
+BUDGET, PANEL_BUDGET, QUICK_BUDGET = 20.0, 2.0, 0.3
 
 
 @dataclass(frozen=True)
@@ -33,9 +44,11 @@ class BenchmarkConfig:
 
     Attributes:
         quick: Small workloads, in under a minute.
-        only: Workloads by name, separated by commas, with * for any text.
+        panel: The panel of sizes, beside rivals, in place of the workloads; its rows are SIZE/BASIS/DTYPE/MODE.
+        only: Workloads by name, separated by commas, with * for any text; by default all of them, and of the panel
+            B-splines in float32, eager, and small layers compiled, too.
         rounds: Times that each contender is timed.
-        budget: Seconds after which a contender sits out further rounds.
+        budget: Seconds after which a contender sits out further rounds; 20 by default, 2 in the panel.
         threads: Threads on a CPU.
         device: Where to compute.
         out: Folder for the record, the tables and the plot.
@@ -45,15 +58,27 @@ class BenchmarkConfig:
     """
 
     quick: bool = False
-    only: str = "*"
+    panel: bool = False
+    only: str | None = None
     rounds: int = 9
-    budget: float = 20.0
+    budget: float | None = None
     threads: int = 2
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     out: str | None = None
     baseline: str | None = None
     tolerance: float = 0.25
     fresh: bool = False
+
+    @property
+    def stem(self) -> str:
+        """What the files that are left are called."""
+        return "panel" if self.panel else "benchmark"
+
+    @property
+    def seconds(self) -> float:
+        """The budget."""
+        budget = (PANEL_BUDGET if self.panel else BUDGET) if self.budget is None else self.budget
+        return min(budget, QUICK_BUDGET) if self.quick else budget
 
 
 def main() -> None:
@@ -62,18 +87,18 @@ def main() -> None:
     for name in ("rounds", "threads"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} must be at least 1, got {getattr(config, name)}")
-    folder = Path(config.out or ("runs/benchmark-quick" if config.quick else "runs/benchmark"))
+    folder = Path(config.out or f"runs/{config.stem}{'-quick' if config.quick else ''}")
     with claimed(folder):
         benchmark(config, folder)
 
 
 def benchmark(config: BenchmarkConfig, folder: Path) -> None:
     """Time the workloads, and leave the record, the tables and the plot in ``folder``."""
-    workloads = _selected(config)
+    workloads, names = _selected(config), [workload.name for workload in _available(config)]
     baseline = None if config.baseline is None else json.loads(Path(config.baseline).read_text(encoding="utf-8"))
     torch.set_num_threads(config.threads)
     device = torch.device(config.device)
-    path = folder / "benchmark.json"
+    path = folder / f"{config.stem}.json"
     record = _start(path, config, device)
     # Each contender is a module compiled on its own, but torch counts those of one class together.
     many_modules = torch._dynamo.config.patch(recompile_limit=1000)
@@ -81,34 +106,61 @@ def benchmark(config: BenchmarkConfig, folder: Path) -> None:
         total = progress.add_task("all workloads", total=len(workloads))
         for workload in workloads:
             if workload.name not in record["workloads"]:
-                record["workloads"][workload.name] = _measure(workload, config, device, progress)
-                record["ratios"] = [_with_value(record, asdict(ratio)) for ratio in RATIOS]
+                measured = record["workloads"] | {workload.name: _measure(workload, config, device, progress)}
+                record["workloads"] = {name: measured[name] for name in names if name in measured}
+                record["ratios"] = _ratios(record, config)
                 write_record(path, record)
             progress.advance(total)
-    tables = folder / "benchmark.md"
-    write_text(tables, report.markdown(record))
-    report.plot(record, folder / "benchmark.png")
-    print(report.ratio_table(record))
-    for name, workload_record in record["workloads"].items():
-        for note in workload_record["notes"]:
-            print(f"{name}: {note}")
-    print(f"record {path}, tables {tables}, plot {folder / 'benchmark.png'}")
+    _report(record, config, path)
     if baseline is not None:
         _compare(record, baseline, config.tolerance)
 
 
+def _report(record: dict[str, Any], config: BenchmarkConfig, path: Path) -> None:
+    """Leave the tables and the plot beside the record, and say what came out."""
+    tables, plot = path.with_suffix(".md"), path.with_suffix(".png")
+    if config.panel:
+        write_text(tables, panel_report.markdown(record))
+        plots = panel_report.plot(record, plot)
+        print("\n".join([panel_report.summary(record), "", *panel_report.missed(record)]))
+    else:
+        write_text(tables, report.markdown(record))
+        report.plot(record, plot)
+        plots = [plot]
+        print(report.ratio_table(record))
+    notes = [(name, note) for name, workload in record["workloads"].items() for note in workload["notes"]]
+    for note, name in {note: name for name, note in reversed(notes)}.items():  # each once, where it was first
+        print(f"{name}: {note}")
+    print(f"record {path}, tables {tables}, plot {', '.join(map(str, plots))}")
+
+
+def _ratios(record: dict[str, Any], config: BenchmarkConfig) -> list[dict[str, Any]]:
+    if config.panel:
+        return scores(record)
+    return [asdict(ratio) | {"value": report.ratio_value(record, asdict(ratio))} for ratio in RATIOS]
+
+
+def _available(config: BenchmarkConfig) -> list[Workload]:
+    if config.panel:
+        return QUICK_PANEL if config.quick else PANEL
+    return QUICK if config.quick else WORKLOADS
+
+
 def _selected(config: BenchmarkConfig) -> list[Workload]:
-    available = QUICK if config.quick else WORKLOADS
-    patterns = config.only.split(",")
-    for pattern in patterns:
-        if not fnmatch.filter([workload.name for workload in available], pattern):
-            raise UserError(f"only must match one of {', '.join(w.name for w in available)}; got {pattern!r}")
+    available = _available(config)
+    names = [workload.name for workload in available]
+    chosen = config.only or ((QUICK_PANEL_DEFAULT if config.quick else PANEL_DEFAULT) if config.panel else "*")
+    for pattern in (patterns := chosen.split(",")):
+        if not fnmatch.filter(names, pattern):
+            shown = [name.partition("/")[0] + "/BASIS/DTYPE/MODE" if config.panel else name for name in names]
+            raise UserError(f"only must match one of {', '.join(dict.fromkeys(shown))}; got {pattern!r}")
     return [w for w in available if any(fnmatch.fnmatch(w.name, pattern) for pattern in patterns)]
 
 
 def _start(path: Path, config: BenchmarkConfig, device: torch.device) -> dict[str, Any]:
     """The record to fill: the one in the folder if it was made by the same code in the same way."""
-    settings = {name: getattr(config, name) for name in ("quick", "rounds", "budget", "threads", "device")}
+    settings = {name: getattr(config, name) for name in ("quick", "rounds", "threads", "device")}
+    settings["budget"] = config.seconds
     record = {"config": settings, **environment(device), "workloads": {}, "ratios": []}
     uncommitted = str(record["git_commit"]).endswith("+")  # which may be other code than before
     if path.exists() and not config.fresh and not uncommitted:
@@ -123,6 +175,7 @@ def _measure(
 ) -> dict[str, Any]:
     torch.manual_seed(0)
     torch.compiler.reset()
+    torch.set_num_threads(workload.threads or config.threads)
     notes: list[str] = []
     task = progress.add_task(f"{workload.name}: building", total=None)
     contenders = workload.contenders(device, notes)
@@ -136,8 +189,8 @@ def _measure(
         if passed:
             correct.append(contender)
     progress.update(task, description=f"{workload.name}: timing")
-    budget = min(config.budget, QUICK_BUDGET) if config.quick else config.budget
-    for _ in time_interleaved(correct, config.rounds, budget):
+    sample = QUICK_SAMPLE_SECONDS if config.quick else SAMPLE_SECONDS
+    for _ in time_interleaved(correct, config.rounds, config.seconds, sample):
         progress.advance(task)
     for contender in correct:
         progress.update(task, description=f"{workload.name}: memory of {contender.label}", advance=1)
@@ -149,11 +202,8 @@ def _measure(
             "peak_bytes": peak_bytes(contender),
         }
     progress.remove_task(task)
-    return {"title": workload.title, "notes": notes, "results": results}
-
-
-def _with_value(record: dict[str, Any], ratio: dict[str, Any]) -> dict[str, Any]:
-    return ratio | {"value": report.ratio_value(record, ratio)}
+    about = {"about": workload.about} if workload.about else {}
+    return {"title": workload.title, **about, "notes": notes, "results": results}
 
 
 def _compare(record: dict[str, Any], baseline: dict[str, Any], tolerance: float) -> None:

@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,9 @@ def error_of(module: nn.Module, contender: Contender) -> float:
     for layer in _kan_layers(exact):
         layer.backend = "reference"
     few = contender.x[:CHECKED].detach().double().requires_grad_()
-    grad = torch.randn(exact(few).shape, dtype=torch.float64, device=few.device)
-    exact(few).backward(grad)
+    expected = exact(few)
+    grad = torch.randn_like(expected)
+    expected.backward(grad)
     x = contender.x
     y = contender()
     full = torch.zeros_like(y)
@@ -45,12 +46,40 @@ def error_of(module: nn.Module, contender: Contender) -> float:
     y.backward(full)
     assert x.grad is not None
     assert few.grad is not None
-    errors = [relative_error(y[:CHECKED], exact(few)), relative_error(x.grad[:CHECKED], few.grad)]
+    errors = [relative_error(y[:CHECKED], expected), relative_error(x.grad[:CHECKED], few.grad)]
     for ours, theirs in zip(contender.module.parameters(), exact.parameters(), strict=True):
         assert ours.grad is not None
         assert theirs.grad is not None
         errors.append(relative_error(ours.grad, theirs.grad))
     x.grad = None
+    contender.module.zero_grad(set_to_none=True)
+    return max(errors)
+
+
+def error_beside(layer: nn.Module, contender: Contender, *, one_weight: bool = False) -> float:
+    """The largest error of the output and the input's gradient on the first images beside ``layer`` by definition.
+
+    For what lays its parameters out otherwise. Where ``one_weight`` holds those of the layer one after the other along
+    dimension 1, its gradient is compared, too.
+    """
+    exact = deepcopy(layer).double()
+    for each in _kan_layers(exact):
+        each.backend = "reference"
+    few = contender.x[:CHECKED].detach().double().requires_grad_()
+    y, ours = exact(few), contender()
+    grad = torch.randn_like(y)
+    y.backward(grad)
+    full = torch.zeros_like(ours)
+    full[:CHECKED] = grad.to(ours.dtype)
+    ours.backward(full)
+    assert contender.x.grad is not None
+    assert few.grad is not None
+    errors = [relative_error(ours[:CHECKED], y), relative_error(contender.x.grad[:CHECKED], few.grad)]
+    if one_weight:
+        (weight,) = contender.module.parameters()
+        expected = torch.cat([cast(Tensor, part.grad) for part in exact.parameters()], dim=1)
+        errors.append(relative_error(cast(Tensor, weight.grad), expected))
+    contender.x.grad = None
     contender.module.zero_grad(set_to_none=True)
     return max(errors)
 

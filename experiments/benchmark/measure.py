@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,9 @@ from experiments.common.counting import kept_storages
 GATE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 # Ours; a plain layer on ready-made features; what it would replace; what else does the same.
 Kind = Literal["convkan", "floor", "plain network", "others, reference"]
+# A sample is as many calls as fill this time: a call alone is shorter than what a machine does beside it.
+SAMPLE_SECONDS, QUICK_SAMPLE_SECONDS = 0.02, 0.001
+MOST_CALLS = 1000
 
 
 @dataclass
@@ -35,6 +39,7 @@ class Contender:
         step: Instead of forward and backward of ``module``, a whole training step.
         error: Returns the largest relative error of output and gradients, or None where there is nothing to compare.
         autocast: Compute in ``dtype`` by autocast, with parameters and input in float32.
+        trains: Whether there is a backward pass to time.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Contender:
     step: Callable[[], Any] | None = None
     error: Callable[["Contender"], float] | None = None
     autocast: bool = False
+    trains: bool = True
     seconds: dict[str, list[float]] = field(default_factory=lambda: {"forward": [], "forward+backward": []})
 
     @property
@@ -67,9 +73,11 @@ def passes(contender: Contender) -> dict[str, Callable[[], Any]]:
         return {"forward+backward": contender.step}
 
     def forward() -> None:
-        with torch.no_grad():
+        with torch.inference_mode():
             contender()
 
+    if not contender.trains:
+        return {"forward": forward}
     grad = torch.randn_like(contender().detach())
 
     def forward_backward() -> None:
@@ -80,29 +88,53 @@ def passes(contender: Contender) -> dict[str, Callable[[], Any]]:
     return {"forward": forward, "forward+backward": forward_backward}
 
 
-def time_interleaved(contenders: Sequence[Contender], rounds: int, budget: float) -> Iterator[None]:
+def time_interleaved(
+    contenders: Sequence[Contender], rounds: int, budget: float, sample: float = SAMPLE_SECONDS
+) -> Iterator[None]:
     """Time all contenders in turn, ``rounds`` times, so that all see the machine in the same states.
 
-    Each is called once before, for compilation. One that has used up ``budget`` seconds sits out further rounds. Yields
-    after each call, for a progress bar.
+    Each is called before, for compilation and to find how many calls fill a ``sample`` of so many seconds. One that has
+    used up ``budget`` seconds sits out further rounds. Yields after each turn, for a progress bar.
     """
+    synchronize = torch.cuda.synchronize if contenders and contenders[0].x.is_cuda else lambda: None
+
+    def timed(function: Callable[[], Any], calls: int) -> float:
+        synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        synchronize()
+        return time.perf_counter() - start
+
     functions = []
     for contender in contenders:
-        functions.append(passes(contender))
-        for function in functions[-1].values():
-            function()
+        functions.append(
+            [(name, run, calls_of(partial(timed, run), sample)) for name, run in passes(contender).items()]
+        )
         yield
-    synchronize = torch.cuda.synchronize if contenders and contenders[0].x.is_cuda else lambda: None
+    spent = [0.0] * len(contenders)
     for _ in range(rounds):
-        for contender, parts in zip(contenders, functions, strict=True):
-            if sum(map(sum, contender.seconds.values())) < budget:
-                for name, function in parts.items():
-                    synchronize()
-                    start = time.perf_counter()
-                    function()
-                    synchronize()
-                    contender.seconds[name].append(time.perf_counter() - start)
+        for position, (contender, parts) in enumerate(zip(contenders, functions, strict=True)):
+            if spent[position] < budget:
+                for name, run, calls in parts:
+                    seconds = timed(run, calls)
+                    spent[position] += seconds
+                    contender.seconds[name].append(seconds / calls)
             yield
+
+
+def calls_of(timed: Callable[[int], float], sample: float) -> int:
+    """How many calls take ``sample`` seconds, after a first one that may compile.
+
+    Args:
+        timed: From a number of calls to their seconds.
+        sample: What they should take together.
+    """
+    timed(1)
+    calls = 1
+    while (seconds := timed(calls)) < sample and calls < MOST_CALLS:
+        calls = min(MOST_CALLS, max(2 * calls, int(1.1 * calls * sample / max(seconds, 1e-9))))
+    return calls
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float] | None:
@@ -115,15 +147,15 @@ def summary(seconds: Sequence[float]) -> dict[str, float] | None:
 
 def saved_bytes(contender: Contender) -> int | None:
     """Bytes that the graph of one output keeps alive; parameters and the input are counted."""
-    return None if contender.step is not None else sum(kept_storages(contender).values())
+    return None if contender.step is not None or not contender.trains else sum(kept_storages(contender).values())
 
 
 def peak_bytes(contender: Contender) -> int | None:
     """Memory that one forward and backward pass needs at its height, beyond what was there before.
 
-    On a CPU, the growth of the process; known on Linux only.
+    Of a contender that does not train, the forward pass. On a CPU, the growth of the process; known on Linux only.
     """
-    run = passes(contender)["forward+backward"]
+    *_, run = passes(contender).values()
     gc.collect()
     if contender.x.is_cuda:
         torch.cuda.reset_peak_memory_stats()

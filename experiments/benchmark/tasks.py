@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import Basis, BSpline
@@ -95,31 +95,39 @@ def linear(batch: int, device: torch.device, notes: list[str]) -> list[Contender
 
 def training_step(name: str, image: tuple[int, int, int], device: torch.device, notes: list[str]) -> list[Contender]:
     """Forward, backward and AdamW step of a model and of its twin, on 64 images that are ready."""
-    found = []
     kinds: tuple[tuple[str, Kind], ...] = ((name, "convkan"), (twin(name), "plain network"))
-    for model_name, kind in kinds:
-        for compiled in (False, True):
-            for autocast in (False, True):
-                x = random_input(64, *image, device=device).detach()
-                labels = torch.randint(0, 10, (64,), device=device)
-                model = create_model(model_name, in_channels=image[0]).to(device)
-                model = model.to(memory_format=torch.channels_last)
-                optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-                run = torch.compile(model, fullgraph=True) if compiled else model
-                assert isinstance(run, nn.Module)
-                contender = Contender(
-                    model_name, kind, run, x, torch.bfloat16 if autocast else torch.float32, compiled, autocast=autocast
-                )
+    return [
+        training(model_name, {}, kind, image, 64, device, compiled, autocast)
+        for model_name, kind in kinds
+        for compiled in (False, True)
+        for autocast in (False, True)
+    ]
 
-                def step(
-                    contender: Contender = contender,
-                    labels: Tensor = labels,
-                    optimizer: torch.optim.Optimizer = optimizer,
-                ) -> None:
-                    F.cross_entropy(contender().float(), labels).backward()
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
 
-                contender.step = step
-                found.append(contender)
-    return found
+def training(
+    name: str,
+    options: dict[str, Any],
+    kind: Kind,
+    image: tuple[int, int, int],
+    batch: int,
+    device: torch.device,
+    compiled: bool = False,
+    autocast: bool = False,
+) -> Contender:
+    """Forward, backward and AdamW step of a model with these options, on images that are ready."""
+    x = random_input(batch, *image, device=device).detach()
+    labels = torch.randint(0, 10, (batch,), device=device)
+    model = create_model(name, in_channels=image[0], **options).to(device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    run = torch.compile(model, fullgraph=True) if compiled else model
+    assert isinstance(run, nn.Module)
+    dtype = torch.bfloat16 if autocast else torch.float32
+    contender = Contender(name, kind, run, x, dtype, compiled, autocast=autocast)
+
+    def step() -> None:
+        F.cross_entropy(contender().float(), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    contender.step = step
+    return contender

@@ -1,8 +1,9 @@
 """The list of what is benchmarked."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -13,11 +14,21 @@ from experiments.benchmark.tasks import ConvolutionTask, activation, linear, tra
 
 @dataclass(frozen=True)
 class Workload:
-    """A task, and ``contenders(device, notes)``, which builds the ways of doing it and says what it left out."""
+    """A task, and ``contenders(device, notes)``, which builds the ways of doing it and says what it left out.
+
+    Attributes:
+        name: By which it is chosen.
+        title: For people.
+        contenders: The ways of doing it.
+        threads: On a CPU; None for those of the command.
+        about: What a report must know of it, in terms of JSON.
+    """
 
     name: str
     title: str
     contenders: Callable[[torch.device, list[str]], list[Contender]]
+    threads: int | None = None
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
