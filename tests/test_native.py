@@ -137,3 +137,26 @@ def test_the_library_is_built_once_and_whole(tmp_path, monkeypatch):
     written = path.stat().st_mtime_ns
     assert build._built(["c++"], 3) == path
     assert path.stat().st_mtime_ns == written
+
+
+def test_without_a_home_kernels_are_not_built(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("CONVKAN_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(build.Path, "home", home)
+    assert build.library.__wrapped__(3) is None
+
+
+@pytest.mark.parametrize("name", ["basis_weight", "grid", "base_weight"])
+def test_tensors_of_other_sizes_are_refused_before_they_are_read(name):
+    layer, x = LearnableActivation(4), torch.randn(3, 4)
+    tensors = {
+        "base_weight": layer.base_weight.detach(),
+        "basis_weight": layer.basis_weight.detach(),
+        "grid": layer.grid,
+    }
+    tensors[name] = tensors[name][:, :-1]
+    with pytest.raises(RuntimeError, match=f"size of {name} must be"):
+        native.activation(x, *tensors.values(), layer.plan.expansion)

@@ -1,8 +1,9 @@
 """Kernels of our own for what most layers compute: B-splines on equally spaced knots, in float32, on a CPU.
 
-``kernels.cpp`` holds them, in plain C++ that includes nothing of torch; ``build.py`` builds it with the machine's
-compiler, once a machine, and ``calls.py`` hands tensors over to it. Where there is no compiler, or another basis, dtype
-or device, ``covers`` says so, and the operations of ``convkan.ops.kernels`` do the same.
+They are plain C++ that includes nothing of torch: ``vectors.h``, on it ``bases.h`` and ``splines.h``, on these
+``features.h`` and ``activations.h``, and ``kernels.cpp``, by which they are called. ``build.py`` builds them with the
+machine's compiler, once a machine, and ``calls.py`` hands tensors over to them. Where there is no compiler, or another
+basis, dtype or device, ``covers`` says so, and the operations of ``convkan.ops.kernels`` do the same.
 """
 
 from convkan.ops.native.build import DISABLING_VARIABLE, is_enabled, native_kernels

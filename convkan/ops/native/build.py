@@ -23,10 +23,10 @@ import torch
 
 CACHE_VARIABLE = "CONVKAN_CACHE"
 DISABLING_VARIABLE = "CONVKAN_COMPILE"
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = Path(__file__).parent
 SECONDS = 120  # after which a compiler is given up
 # No flag may change what NaN and infinity mean.
-FLAGS = ("-std=c++17", "-O2", "-shared", "-fPIC", "-ffp-contract=fast", "-Wno-psabi")
+FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=fast", "-Wno-psabi")
 INSTRUCTIONS = {
     "AVX2": ("-mavx2", "-mfma"),
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"),
@@ -61,7 +61,7 @@ def library(order: int) -> ctypes.CDLL | None:
         return None
     try:
         return ctypes.CDLL(str(_built(shlex.split(compiler), order)))
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
+    except (OSError, subprocess.SubprocessError, ValueError, RuntimeError) as error:  # the last: there is no home
         _log.info("kernels are not built: %s", getattr(error, "stderr", None) or error)
         return None
 
@@ -70,7 +70,7 @@ def _built(compiler: list[str], order: int) -> Path:
     """The file of the library; it is there whole or not at all, however many processes build it."""
     flags = [*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ()), f"-DCONVKAN_ORDER={order}"]
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=SECONDS).stdout
-    name = hashlib.sha256(SOURCE.read_bytes() + version + " ".join([*compiler, *flags]).encode()).hexdigest()[:16]
+    name = hashlib.sha256(_source() + version + " ".join([*compiler, *flags]).encode()).hexdigest()[:16]
     path = _folder() / f"order{order}-{name}.so"
     if path.exists():
         return path
@@ -78,12 +78,17 @@ def _built(compiler: list[str], order: int) -> Path:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder, path.name)
         for threads in (["-fopenmp"], []):  # a compiler without OpenMP makes kernels for one thread
-            command = [*compiler, *flags, *threads, str(SOURCE), "-o", str(partial)]
+            command = [*compiler, *flags, *threads, str(SOURCES / "kernels.cpp"), "-o", str(partial)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=not threads)
             if done.returncode == 0:
                 break
         partial.replace(path)
     return path
+
+
+def _source() -> bytes:
+    """All that is compiled."""
+    return b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.suffix in (".h", ".cpp"))
 
 
 def _folder() -> Path:

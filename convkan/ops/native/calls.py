@@ -25,11 +25,14 @@ MIN_PIXELS = 16
 # What numbers may come in and go out as; all is computed in float32.
 PRECISIONS = (torch.float32, torch.bfloat16)
 
+_LAYOUT = [c_void_p, c_void_p, c_void_p]  # sizes and strides, low ends of the grids, high ends
+_OPTIONS = [c_int] * 3  # grid size, base activation, threads
+_IMAGES = [c_void_p, c_int, c_int, c_void_p]  # sizes, functions a channel, whether channels are last, ends of the grids
 _SIGNATURES: dict[str, list[Any]] = {
-    "features": [c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_int, c_int, c_int],
-    "pull_back": [c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int, c_int, c_int],
-    "activation": [c_void_p] * 4 + [c_int64] * 3 + [c_int] * 2 + [c_void_p] * 2 + [c_int64] + [c_int] * 4,
-    "activation_backward": [c_void_p] * 6 + [c_int64] * 3 + [c_int] * 2 + [c_void_p] * 2 + [c_int64] + [c_int] * 4,
+    "features": [c_void_p, c_void_p, c_int, *_LAYOUT, *_OPTIONS],
+    "pull_back": [c_void_p, c_void_p, c_int, c_void_p, *_LAYOUT, *_OPTIONS],
+    "activation": [c_void_p] * 4 + _IMAGES + [c_int] * 4,
+    "activation_backward": [c_void_p] * 6 + _IMAGES + [c_int] * 4,
     "chunks": [c_int64, c_int64, c_int],
 }
 
@@ -121,10 +124,9 @@ def features(
     _check("knots", knots.shape, (*x.shape[1:], basis.num_knots))
     functions = expansion.num_features
     out = x.new_empty((*x.shape[:-1], functions, x.shape[-1]), dtype=dtype)
-    low, high = _ends(knots, basis)
     half = dtype == torch.bfloat16
     _kernel("features", basis.order)(
-        x.data_ptr(), out.data_ptr(), half, _layout(x, functions, knots), low, high, 0, *_options(expansion)
+        x.data_ptr(), out.data_ptr(), half, _layout(x, functions, knots), *_ends(knots, basis), *_options(expansion)
     )
     return out
 
@@ -141,18 +143,9 @@ def input_gradient(
     _check("grad", grad.shape, (*x.shape[:-1], expansion.num_features, x.shape[-1]))
     grad = grad.detach().resolve_neg().contiguous()
     out = torch.empty_like(x)
-    low, high = _ends(knots, basis)
-    half = grad.dtype == torch.bfloat16
+    half, layout = grad.dtype == torch.bfloat16, _layout(x, expansion.num_features, knots)
     _kernel("pull_back", basis.order)(
-        x.data_ptr(),
-        grad.data_ptr(),
-        half,
-        out.data_ptr(),
-        _layout(x, expansion.num_features, knots),
-        low,
-        high,
-        0,
-        *_options(expansion),
+        x.data_ptr(), grad.data_ptr(), half, out.data_ptr(), layout, *_ends(knots, basis), *_options(expansion)
     )
     return out.to(dtype)
 
@@ -167,28 +160,53 @@ def _options(expansion: Expansion) -> tuple[int, int, int]:
     return _splines(expansion).grid_size, BASES[expansion.base_activation], torch.get_num_threads()
 
 
-class _Images:
-    """An input as the activation's kernels see it: (outer, channels, pixels), or (pixels, channels)."""
+class _Activation:
+    """An activation's arguments as its kernels see them: an input (outer, channels, pixels), or (pixels, channels)."""
 
-    def __init__(self, x: Tensor) -> None:
-        self.shape, self.channels = x.shape, x.shape[1]
+    def __init__(
+        self, x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor, expansion: Expansion
+    ) -> None:
+        basis = _splines(expansion)
+        self.order, self.shape, self.channels = basis.order, x.shape, x.shape[1]
+        self.repeats = len(basis_weight) // self.channels
+        functions = self.channels * self.repeats
+        _check("basis_weight", basis_weight.shape, (functions, basis.num_functions))
+        _check("grid", grid.shape, (self.channels, basis.num_knots))
+        if base_weight is not None:
+            _check("base_weight", base_weight.shape, (functions, 1))
         pixels = prod(x.shape[2:])
         self.last = pixels < MIN_PIXELS or (x.movedim(1, -1).is_contiguous() and not x.is_contiguous())
         self.outer, self.pixels = (1, x.shape[0] * pixels) if self.last else (x.shape[0], pixels)
+        self.inputs = self.laid_out(x), None if base_weight is None else _plain(base_weight), _plain(basis_weight)
+        self.ends = _plain(grid[:, basis.order :: basis.grid_size][:, :2].mT)
+        self.options = expansion, EXTRAPOLATIONS[basis.extrapolation]
 
     def laid_out(self, x: Tensor) -> Tensor:
         """Numbers in float32 in the order that the kernels read."""
         return _plain(x.movedim(1, -1) if self.last else x)
 
-    def empty(self, channels: int) -> Tensor:
+    def empty(self, functions: int) -> Tensor:
         """Memory for an output, in that order."""
         batch, _, *space = self.shape
-        shape = (batch, *space, channels) if self.last else (batch, channels, *space)
+        shape = (batch, *space, functions) if self.last else (batch, functions, *space)
         return torch.empty(shape, dtype=torch.float32, device="cpu")
 
     def shaped(self, y: Tensor) -> Tensor:
         """An output in that order, as the layer gives it."""
         return y.movedim(-1, 1) if self.last else y
+
+    def chunks(self) -> int:
+        """Parts of the input that are summed up on their own."""
+        return int(_kernel("chunks", self.order)(self.outer, self.pixels, self.last))
+
+    def run(self, name: str, *tensors: Tensor | None) -> None:
+        """Call a kernel with these tensors and all that is known of the input."""
+        pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        sizes = (c_int64 * 3)(self.outer, self.channels, self.pixels)
+        (size, base, threads), extrapolation = _options(self.options[0]), self.options[1]
+        _kernel(name, self.order)(
+            *pointers, sizes, self.repeats, self.last, self.ends.data_ptr(), size, base, extrapolation, threads
+        )
 
 
 def activation(
@@ -199,20 +217,10 @@ def activation(
     expansion: Expansion,
 ) -> Float[Tensor, "batch channels_out *space"]:
     """All functions of all channels of an input that ``covers``."""
-    images, basis = _Images(x), _splines(expansion)
-    repeats = len(basis_weight) // images.channels
-    _check_weights(images.channels * repeats, base_weight, basis_weight, basis)
-    _check("grid", grid.shape, (images.channels, basis.num_knots))
-    y = images.empty(len(basis_weight))
-    tensors = images.laid_out(x), None if base_weight is None else _plain(base_weight), _plain(basis_weight)
-    grid = _plain(grid)
-    low, high = _ends(grid.unsqueeze(0), basis)
-    size, base, threads = _options(expansion)
-    _kernel("activation", basis.order)(
-        *map(_pointer, tensors), y.data_ptr(), images.outer, images.channels, images.pixels, repeats, images.last,
-        low, high, grid.stride(0), size, base, EXTRAPOLATIONS[basis.extrapolation], threads,
-    )  # fmt: skip
-    return images.shaped(y).to(basis_weight.dtype)
+    at = _Activation(x, base_weight, basis_weight, grid, expansion)
+    y = at.empty(len(basis_weight))
+    at.run("activation", *at.inputs, y)
+    return at.shaped(y).to(basis_weight.dtype)
 
 
 def activation_backward(
@@ -226,44 +234,17 @@ def activation_backward(
     need_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of ``activation`` with respect to its first three arguments, those that are needed."""
-    images, basis = _Images(x), _splines(expansion)
-    repeats, functions = len(basis_weight) // images.channels, basis.num_functions
-    _check_weights(images.channels * repeats, base_weight, basis_weight, basis)
-    _check("grid", grid.shape, (images.channels, basis.num_knots))
+    at = _Activation(x, base_weight, basis_weight, grid, expansion)
     _check("grad", grad.shape, (len(x), len(basis_weight), *x.shape[2:]))
-    by_x = images.empty(images.channels) if need_x else None
-    sums = None
+    by_x = at.empty(at.channels) if need_x else None
+    sums: Tensor | None = None
     if need_weight:
-        chunks = _kernel("chunks", basis.order)(images.outer, images.pixels, images.last)
-        sums = torch.zeros(chunks, len(basis_weight), 1 + functions, dtype=torch.float64, device="cpu")
-    tensors = (
-        images.laid_out(grad),
-        images.laid_out(x),
-        None if base_weight is None else _plain(base_weight),
-        _plain(basis_weight),
-        by_x,
-        sums,
-    )
-    grid = _plain(grid)
-    low, high = _ends(grid.unsqueeze(0), basis)
-    size, base, threads = _options(expansion)
-    _kernel("activation_backward", basis.order)(
-        *map(_pointer, tensors), images.outer, images.channels, images.pixels, repeats, images.last,
-        low, high, grid.stride(0), size, base, EXTRAPOLATIONS[basis.extrapolation], threads,
-    )  # fmt: skip
-    by_x = None if by_x is None else images.shaped(by_x).to(x.dtype)
+        shape = at.chunks(), len(basis_weight), 1 + basis_weight.shape[1]
+        sums = torch.zeros(shape, dtype=torch.float64, device="cpu")
+    at.run("activation_backward", at.laid_out(grad), *at.inputs, by_x, sums)
+    by_x = None if by_x is None else at.shaped(by_x).to(x.dtype)
     if sums is None:
         return by_x, None, None
     by_weight = sums.sum(0).to(basis_weight.dtype)
     by_base = None if base_weight is None else by_weight[:, :1].to(base_weight.dtype).contiguous()
     return by_x, by_base, by_weight[:, 1:].contiguous()
-
-
-def _check_weights(functions: int, base_weight: Tensor | None, basis_weight: Tensor, basis: BSpline) -> None:
-    _check("basis_weight", basis_weight.shape, (functions, basis.num_functions))
-    if base_weight is not None:
-        _check("base_weight", base_weight.shape, (functions, 1))
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

@@ -1,0 +1,190 @@
+// Vectors of floats and what is done with them: to load, to store, to compare, to look up, to transpose.
+//
+// Comparisons are written so that NaN goes through them: `a < b ? b : a` is NaN where a is.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
+typedef float Stored __attribute__((vector_size(4 * LANES), aligned(4)));  // as they lie between other floats
+
+#define ALWAYS_INLINE __attribute__((always_inline))
+
+inline Vector all(float value) { return Vector{} + value; }
+inline Integers all(int32_t value) { return Integers{} + value; }
+inline Vector at_least(Vector x, float low) { return x < low ? all(low) : x; }
+inline Vector at_most(Vector x, float high) { return x > high ? all(high) : x; }
+inline Vector absolute(Vector x) { return (Vector)((Integers)x & 0x7fffffff); }
+
+inline bool any(Integers truths) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)truths, (__m512i)truths) != 0;
+#elif defined(__AVX2__)
+    return !_mm256_testz_si256((__m256i)truths, (__m256i)truths);
+#else
+    bool found = false;
+    for (int lane = 0; lane < LANES; ++lane) found |= truths[lane] != 0;
+    return found;
+#endif
+}
+
+inline Vector load(const float* from, int64_t stride, int count) {
+    if (stride == 1 && count == LANES) return *(const Stored*)from;
+    Vector x{};
+    for (int lane = 0; lane < count; ++lane) x[lane] = from[lane * stride];
+    return x;
+}
+inline void store(Vector x, float* to, int64_t stride, int count) {
+    if (stride == 1 && count == LANES) *(Stored*)to = x;
+    else for (int lane = 0; lane < count; ++lane) to[lane * stride] = x[lane];
+}
+
+inline float widened(uint16_t half) {
+    const uint32_t bits = uint32_t(half) << 16;
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+}
+inline uint16_t rounded(float x) {  // to the nearest bfloat16, to even where two are as near
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    if (x != x) return 0x7fc0;
+    return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+inline Vector load(const uint16_t* from, int64_t stride, int count) {
+    Vector x{};
+    for (int lane = 0; lane < count; ++lane) x[lane] = widened(from[lane * stride]);
+    return x;
+}
+inline void store(Vector x, uint16_t* to, int64_t stride, int count) {
+    for (int lane = 0; lane < count; ++lane) to[lane * stride] = rounded(x[lane]);
+}
+
+inline float total(Vector x) {
+    float sum = 0;
+    for (int lane = 0; lane < LANES; ++lane) sum += x[lane];
+    return sum;
+}
+
+// A product that is rounded on its own, as it is outside of a fused multiply-add.
+inline Vector product(Vector a, Vector b) {
+    Vector y = a * b;
+#if defined(__AVX512F__)
+    asm("" : "+v"(y));
+#elif defined(__SSE__)
+    asm("" : "+x"(y));
+#elif defined(__aarch64__)
+    asm("" : "+w"(y));
+#else
+    volatile Vector kept = y;
+    y = kept;
+#endif
+    return y;
+}
+
+// table[position] in every lane, wherever they are.
+inline Vector gathered(const float* table, Integers position) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_i32gather_ps((__m512i)position, table, 4);
+#elif defined(__AVX2__)
+    return (Vector)_mm256_i32gather_ps(table, (__m256i)position, 4);
+#else
+    Vector y;
+    for (int lane = 0; lane < LANES; ++lane) y[lane] = table[position[lane]];
+    return y;
+#endif
+}
+
+// The same of a table of `size` numbers, a multiple of LANES, which stays in registers where it is small.
+inline Vector look_up(const float* table, int size, Integers position) {
+#if defined(__AVX512F__)
+    if (size == 16) return (Vector)_mm512_permutexvar_ps((__m512i)position, _mm512_loadu_ps(table));
+    if (size == 32)
+        return (Vector)_mm512_permutex2var_ps(_mm512_loadu_ps(table), (__m512i)position, _mm512_loadu_ps(table + 16));
+#elif defined(__AVX2__)
+    const __m256i at = (__m256i)position;
+    if (size == 8) return (Vector)_mm256_permutevar8x32_ps(_mm256_loadu_ps(table), at);
+    if (size == 16) {
+        const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), at);
+        const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), at);
+        return (Vector)_mm256_blendv_ps(low, high, (__m256)_mm256_slli_epi32(at, 28));  // by the bit of eight
+    }
+#endif
+    return gathered(table, position);
+}
+
+// Columns of WIDTH vectors as rows of as many numbers: that of a lane begins at to[WIDTH * row_of<WIDTH>(lane)].
+template <int WIDTH>
+inline int row_of(int lane) {
+#if defined(__AVX512F__) || defined(__AVX2__)
+    constexpr int PARTS = LANES / 4;  // within each of which alone it is fast to exchange numbers
+    if constexpr (WIDTH == 2) return lane % 4 / 2 * (2 * PARTS) + lane / 4 * 2 + lane % 2;
+    if constexpr (WIDTH == 4) return lane % 4 * PARTS + lane / 4;
+#endif
+    return lane;
+}
+template <int WIDTH>
+inline void transpose(const Vector* columns, float* to) {
+#if defined(__AVX512F__)
+#define PAIRED(name, a, b) (Vector) _mm512_unpack##name##_ps((__m512)(a), (__m512)(b))
+#define PAIRED_TWICE(name, a, b) (Vector) _mm512_unpack##name##_pd((__m512d)(a), (__m512d)(b))
+#elif defined(__AVX2__)
+#define PAIRED(name, a, b) (Vector) _mm256_unpack##name##_ps((__m256)(a), (__m256)(b))
+#define PAIRED_TWICE(name, a, b) (Vector) _mm256_unpack##name##_pd((__m256d)(a), (__m256d)(b))
+#endif
+#ifdef PAIRED
+    if constexpr (WIDTH == 2) {
+        store(PAIRED(lo, columns[0], columns[1]), to, 1, LANES);
+        store(PAIRED(hi, columns[0], columns[1]), to + LANES, 1, LANES);
+        return;
+    }
+    if constexpr (WIDTH == 4) {
+        const Vector a = PAIRED(lo, columns[0], columns[1]), b = PAIRED(lo, columns[2], columns[3]);
+        const Vector c = PAIRED(hi, columns[0], columns[1]), d = PAIRED(hi, columns[2], columns[3]);
+        store(PAIRED_TWICE(lo, a, b), to, 1, LANES);
+        store(PAIRED_TWICE(hi, a, b), to + LANES, 1, LANES);
+        store(PAIRED_TWICE(lo, c, d), to + 2 * LANES, 1, LANES);
+        store(PAIRED_TWICE(hi, c, d), to + 3 * LANES, 1, LANES);
+        return;
+    }
+#undef PAIRED
+#undef PAIRED_TWICE
+#endif
+    for (int column = 0; column < WIDTH; ++column) store(columns[column], to + column, WIDTH, LANES);
+}
+
+// e^x by x = n ln 2 + r and Taylor's polynomial in r, within 2 units of the last place; 0 is 1e-38 here.
+inline Vector exponential(Vector x) {
+    const Vector held = at_most(at_least(x, -87.3f), 88.0f);
+    const Vector shifted = held * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the nearest integer comes to the lowest bits
+    const Vector n = shifted - 12582912.0f;
+    const Vector r = held - n * 0.693359375f + n * 2.12194440e-4f;
+    Vector y = all(1.0f / 5040);
+    y = y * r + 1.0f / 720;
+    y = y * r + 1.0f / 120;
+    y = y * r + 1.0f / 24;
+    y = y * r + 1.0f / 6;
+    y = y * r + 0.5f;
+    y = y * r + 1.0f;
+    y = y * r + 1.0f;
+    y = (Vector)((Integers)y + ((Integers)shifted << 23));
+    return x > 88.0f ? all(std::numeric_limits<float>::infinity()) : y;
+}
+
+}  // namespace
