@@ -8,12 +8,16 @@ from convkan.nn.lowrank import LowRankKANConv2d
 from convkan.nn.named_edges import SymbolicEdges
 from convkan.nn.shared import SharedActivation
 from convkan.nn.swapping import layer_in_place_of, linear_weight, plain_in_place_of
+from convkan.nn.transposed import KANConvTranspose1d, KANConvTranspose2d, KANConvTranspose3d
 
 __all__ = [
     "EdgeLayer",
     "KANConv1d",
     "KANConv2d",
     "KANConv3d",
+    "KANConvTranspose1d",
+    "KANConvTranspose2d",
+    "KANConvTranspose3d",
     "KANLayer",
     "KANLinear",
     "LearnableActivation",
