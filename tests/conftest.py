@@ -60,6 +60,7 @@ CORE = (
     "grid",
     "kernels",
     "layers",
+    "lazy",
     "models",
     "ops",
     "regularization",

@@ -3,6 +3,16 @@
 from convkan.nn.activation import LearnableActivation
 from convkan.nn.conv import KANConv1d, KANConv2d, KANConv3d
 from convkan.nn.layer import EdgeLayer, KANLayer
+from convkan.nn.lazy import (
+    LazyKANConv1d,
+    LazyKANConv2d,
+    LazyKANConv3d,
+    LazyKANConvTranspose1d,
+    LazyKANConvTranspose2d,
+    LazyKANConvTranspose3d,
+    LazyKANLinear,
+    LazyLearnableActivation,
+)
 from convkan.nn.linear import KANLinear
 from convkan.nn.lowrank import LowRankKANConv2d
 from convkan.nn.named_edges import SymbolicEdges
@@ -20,6 +30,14 @@ __all__ = [
     "KANConvTranspose3d",
     "KANLayer",
     "KANLinear",
+    "LazyKANConv1d",
+    "LazyKANConv2d",
+    "LazyKANConv3d",
+    "LazyKANConvTranspose1d",
+    "LazyKANConvTranspose2d",
+    "LazyKANConvTranspose3d",
+    "LazyKANLinear",
+    "LazyLearnableActivation",
     "LearnableActivation",
     "LowRankKANConv2d",
     "SharedActivation",
