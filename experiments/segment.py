@@ -1,15 +1,16 @@
 """Segment digits in made-up scenes with a KAN U-Net and its plain twin: ``python -m experiments.segment``.
 
-The scenes are made up: digits of scikit-learn's (8×8 pixels, drawn by people, packaged with it) enlarged, pasted one over
-another at random places and brightnesses, and covered with noise. A pixel's class is that of the digit on top of it, or
-the background. Digits of test scenes are in no training scene. Networks have equal numbers of parameters: the KANs' widths
-are chosen so.
+The scenes are made up: digits of scikit-learn's (8×8 pixels, drawn by people, packaged with it) enlarged, pasted one
+over another at random places and brightnesses, and covered with noise. A pixel's class is that of the digit on top of
+it, or the background. Digits of test scenes are in no training scene. The KANs have as many parameters as the plain
+network, or fewer: their widths are chosen so.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from convkan.training.datasets import DATASETS
 from convkan.training.parts import Images
 from experiments.common.cli import GOES_ON, check_positive, run
 from experiments.common.counting import count_parameters
-from experiments.common.folders import data_root as default_root
 from experiments.common.study import Cell, Study, Work
 
 GLYPH = 16  # pixels of a digit's side, once enlarged
@@ -101,7 +101,7 @@ def scenes(images: Images, count: int, side: int, digits: int, seed: int) -> tup
 @cache
 def data_of(config: SegmentConfig) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Training scenes and test scenes."""
-    parts = DATASETS["digits"].load(default_root(None), None)
+    parts = DATASETS["digits"].load(Path(), None)
     return (
         scenes(parts.train, config.train_scenes, config.side, config.digits, seed=0),
         scenes(parts.test, config.test_scenes, config.side, config.digits, seed=1),
@@ -189,9 +189,7 @@ def markdown(record: dict[str, Any]) -> str:
     lines = ["| network | parameters | Dice | right pixels | seconds an epoch |", "| --- | ---: | ---: | ---: | ---: |"]
     for name, runs in record["runs"].items():
         scores = torch.tensor([run["dice"] for run in runs]).mean(1)
-        accuracy, seconds = (
-            sum(run[key] for run in runs) / len(runs) for key in ("accuracy", "seconds_per_epoch")
-        )
+        accuracy, seconds = (sum(run[key] for run in runs) / len(runs) for key in ("accuracy", "seconds_per_epoch"))
         spread = f" ± {scores.std():.3f}" if len(runs) > 1 else ""
         lines.append(
             f"| {name} | {runs[0]['parameters']:,} | {scores.mean():.3f}{spread} | {accuracy:.1%} | {seconds:.1f} |"
@@ -205,14 +203,16 @@ def draw(record: dict[str, Any]) -> Figure:
     config = SegmentConfig(**record["config"])
     _, (x, wanted) = data_of(config)
     found = {name: [unpacked(rows) for rows in runs[0]["masks"]] for name, runs in record["runs"].items()}
-    columns = {"scene": x[:SHOWN, 0].numpy(), "digits": wanted[:SHOWN].numpy(), **found}
+    columns: dict[str, Any] = {"scene": x[:SHOWN, 0].numpy(), "digits": wanted[:SHOWN].numpy(), **found}
     shown = min(SHOWN, len(x))
     figure = new_figure((1.9 * len(columns), 1.8 * shown + 0.4), dpi=110)
     axes = figure.subplots(shown, len(columns), squeeze=False)
     for column, (title, pictures) in enumerate(columns.items()):
         axes[0, column].set_title(title.replace(", ", ",\n"), fontsize=8)
         for row in range(shown):
-            look = {"cmap": "gray"} if column == 0 else {"cmap": COLOURS, "vmin": 0, "vmax": CLASSES - 1}
+            look: dict[str, Any] = (
+                {"cmap": "gray"} if column == 0 else {"cmap": COLOURS, "vmin": 0, "vmax": CLASSES - 1}
+            )
             axes[row, column].imshow(pictures[row], interpolation="nearest", **look)
             axes[row, column].set_axis_off()
     return figure
@@ -222,7 +222,7 @@ STUDY = Study(
     name="segment",
     description=__doc__,
     config=SegmentConfig,
-    quick={"width": 4.0, "train_scenes": 96, "test_scenes": 16, "side": 32, "digits": 2, "epochs": 2, "seeds": 1},
+    quick={"width": 4.0, "train_scenes": 96, "test_scenes": 16, "side": 32, "digits": 2, "epochs": 4, "seeds": 1},
     stages=(cells,),
     table=markdown,
     draw=draw,

@@ -82,6 +82,7 @@ NOT_QUICK = (
     "pruning",
     "runs",
     "science",
+    "segment",
     "symbolic",
     "tracing",
     "uses",
