@@ -65,7 +65,7 @@ class SegmentConfig:
     test_scenes: int = 500
     side: int = 48
     digits: int = 5
-    epochs: int = 10
+    epochs: int = 30
     batch_size: int = 32
     seeds: int = 3
     threads: int = 1
