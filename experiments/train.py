@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from convkan.grid import spline_layers
 from convkan.interpret.plot import plot_confusion, plot_edges, plot_learning_curves
-from convkan.models import Description, example_input, model_options
+from convkan.models import Description, example_input, model_options, model_task
 from convkan.nn import KANLayer
 from convkan.training import (
     Classifier,
@@ -135,6 +135,8 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     before = earlier_record(folder)
     channels, height, width = data.image_shape
     options = dict(config.model_options)
+    if model_task(config.model) != "classification":
+        raise ValueError(f"model must be a classifier, got {config.model!r}: see python -m experiments.segment")
     if "image_size" in model_options(config.model):
         options.setdefault("image_size", [height, width])
     description = Description(config.model, channels, (height, width), data.class_names, data.mean, data.std, options)

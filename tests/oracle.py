@@ -107,6 +107,32 @@ def kan_convolution(layer, x: np.ndarray) -> np.ndarray:
     return y
 
 
+def kan_transposed_convolution(layer, x: np.ndarray) -> np.ndarray:
+    """Every pixel p adds φ[o,c,tap](x[n,c,p]) to y[n,o, p·stride + tap·dilation − padding], loop by loop."""
+    features, space, count = edge_features(layer, x), x.shape[2:], layer.basis.num_functions
+    steps = zip(space, layer.kernel_size, layer.stride, layer.dilation, layer.padding, strict=True)
+    sizes = [(n - 1) * s + d * (k - 1) + 1 - 2 * p for n, k, s, d, p in steps]
+    sizes = [size + more for size, more in zip(sizes, layer.output_padding, strict=True)]
+    in_group, out_group = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+    y = np.zeros((len(x), layer.out_channels, *sizes))
+    if layer.bias is not None:
+        y += array(layer.bias).reshape(-1, *[1] * len(space))
+    for n, channel in np.ndindex(x.shape[:2]):
+        group, c = divmod(channel, in_group)
+        rows = [(group * count + k) * in_group + c for k in range(count)]  # feature-major within each group
+        weights = array(layer.basis_weight)[rows]
+        if layer.base_weight is not None:
+            weights = np.concatenate([array(layer.base_weight)[channel][None], weights])
+        for pixel, tap in product(np.ndindex(*space), np.ndindex(*layer.kernel_size)):
+            steps = zip(pixel, tap, layer.stride, layer.dilation, layer.padding, strict=True)
+            place = tuple(p * s + t * d - off for p, t, s, d, off in steps)
+            if all(0 <= at < size for at, size in zip(place, sizes, strict=True)):
+                for o in range(out_group):
+                    value = weights[(slice(None), o, *tap)] @ features[(n, channel, *pixel)]
+                    y[(n, group * out_group + o, *place)] += value
+    return y
+
+
 def kan_linear(layer, x: np.ndarray) -> np.ndarray:
     """y[o] = Σ_i φ[o,i](x[i]) + bias[o]."""
     features, weights = edge_features(layer, x), edge_weights(layer)

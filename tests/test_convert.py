@@ -17,6 +17,9 @@ from convkan import (
     KANConv1d,
     KANConv2d,
     KANConv3d,
+    KANConvTranspose1d,
+    KANConvTranspose2d,
+    KANConvTranspose3d,
     KANLinear,
     LearnableActivation,
     LowRankKANConv2d,
@@ -189,6 +192,9 @@ LAYERS = {
     "conv2d-same-reflect": (nn.Conv2d(2, 3, (2, 4), padding="same", padding_mode="reflect"), KANConv2d, (3, 2, 9, 8)),
     "conv2d-depthwise": (nn.Conv2d(4, 8, 3, padding=1, groups=4, bias=False), KANConv2d, (3, 4, 9, 8)),
     "conv3d": (nn.Conv3d(2, 3, 2, padding=1), KANConv3d, (2, 2, 4, 5, 4)),
+    "transposed1d": (nn.ConvTranspose1d(4, 6, 4, 2, 1, groups=2, bias=False), KANConvTranspose1d, (3, 4, 5)),
+    "transposed2d": (nn.ConvTranspose2d(4, 6, 3, (1, 2), 1, (0, 1), 2, True, 2), KANConvTranspose2d, (3, 4, 5, 4)),
+    "transposed3d": (nn.ConvTranspose3d(2, 3, 2, 2), KANConvTranspose3d, (2, 2, 2, 3, 2)),
     "linear": (nn.Linear(4, 3), KANLinear, (2, 5, 4)),
     "linear-no-bias": (nn.Linear(4, 3, bias=False), KANLinear, (5, 4)),
 }
@@ -648,7 +654,6 @@ REFUSED = {
     "parallel": (lambda: nn.DataParallel(nn.Sequential(nn.ReLU())), "is a DataParallel: convert the module in it"),
     "scripted": (scripted, "is a ScriptModule: convert the model, then"),
     "quantised": (dynamically_quantised, "its part '0' (Linear) is quantised"),
-    "transposed": (lambda: nn.Sequential(nn.ConvTranspose2d(1, 1, 1)), "0 (ConvTranspose2d): there is no transposed"),
     "parametrised": (
         lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 2))),
         "0 (ParametrizedLinear): its weight is computed",

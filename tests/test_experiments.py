@@ -219,6 +219,7 @@ def test_existing_run_is_not_overwritten(run_folder, call):
     ("flags", "words"),
     [
         (("--model", "resnet"), [*list_models(), "'resnet'"]),
+        (("--model", "kan_unet"), ["classifier", "'kan_unet'", "experiments.segment"]),
         (("--dataset", "imagenet"), [*DATASETS, "'imagenet'"]),
         (("--model_options.depth", 3), ["kan_cnn", "depth", "widths", "rank", "basis"]),
         (("--model_options.basis", "splines"), ["basis", "bspline", "chebyshev", "'splines'"]),

@@ -21,7 +21,7 @@ FUNCTIONS = {
     KANConv3d: "kan_conv3d",
     LearnableActivation: "learnable_activation",
 }
-WITH_A_FUNCTION = {name: case for name, case in LAYERS.items() if not name.startswith("lowrank")}
+WITH_A_FUNCTION = {name: case for name, case in LAYERS.items() if not name.startswith(("lowrank", "transposed"))}
 every_layer = pytest.mark.parametrize("case", WITH_A_FUNCTION.values(), ids=WITH_A_FUNCTION)
 
 

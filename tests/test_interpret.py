@@ -41,7 +41,7 @@ def edge_values(layer, x):
             edge.set_grid(layer.grid[channel : channel + 1])
         edge.coefficients[0, 0] = layer.coefficients[(output, input_, slice(None), *tap)]
         if layer.base_weight is not None:
-            edge.base_weight.fill_(layer.base_weight[(output, input_, *tap)])
+            edge.base_weight.fill_(layer.by_output(layer.base_weight)[(output, input_, *tap)])
         values[(output, input_, slice(None), *tap)] = edge(x[channel].unsqueeze(-1)).squeeze(-1)
     return values
 

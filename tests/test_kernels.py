@@ -405,6 +405,8 @@ class TestWholeModels:
         assert relative_error(y, exact) < 2 * TOLERANCES[torch.bfloat16]
         model.train()
         with torch.autocast(x.device.type, torch.bfloat16):
-            loss = nn.functional.cross_entropy(model(x), torch.arange(4))
+            logits = model(x)
+            labels = torch.arange(4).view(4, *[1] * (logits.ndim - 2)).expand(4, *logits.shape[2:])
+            loss = nn.functional.cross_entropy(logits, labels)
         loss.backward()
         assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in model.parameters())

@@ -8,8 +8,19 @@ import torch
 from cases import BASIS_CASES
 from torch import nn
 
-from convkan import KANConv1d, KANConv2d, KANConv3d, KANLinear, LearnableActivation, LowRankKANConv2d
+from convkan import (
+    KANConv1d,
+    KANConv2d,
+    KANConv3d,
+    KANConvTranspose1d,
+    KANConvTranspose2d,
+    KANConvTranspose3d,
+    KANLinear,
+    LearnableActivation,
+    LowRankKANConv2d,
+)
 from convkan.basis import RBF, BSpline, Chebyshev
+from convkan.interpret import fix
 from convkan.testing import (
     HALF_DTYPES,
     LAYER_CLASSES,
@@ -39,6 +50,9 @@ class TestSignature:
             (KANConv1d, nn.Conv1d),
             (KANConv2d, nn.Conv2d),
             (KANConv3d, nn.Conv3d),
+            (KANConvTranspose1d, nn.ConvTranspose1d),
+            (KANConvTranspose2d, nn.ConvTranspose2d),
+            (KANConvTranspose3d, nn.ConvTranspose3d),
             (LowRankKANConv2d, nn.Conv2d),
         ],
     )
@@ -58,6 +72,24 @@ class TestSignature:
         assert layer.bias.shape == plain.bias.shape
         x = torch.randn(2, 4, 9, 9)
         assert layer(x).shape == plain(x).shape
+
+    def test_positional_arguments_of_a_transposed_convolution_mean_what_they_mean_to_torch(self):
+        arguments = (4, 6, (3, 2), (2, 3), (1, 0), (1, 2), 2, True, (2, 1))
+        layer, plain = KANConvTranspose2d(*arguments), nn.ConvTranspose2d(*arguments)
+        for name in ("kernel_size", "stride", "padding", "output_padding", "groups", "dilation", "padding_mode"):
+            assert getattr(layer, name) == getattr(plain, name)
+        x = torch.randn(2, 4, 5, 4)
+        assert layer(x).shape == plain(x).shape
+        assert layer.base_weight.shape == plain.weight.shape
+
+    @pytest.mark.parametrize("groups", [1, 2])
+    def test_the_weight_is_that_of_the_transposed_convolution_of_all_features(self, groups):
+        layer = randomize(KANConvTranspose2d(4, 6, 3, 2, 1, 1, groups, base_activation=None, dtype=torch.float64))
+        x = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+        planes = layer.features(x.movedim(1, -1)).movedim(-2, 1).movedim(-1, 2)  # (batch, functions, channels, ...)
+        planes = planes.unflatten(2, (groups, -1)).transpose(1, 2).flatten(1, 3)  # feature-major within each group
+        expected = nn.functional.conv_transpose2d(planes, layer.basis_weight, None, 2, 1, 1, groups)
+        assert_agree(layer(x), expected)
 
     def test_bias_is_off_by_default(self):
         assert KANLinear(2, 3).bias is None
@@ -84,6 +116,11 @@ class TestSignature:
         assert shapes(KANConv3d(1, 2, 1, basis=RBF(4))) == {
             "base_weight": (2, 1, 1, 1, 1),
             "basis_weight": (2, 4, 1, 1, 1),
+        }
+        assert shapes(KANConvTranspose2d(4, 6, (3, 2), groups=2)) == {
+            "base_weight": (4, 3, 3, 2),
+            "basis_weight": (32, 3, 3, 2),
+            "grid": (4, 12),
         }
         assert shapes(LearnableActivation(3, 2)) == {
             "base_weight": (6, 1),
@@ -145,6 +182,26 @@ class TestShapes:
             assert values[name].shape == parameter.shape
             assert not values[name].any()
 
+    @pytest.mark.parametrize("size", [(5, 8), [2, 3, 6, 7], torch.Size([6, 8])])
+    @pytest.mark.parametrize("named", [False, True])
+    def test_the_output_of_a_transposed_convolution_may_be_asked_for_by_its_size(self, size, named):
+        layer, x = randomize(LAYERS["transposed2d"](base_activation="identity", dtype=torch.float64)), None
+        nn.init.zeros_(layer.basis_weight)
+        plain = nn.ConvTranspose2d(2, 3, 3, 2, 1, 1)
+        plain.weight, plain.bias = layer.base_weight, layer.bias
+        x = LAYERS["transposed2d"].input(torch.float64)
+        expected = plain(x, output_size=size)
+        if named:  # an edge that computes a named function does so, too
+            affine = (1.0, 0.0, layer.base_weight[1, 2, 0, 1].item(), 0.0)
+            fix(layer, (2, 1, 0, 1), "x", affine)
+        assert_agree(layer(x, output_size=size), expected)
+        assert_agree(layer(x[0], tuple(expected.shape[2:])), expected[0])
+
+    @pytest.mark.parametrize("size", [(4, 8), (5, 9), (5,), (2, 3, 5, 8, 1)])
+    def test_sizes_that_a_transposed_convolution_cannot_have_are_refused(self, size):
+        with pytest.raises(ValueError, match="output_size must .* got"):
+            LAYERS["transposed2d"]()(LAYERS["transposed2d"].input(), size)
+
     def test_linear_takes_any_leading_dimensions(self):
         layer, x = KANLinear(3, 2, dtype=torch.float64), torch.randn(2, 4, 5, 3, dtype=torch.float64)
         assert_agree(layer(x), layer(x.reshape(-1, 3)).reshape(2, 4, 5, 2))
@@ -166,7 +223,10 @@ class TestShapes:
             assert_agree(y[:, rows], alone(x[:, c : c + 1]))
 
 
-MEMORY_CASES = ["conv2d", "conv2d-grouped", "conv2d-depthwise", "conv2d-same", "conv2d-replicate", "lowrank"]
+MEMORY_CASES = [
+    *("conv2d", "conv2d-grouped", "conv2d-depthwise", "conv2d-same", "conv2d-replicate"),
+    *("transposed2d", "transposed2d-grouped", "lowrank"),
+]
 
 
 class TestMemoryFormat:
@@ -211,7 +271,7 @@ class TestIndependence:
         others = torch.cat([x[:1], 100 * torch.randn_like(x[1:])])
         assert_agree(layer(others)[0], layer(x)[0])
 
-    @pytest.mark.parametrize("name", ["conv2d-grouped", "conv2d-depthwise", "lowrank"])
+    @pytest.mark.parametrize("name", ["conv2d-grouped", "conv2d-depthwise", "transposed2d-grouped", "lowrank"])
     def test_groups_are_isolated(self, name):
         layer, x = randomize(LAYERS[name](dtype=torch.float64)), LAYERS[name].input(torch.float64)
         first = layer.in_channels // layer.groups
@@ -410,6 +470,7 @@ STACKS = {
         lambda **options: KANConv1d(32, 32, 3, 1, "same", 1, 1, False, "circular", **options),
         (32, 32, 12),
     ),
+    "transposed": (lambda **options: KANConvTranspose1d(48, 48, 4, 1, 3, **options), (24, 48, 60)),
     "lowrank": (
         lambda **options: LowRankKANConv2d(32, 32, 3, 1, "same", 1, 1, False, "circular", rank=2, **options),
         (12, 32, 7, 7),
@@ -470,6 +531,11 @@ class TestInitialisation:
     @every_bounded_basis
     def test_keeps_the_variance_over_ten_layers_of_every_kind(self, create, shape, basis):
         assert 0.5 <= variance_after_ten_layers(partial(create, basis=basis), shape, seeds=3) <= 2
+
+    @pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (4, 2), (3, 2), (3, 3)])
+    def test_a_transposed_convolution_keeps_the_variance_whatever_its_stride(self, kernel, stride):
+        y = KANConvTranspose2d(64, 64, kernel, stride, kernel - stride)(torch.randn(2, 64, 12, 12))
+        assert 0.8 <= y.var().item() <= 1.25
 
     @pytest.mark.parametrize("base_activation", ["gelu", "relu", "tanh", "identity", "softplus", "sigmoid"])
     def test_keeps_the_variance_over_ten_layers_for_every_activation(self, base_activation):
@@ -611,7 +677,27 @@ CONV_ARGUMENTS = [
 ]
 
 
+TRANSPOSED_ARGUMENTS = [
+    ({"in_channels": 0}, ValueError, "in_channels must be positive, got 0"),
+    ({"kernel_size": (3,) * 4}, TypeError, "kernel_size must be an integer or 2 integers"),
+    ({"padding": "same"}, TypeError, "padding must be an integer or 2 integers, got 'same'"),
+    ({"stride": 2, "output_padding": 2}, ValueError, r"output_padding must be smaller than stride .* got \(2, 2\)"),
+    ({"groups": 3}, ValueError, "in_channels must be divisible by groups, got 4 and 3"),
+    ({"groups": 4}, ValueError, "out_channels must be divisible by groups, got 6 and 4"),
+    ({"padding_mode": "reflect"}, ValueError, "padding_mode must be 'zeros', got 'reflect'"),
+]
+
+
 class TestErrors:
+    @pytest.mark.parametrize(("arguments", "error", "message"), TRANSPOSED_ARGUMENTS)
+    def test_bad_arguments_of_transposed_convolutions_are_named(self, arguments, error, message):
+        with pytest.raises(error, match=message):
+            KANConvTranspose2d(**{"in_channels": 4, "out_channels": 6, "kernel_size": 3, **arguments})
+
+    def test_inputs_of_which_a_transposed_convolution_makes_nothing_are_refused(self):
+        with pytest.raises(ValueError, match=r"input must be large enough .* got \(2,\) with kernel_size \(1,\)"):
+            KANConvTranspose1d(1, 1, 1, padding=1)(torch.ones(1, 1, 2))
+
     @every_convolution
     @pytest.mark.parametrize(("arguments", "error", "message"), CONV_ARGUMENTS)
     def test_bad_arguments_of_convolutions_are_named(self, convolution, arguments, error, message):

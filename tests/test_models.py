@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from convkan import KANConv2d, KANLinear, LowRankKANConv2d
+from convkan import KANConv2d, KANConvTranspose2d, KANLinear, LowRankKANConv2d
 from convkan.basis import BASES, BSpline, Chebyshev
-from convkan.models import create_model, list_models, model_options, register_model, twin
+from convkan.models import create_model, list_models, model_options, model_task, register_model, twin
 from convkan.testing import kan_layers
 
 GRID_MODELS = {  # parameters with 10 and with 20 intervals
@@ -26,6 +26,12 @@ SIZED_MODELS = [name for name in list_models() if "image_size" in model_options(
 # States as they were when files and records of them were made: names and shapes in their order, then of parameters.
 STATES = json.loads((Path(__file__).parent / "golden" / "model_states.json").read_text(encoding="utf-8"))
 every_model = pytest.mark.parametrize("name", list_models())
+
+
+def labels_like(logits):
+    """Labels of four images, or of all of their pixels."""
+    space = logits.shape[2:]
+    return torch.arange(4).view(4, *[1] * len(space)).expand(4, *space)
 
 
 def count(model):
@@ -77,9 +83,9 @@ def test_kan_cnn_draws_its_layers_in_the_order_of_data(rank):
 def test_every_model_gives_finite_logits_and_gradients_reach_every_parameter(name):
     model = create_model(name)
     logits = model(torch.rand(4, 1, 28, 28))
-    assert logits.shape == (4, 10)
+    assert logits.shape == (4, 10, *((28, 28) if model_task(name) == "segmentation" else ()))
     assert logits.isfinite().all()
-    nn.functional.cross_entropy(logits, torch.arange(4)).backward()
+    nn.functional.cross_entropy(logits, labels_like(logits)).backward()
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
@@ -163,6 +169,31 @@ def test_separable_network_is_residual_where_channels_stay():
     model = create_model("kan_mobilenet", width=4, depths=[2, 2])
     names = [type(part).__name__ for part in model.features]
     assert names[:6] == ["Conv2d", "Residual", "Residual", "MaxPool2d", "Sequential", "Residual"]
+
+
+@pytest.mark.parametrize("kind", ["full", "lowrank", "shared", "depthwise", "bottleneck"])
+@pytest.mark.parametrize("side", [4, 15])
+def test_unet_of_every_kind_gives_every_pixel_its_classes(kind, side):
+    model = create_model("kan_unet", 3, 2, width=2, depths=[1, 2, 1], kind=kind, rank=2, head="kan", dropout=0.1)
+    assert model(torch.rand(2, 2, side, side + 2)).shape == (2, 3, side, side + 2)
+    transposed = [layer for layer in model.modules() if isinstance(layer, KANConvTranspose2d)]
+    assert len(transposed) == (2 if kind == "full" else 0)
+
+
+def test_unet_brings_what_was_before_the_pooling_back():
+    model = create_model("unet", width=4, depths=(1, 1)).eval()
+    with torch.no_grad():
+        model.up[0].convolution.weight.zero_()  # nothing comes from below
+    x = torch.rand(1, 1, 8, 8)
+    changed = x.clone()
+    changed[..., 0, 0] += 1
+    assert not torch.equal(model(changed)[..., 0, 0], model(x)[..., 0, 0])
+    assert torch.equal(model(changed)[..., 6:, 6:], model(x)[..., 6:, 6:])
+
+
+def test_models_are_listed_by_their_task():
+    assert list_models(task="segmentation") == ["kan_unet", "unet"]
+    assert set(list_models(task="classification")) == set(list_models()) - {"kan_unet", "unet"}
 
 
 def test_separable_network_refuses_what_it_cannot_be():

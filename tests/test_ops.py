@@ -13,6 +13,9 @@ from convkan import (
     KANConv1d,
     KANConv2d,
     KANConv3d,
+    KANConvTranspose1d,
+    KANConvTranspose2d,
+    KANConvTranspose3d,
     KANLinear,
     LearnableActivation,
     LowRankKANConv2d,
@@ -179,6 +182,8 @@ class TestReferenceIsTheDefinition:
                     dilation=layer.dilation,
                     groups=layer.groups,
                 ).detach()
+            case KANConvTranspose1d() | KANConvTranspose2d() | KANConvTranspose3d():
+                expected = oracle.kan_transposed_convolution(layer, array(x))
             case _:
                 expected = oracle.kan_convolution(layer, array(x))
         assert_agree(y, torch.as_tensor(expected))

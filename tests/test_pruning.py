@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
+from convkan import KANConv2d, KANConvTranspose2d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import BSpline
 from convkan.interpret import (
     channel_graph,
@@ -132,12 +132,18 @@ def test_smaller_model_is_the_masked_one(name, monkeypatch):
         assert narrow.spaces[index].channels == left * space.blocks
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list_models(task="classification"))
 def test_every_model_can_be_followed(name):
     graph = channel_graph(create_model(name))
     assert graph.spaces[graph.input].channels == 1
     assert graph.output.owner == tuple(range(10))
     assert len(graph.layers()) >= 3
+
+
+@pytest.mark.parametrize("kind", [nn.ConvTranspose2d, KANConvTranspose2d])
+def test_transposed_convolutions_are_refused_by_name(kind):
+    with pytest.raises(ValueError, match=f"through 0 .{kind.__name__}.: it is not known which channels"):
+        channel_graph(nn.Sequential(kind(1, 4, 2), nn.Conv2d(4, 2, 1)))
 
 
 def test_residual_additions_tie_channels():

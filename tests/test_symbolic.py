@@ -10,7 +10,7 @@ import sympy
 import torch
 from torch import nn
 
-from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
+from convkan import KANConv2d, KANConvTranspose1d, KANLinear, LearnableActivation, LowRankKANConv2d
 from convkan.basis import BSpline
 from convkan.basis.functions import FUNCTIONS, NamedFunction, get_function, register_function
 from convkan.interpret import auto, edges_of, fix, formula, formula_error, latex, suggest
@@ -708,3 +708,8 @@ def test_what_overflows_is_never_suggested_first():
     for found in suggest(layer, x=x, top=len(FUNCTIONS)).values():
         assert found[0].r2 > -1e-6
         assert all(one.r2 == one.r2 for one in found)
+
+
+def test_a_transposed_convolution_has_no_formula_for_all_positions():
+    with pytest.raises(TypeError, match="one formula for all positions, which a KANConvTranspose1d has not"):
+        formula(KANConvTranspose1d(1, 1, 1))

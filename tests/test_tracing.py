@@ -11,7 +11,15 @@ from torch import fx, nn
 from torch.export import Dim
 from torch.utils.flop_counter import FlopCounterMode
 
-from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
+from convkan import (
+    KANConv2d,
+    KANConvTranspose1d,
+    KANConvTranspose2d,
+    KANConvTranspose3d,
+    KANLinear,
+    LearnableActivation,
+    LowRankKANConv2d,
+)
 from convkan.basis import RBF, BSpline, Chebyshev
 from convkan.grid import adapt_grid, refine_grid
 from convkan.interpret import fix
@@ -269,6 +277,8 @@ def multiply_adds(module, x):
         products = module.in_channels // module.groups * module.rank * math.prod(module.kernel_size)
         return functions * 9 + module(x).numel() * products
     features = 9  # eight splines of five intervals and order three, and the base activation
+    if isinstance(module, KANConvTranspose1d | KANConvTranspose2d | KANConvTranspose3d):  # every pixel, by every tap
+        return x.numel() * module.out_channels // module.groups * math.prod(module.kernel_size) * features
     if isinstance(module, KANLinear):
         return module(x).numel() * module.in_features * features
     if isinstance(module, LearnableActivation):

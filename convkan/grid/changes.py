@@ -149,18 +149,21 @@ def _change_knots(
 
     Where all channels have the same knots, ``change``, ``points`` and ``weights`` may be given for one of them.
     """
-    basis, knots, groups, kernel = spline_of(layer), effective_knots(layer), layer.num_groups, layer.edge_shape[2:]
+    basis, knots, groups = spline_of(layer), effective_knots(layer), layer.num_groups
+    outputs, _, *kernel = layer.edge_shape
     together = len(change) == 1
     old = _by_channel(layer.coefficients, groups, together)
     new = (change @ old).to(layer.basis_weight.dtype)
-    base = None if layer.base_weight is None else _by_channel(layer.base_weight.unsqueeze(2), groups, together)
+    base = None
+    if layer.base_weight is not None:
+        base = _by_channel(layer.by_output(layer.base_weight).unsqueeze(2), groups, together)
     before = GridFunctions(basis, knots[: len(change)], old)
     after = GridFunctions(new_basis, new_knots[: len(change)], new.double())
     moved, whole = change_of(before, after, layer.plan.expansion.base, base, points, weights)
-    weight = new.reshape(*new.shape[:2], -1, len(layer.basis_weight) // groups, prod(kernel))
+    weight = new.reshape(*new.shape[:2], -1, outputs // groups, prod(kernel))
     pattern = "1 k (g c) o t -> (g o) (k c) t" if together else "(g c) k 1 o t -> (g o) (k c) t"
-    weight = rearrange(weight, pattern, g=groups).reshape(len(layer.basis_weight), -1, *kernel)
-    layer.respline(new_basis, new_knots, weight)
+    weight = rearrange(weight, pattern, g=groups).reshape(outputs, -1, *kernel)
+    layer.respline(new_basis, new_knots, layer.as_stored(weight))
     return ratio(moved, whole)
 
 

@@ -48,6 +48,7 @@ def convert(
     | --- | --- | --- |
     | an activation | ``SharedActivation``, or ``LearnableActivation`` | base: the activation; coefficients 0 |
     | ``nn.Conv1d``, ``nn.Conv2d``, ``nn.Conv3d`` | ``KANConv1d``, … | base: identity, with the weight; coefficients 0 |
+    | ``nn.ConvTranspose1d``, … | ``KANConvTranspose1d``, … | likewise |
     | ``nn.Linear`` | ``KANLinear`` | likewise |
     | ``nn.Conv2d``, with ``rank`` | ``LowRankKANConv2d`` | functions x, then the convolution |
 

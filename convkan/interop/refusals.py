@@ -22,7 +22,10 @@ WRAPPERS = {
 QUANTISED = ("torch.ao.", "torch.nn.quantized", "torch.nn.intrinsic", "torch.nn.qat", "torchao.")
 # Which read the weights of their parts, and choose another way of computing, without calling these.
 FUSED = ("torch.nn.modules.transformer", "torch.nn.modules.activation", "torch.nn.modules.rnn")
-PLAIN_LAYERS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+PLAIN_LAYERS: tuple[type[nn.Module], ...] = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
 
 
 def check_model(model: nn.Module) -> None:
@@ -68,8 +71,6 @@ def refusal(module: nn.Module, parents: list[tuple[nn.Module, str]], rank: int |
         parents: The modules it is a part of, each with its name there.
         rank: Of the low-rank layer it is to become; None for a full one.
     """
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return "there is no transposed KAN convolution"
     for parent, name in parents:
         if type(parent).__module__ in FUSED:
             return f"its parent, {type(parent).__name__}, may compute without calling it"

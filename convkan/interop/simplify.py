@@ -40,8 +40,8 @@ def simplify(model: nn.Module, batches: Iterable[Tensor] | None = None, *, toler
     """Put plain layers in place of KAN layers whose functions turned out straight, and activations likewise.
 
     A convolution or linear layer all of whose functions are lines becomes that of torch, with their slopes for weights
-    and their intercepts in the bias; a learnable activation becomes the one it is based on, ReLU, PReLU, or nothing.
-    Right after ``convert`` this is the model that was converted.
+    and their intercepts in the bias (a transposed convolution where these are 0); a learnable activation becomes the
+    one it is based on, ReLU, PReLU, or nothing. Right after ``convert`` this is the model that was converted.
 
     Args:
         model: A model with KAN layers. It is run in eval mode, and left as it is.
@@ -156,7 +156,7 @@ def _straight_layer(
         new_bias = nn.Parameter((on_host(bias) + constant).to(bias), requires_grad=bias.requires_grad)
     elif bool(constant.any()):
         new_bias = nn.Parameter(constant.to(like), requires_grad=like.requires_grad)
-    slope = nn.Parameter(lines.slope.to(like), requires_grad=like.requires_grad)
+    slope = nn.Parameter(layer.as_stored(lines.slope).to(like), requires_grad=like.requires_grad)
     plain = plain_in_place_of(layer, slope, new_bias)
     return None if plain is None else (plain, lines.error)
 

@@ -54,7 +54,9 @@ def lines_of(layer: EdgeLayer, x: Float[Tensor, "channels points"]) -> Lines:
     slopes, remainders, moments = [], [], []
     for channels, features in _features(layer, x):
         points = on_host(x[channels])
-        line = torch.stack([points, torch.ones_like(points)], dim=1)  # (channels, 2, points)
+        # How many taps meet at an output of a transposed convolution differs: a bias does not stand for intercepts.
+        constant = torch.full_like(points, float(layer.geometry.cuts))
+        line = torch.stack([points, constant], dim=1)  # (channels, 2, points)
         values = features.permute(2, 1, 0)  # (channels, features, points)
         of_lines = torch.linalg.pinv(line @ line.mT, hermitian=True) @ (line @ values.mT)  # (channels, 2, features)
         rest = values - (of_lines.mT @ line)

@@ -1,4 +1,4 @@
-"""Classifiers by name, each KAN beside its plain-CNN twin, and trained weights of some.
+"""Classifiers and U-Nets by name, each KAN beside its plain-CNN twin, and trained weights of some.
 
 Every file of this package is imported, and registers its models: a new one is one file with ``@register_model``. A
 model of your own may lie anywhere: import its module, or name it in the environment variable CONVKAN_MODELS, which
@@ -9,7 +9,14 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from convkan.models.pretrained import Weights, create_model, list_weights
-from convkan.models.registry import list_models, model_options, register_model, suggested_learning_rate, twin
+from convkan.models.registry import (
+    list_models,
+    model_options,
+    model_task,
+    register_model,
+    suggested_learning_rate,
+    twin,
+)
 from convkan.models.saved import Description, example_input, load_classifier, save_classifier
 
 __all__ = [
@@ -21,6 +28,7 @@ __all__ = [
     "list_weights",
     "load_classifier",
     "model_options",
+    "model_task",
     "register_model",
     "save_classifier",
     "suggested_learning_rate",

@@ -10,7 +10,7 @@ from torch.fx import Proxy
 
 from convkan.basis import BASES, Basis, create_basis
 from convkan.modes import is_jit_traced
-from convkan.nn import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d
+from convkan.nn import KANConv2d, KANConvTranspose2d, KANLinear, LearnableActivation, LowRankKANConv2d
 
 Kind = Literal["plain", "full", "lowrank", "shared", "depthwise", "bottleneck"]
 Normalization = Literal["batch", "group", "none"]
@@ -128,6 +128,19 @@ class Units:
             nn.Conv2d(in_channels, out_channels, 1, bias=False),
         )
 
+    def upsampled(self, in_channels: int, out_channels: int) -> list[nn.Module]:
+        """(batch, in, height, width) → (batch, out, 2·height, 2·width); the last layer is a transposed convolution."""
+        kan = {"basis": self.basis, "base_activation": self.base_activation}
+        if self.kind == "full":
+            return [self._normalized(in_channels), KANConvTranspose2d(in_channels, out_channels, 2, 2, **kan)]  # type: ignore[arg-type]
+        layers, functions = self.activated(in_channels), self.functions
+        if self.kind == "lowrank":
+            layers, functions = (
+                [self._normalized(in_channels), LearnableActivation(in_channels, self.rank, **kan)],  # type: ignore[arg-type]
+                self.rank,
+            )
+        return [*layers, nn.ConvTranspose2d(in_channels * functions, out_channels, 2, 2, bias=False)]
+
     @property
     def functions(self) -> int:
         """Channels that ``activated`` makes of one."""
@@ -151,6 +164,14 @@ class Units:
             nn.BatchNorm1d(in_features, affine=False),
             KANLinear(in_features, num_classes, bias=True, basis=self.basis, base_activation=self.base_activation),
         )
+
+    def pixel_classifier(self, in_channels: int, num_classes: int) -> nn.Module:
+        """(batch, in_channels, height, width) → (batch, num_classes, height, width)."""
+        if self.head == "linear":
+            return nn.Conv2d(in_channels, num_classes, 1)
+        options = {"basis": self.basis, "base_activation": self.base_activation}
+        layer = KANConv2d(in_channels, num_classes, 1, bias=True, **options)  # type: ignore[arg-type]
+        return nn.Sequential(nn.BatchNorm2d(in_channels, affine=False), layer)
 
     def _normalized(self, channels: int) -> nn.Module:
         affine = self.kind in ("plain", "shared")  # a channel's own function has its own scale and offset

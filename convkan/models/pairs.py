@@ -8,22 +8,23 @@ from torch import nn
 
 from convkan.basis import Basis
 from convkan.models.blocks import Head, Kind, Normalization, Units, basis_of
-from convkan.models.registry import register_model
+from convkan.models.registry import Task, register_model
 
 # From units, units a stage, width, input channels, classes and dropout to a network.
 Network = Callable[[Units, Sequence[int], float, int, int, float], nn.Module]
 
 
-def register_pair(name: str, network: Network, **fixed: Any) -> None:
+def register_pair(name: str, network: Network, *, task: Task = "classification", **fixed: Any) -> None:
     """Register ``kan_NAME`` and its plain twin ``NAME``.
 
     Args:
         name: Name of the plain one.
         network: The topology.
+        task: What both are for.
         **fixed: Options that belong to the name, and cannot be chosen.
     """
-    register_model(f"kan_{name}", twin=name, learning_rate=1e-2)(partial(kan_network, network, **fixed))
-    register_model(name, twin=name, learning_rate=1e-2)(partial(plain_network, network, **fixed))
+    for full_name, build in ((f"kan_{name}", kan_network), (name, plain_network)):
+        register_model(full_name, twin=name, learning_rate=1e-2, task=task)(partial(build, network, **fixed))
 
 
 def kan_network(

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import nn
 
 MODULES_VARIABLE = "CONVKAN_MODELS"  # names modules that register more models, separated by commas
 
+Task = Literal["classification", "segmentation"]
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 
@@ -24,17 +25,21 @@ class ModelEntry:
         build: Makes the model from ``num_classes``, ``in_channels`` and its own options.
         twin: Name of the plain CNN of the same topology; its own name for a plain CNN.
         learning_rate: Where to start with AdamW.
+        task: "classification", with outputs (batch, classes), or "segmentation", (batch, classes, height, width).
     """
 
     build: Callable[..., nn.Module]
     twin: str
     learning_rate: float
+    task: Task = "classification"
 
 
 MODELS: dict[str, ModelEntry] = {}
 
 
-def register_model(name: str, *, twin: str, learning_rate: float = 3e-3) -> Callable[[Builder], Builder]:
+def register_model(
+    name: str, *, twin: str, learning_rate: float = 3e-3, task: Task = "classification"
+) -> Callable[[Builder], Builder]:
     """Make a class or function available to ``create_model`` under ``name``.
 
     A file in ``convkan/models`` is imported by itself. A module elsewhere is to be imported, or named in the
@@ -44,6 +49,7 @@ def register_model(name: str, *, twin: str, learning_rate: float = 3e-3) -> Call
         name: The model's name.
         twin: Name of the plain CNN of the same topology.
         learning_rate: Where to start with AdamW.
+        task: "classification", or "segmentation" for a model that returns (batch, classes, height, width).
 
     Raises:
         ValueError: The name is taken.
@@ -63,17 +69,18 @@ def register_model(name: str, *, twin: str, learning_rate: float = 3e-3) -> Call
     def register(build: Builder) -> Builder:
         if name in MODELS:
             raise ValueError(f"name must be new, got {name!r}, which is registered already")
-        MODELS[name] = ModelEntry(build, twin, learning_rate)
+        MODELS[name] = ModelEntry(build, twin, learning_rate, task)
         return build
 
     return register
 
 
-def list_models(pattern: str = "*") -> list[str]:
+def list_models(pattern: str = "*", *, task: Task | None = None) -> list[str]:
     """The names of models, sorted.
 
     Args:
         pattern: Only names that match it, as file names do in a shell.
+        task: Only models for it.
 
     Raises:
         ValueError: CONVKAN_MODELS names a module that cannot be imported.
@@ -83,7 +90,8 @@ def list_models(pattern: str = "*") -> list[str]:
         ['kkan_medium', 'kkan_small']
     """
     _import_named()
-    return sorted(name for name in MODELS if fnmatchcase(name, pattern))
+    chosen = (name for name, entry in MODELS.items() if task in (None, entry.task))
+    return sorted(name for name in chosen if fnmatchcase(name, pattern))
 
 
 def model_options(name: str) -> dict[str, Any]:
@@ -126,6 +134,15 @@ def twin(name: str) -> str:
         'cnn_medium'
     """
     return _entry(name).twin
+
+
+def model_task(name: str) -> Task:
+    """What a model is for: "classification" or "segmentation".
+
+    Raises:
+        ValueError: No model has this name.
+    """
+    return _entry(name).task
 
 
 def suggested_learning_rate(name: str) -> float:

@@ -44,19 +44,24 @@ class AdoptsStates(KnottedLayer):
         if isinstance(weight, Tensor) and isinstance(grid, Tensor):
             self._lineage.settle()
 
+    def functions_in(self, weight: Tensor) -> int | None:
+        """How many functions a basis weight is for; None if it is not one of this layer, whatever the basis."""
+        own, fan_in = self.basis_weight.shape, self.num_inputs // self.num_groups
+        fits = weight.ndim >= 2 and (weight.shape[0], *weight.shape[2:]) == (own[0], *own[2:])
+        return weight.shape[1] // fan_in if fits and weight.shape[1] % fan_in == 0 else None
+
     @torch.inference_mode(False)
     @torch.no_grad()
     def _adopt_sizes(self, weight: Tensor, grid: Tensor | None) -> str | None:
         """Resize to a state's basis, in place so that optimisers keep hold; or say why that cannot be."""
-        fan_in = self.num_inputs // self.num_groups
-        expected = (self.basis_weight.shape[0], *self.basis_weight.shape[2:])
-        if weight.ndim < 2 or (weight.shape[0], *weight.shape[2:]) != expected or weight.shape[1] % fan_in:
+        functions = self.functions_in(weight)
+        if functions is None:
             return None  # the ordinary size check names the mismatch
         if self.grid is not None and (grid is None or grid.ndim != 2 or grid.shape[0] != self.num_inputs):
             return None
         try:
             knots = None if grid is None else grid.shape[1]
-            basis = self._basis.resized(weight.shape[1] // fan_in, knots)
+            basis = self._basis.resized(functions, knots)
         except ValueError as error:
             return str(error)
         if isinstance(basis, GriddedBasis) and grid is not None:

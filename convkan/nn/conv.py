@@ -42,10 +42,22 @@ def convolve(
     return y.squeeze(0) if unbatched else y
 
 
-class ConvolutionLayer(EdgeLayer):
-    """What all convolutional layers share: arguments, input shapes and padding."""
+class SpatialLayer(EdgeLayer):
+    """A layer over (batch, channels, *space), or (channels, *space)."""
 
     dims: ClassVar[int]
+
+    def as_batch(self, x: Tensor) -> Tensor:
+        """An input, or an output, with a batch dimension."""
+        return x.unsqueeze(0) if x.ndim == self.dims + 1 else x
+
+    def batch_shape(self, x: Tensor) -> torch.Size:
+        """(batch,), or nothing for a single image."""
+        return x.shape[: -self.dims - 1]
+
+
+class ConvolutionLayer(SpatialLayer):
+    """What all convolutional layers share: arguments, input shapes and padding."""
 
     def _take_arguments(
         self,
@@ -75,14 +87,6 @@ class ConvolutionLayer(EdgeLayer):
     def check_input(self, x: Tensor) -> None:
         """Raise unless ``x`` has the layer's channels and is large enough for one output position."""
         self.convolution.check_input(x)
-
-    def as_batch(self, x: Tensor) -> Tensor:
-        """An input, or an output, with a batch dimension."""
-        return x.unsqueeze(0) if x.ndim == self.dims + 1 else x
-
-    def batch_shape(self, x: Tensor) -> torch.Size:
-        """(batch,), or nothing for a single image."""
-        return x.shape[: -self.dims - 1]
 
     def seen(self, x: Tensor) -> Tensor:
         """``x`` padded in the layer's mode."""

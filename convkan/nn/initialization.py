@@ -107,6 +107,7 @@ def initialize_edges(
     base_activation: str | None,
     *,
     random_functions: bool = True,
+    fan_in: float | None = None,
 ) -> None:
     """Fill the weights of a layer's edges so that the layer keeps mean 0 and variance 1.
 
@@ -118,11 +119,12 @@ def initialize_edges(
         random_functions: Draw weights from normal distributions, for functions that are summed over inputs. Else each
             starts as the base activation, if there is one, less its mean: nothing averages the roughness of a random
             function out, and one with a small base weight would start out dead.
+        fan_in: Edges that are summed in an output; by default all that lead to one.
     """
     if coefficients.is_meta or coefficients.numel() == 0:
         return
     moments = edge_moments(basis, base_activation)
-    fan_in = coefficients[0].numel() // basis.num_functions
+    fan_in = coefficients[0].numel() // basis.num_functions if fan_in is None else fan_in
     by_function = coefficients.movedim(2, -1)
     if random_functions or base_weight is None:
         by_function.normal_(0, moments.basis_std / sqrt(fan_in))

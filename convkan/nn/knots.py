@@ -126,7 +126,7 @@ class KnottedLayer(nn.Module):
         Args:
             basis: The new basis, for a layer that has a grid.
             knots: (in, knots) for that basis.
-            basis_weight: (out, K·in/groups, *kernel) for that basis.
+            basis_weight: For that basis, of the shape and layout of the layer's own.
         """
         self.check_own_weights()
         assert self.grid is not None

@@ -60,13 +60,21 @@ class EdgeLayer(Whole, MaskedEdges, ABC):
         """The edges that compute a named function instead, or None."""
         return None
 
-    def add_named(self, y: Tensor, x: Tensor) -> Tensor:
-        """The output ``y`` for the input ``x``, with what named edges add to it."""
+    def add_named(self, y: Tensor, x: Tensor, geometry: Geometry | None = None) -> Tensor:
+        """The output ``y`` for the input ``x``, with what named edges add to it, in the layer's geometry or another."""
         named = self.named_edges
         if named is None:
             return y
-        seen = self.seen(self.as_batch(x))
-        return y + named(seen, self.geometry, self.num_groups, self.edge_shape[0]).reshape(y.shape).to(y.dtype)
+        seen, geometry = self.seen(self.as_batch(x)), self.geometry if geometry is None else geometry
+        return y + named(seen, geometry, self.num_groups, self.edge_shape[0]).reshape(y.shape).to(y.dtype)
+
+    def by_output(self, weight: Tensor) -> Float[Tensor, "out planes *kernel"]:
+        """A weight that is stored in the layer's way as ``convkan.ops`` takes it."""
+        return weight
+
+    def as_stored(self, weight: Float[Tensor, "out planes *kernel"]) -> Tensor:
+        """The inverse of ``by_output``."""
+        return weight
 
     @abstractmethod
     def check_input(self, x: Tensor) -> None:
@@ -176,15 +184,16 @@ class KANLayer(AdoptsStates, EdgeLayer):
         self.backend = backend
         self.geometry = geometry
         self.num_inputs, self.num_groups = in_channels, groups
-        fan_in = in_channels // groups
 
         def empty(*shape: int) -> Tensor:
             return torch.empty(*shape, device=device, dtype=dtype)
 
-        weight = nn.Parameter(empty(out_channels, fan_in, *kernel_size)) if base_activation else None
-        self.register_parameter("base_weight", weight)
-        planes = self._basis.num_functions * fan_in
-        self.basis_weight = nn.Parameter(empty(out_channels, planes, *kernel_size))
+        def weight(functions: int) -> nn.Parameter:
+            by_output = torch.empty(out_channels, functions * (in_channels // groups), *kernel_size, device="meta")
+            return nn.Parameter(empty(*self.as_stored(by_output).shape))
+
+        self.register_parameter("base_weight", weight(1) if base_activation else None)
+        self.basis_weight = weight(self._basis.num_functions)
         self.register_parameter("bias", nn.Parameter(empty(out_channels)) if bias else None)
         knots = empty(in_channels, self._basis.num_knots) if isinstance(self._basis, GriddedBasis) else None
         self.register_buffer("grid", knots)
@@ -208,17 +217,15 @@ class KANLayer(AdoptsStates, EdgeLayer):
             assert self.grid is not None
             self.grid.copy_(self._basis.knots(self.num_inputs))
         self._take_range()
-        initialize_edges(
-            self.base_weight,
-            self.coefficients,
-            self._basis,
-            self.base_activation,
-            random_functions=self.geometry.sums,
-        )
+        self._draw_weights()
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         self.clear_masked()
         self._lineage.settle()
+
+    def _draw_weights(self) -> None:
+        of = (self._basis, self.base_activation)
+        initialize_edges(self.base_weight, self.coefficients, *of, random_functions=self.geometry.sums)
 
     @property
     def functions(self) -> "KANLayer":
@@ -233,26 +240,34 @@ class KANLayer(AdoptsStates, EdgeLayer):
     @property
     def coefficients(self) -> Float[Tensor, "out in_per_group functions *kernel"]:
         """The basis weight with the functions as a dimension of their own: a view, so writing to it is allowed."""
-        return rearrange(self.basis_weight, "o (f c) ... -> o c f ...", f=self._basis.num_functions)
+        return self._split(self.by_output(self.basis_weight))
+
+    def _split(
+        self, weight: Float[Tensor, "out planes *kernel"]
+    ) -> Float[Tensor, "out in_per_group functions *kernel"]:
+        return rearrange(weight, "o (f c) ... -> o c f ...", f=self._basis.num_functions)
 
     def edge_weights(self) -> tuple[Tensor | None, Tensor]:
         """Base weight and basis weight as they count: without the edges that are masked."""
+        return self._without_masked(self.base_weight, self.basis_weight)
+
+    def _without_masked(self, base: Tensor | None, basis: Tensor) -> tuple[Tensor | None, Tensor]:
         if self.edge_mask is None:
-            return self.base_weight, self.basis_weight
-        alive = self.alive_edges(self.basis_weight)
+            return base, basis
+        alive = self.alive_edges(basis)
         repeats = (1, self._basis.num_functions, *(1,) * (alive.ndim - 2))
-        base = None if self.base_weight is None else self.base_weight * alive
-        return base, self.basis_weight * alive.repeat(repeats)
+        return None if base is None else base * alive, basis * alive.repeat(repeats)
 
     def masked_weights(self) -> dict[str, Tensor]:
-        """``edge_weights`` by name."""
+        """``edge_weights`` by name, as they are stored."""
         base, basis = self.edge_weights()
-        return {"basis_weight": basis} if base is None else {"base_weight": base, "basis_weight": basis}
+        weights = {"basis_weight": basis} if base is None else {"base_weight": base, "basis_weight": basis}
+        return {name: self.as_stored(weight) for name, weight in weights.items()}
 
     def edge_planes(self) -> Float[Tensor, "out in_per_group features *kernel"]:
         """The weights of every edge as they count, that of the base activation first if there is one."""
         base, basis = self.edge_weights()
-        planes = rearrange(basis, "o (f c) ... -> o c f ...", f=self._basis.num_functions)
+        planes = self._split(basis)
         return planes if base is None else torch.cat([base.unsqueeze(2), planes], dim=2)
 
     @property

@@ -105,7 +105,8 @@ class SymbolicEdges(HoldsConstants):
             # One product multiplies by c and sums by output, and keeps nothing but the values for the backward pass.
             into = torch.diag_embed(c) @ nn.functional.one_hot(places, outputs).to(c.dtype)
             constants = c.new_zeros(outputs).index_add(0, places, d)
-            y = values @ into + constants if y is None else y + values @ into + constants
+            part = geometry.placed(values @ into + constants, tap, self.shape[2:], pixels.shape[1:-1])
+            y = part if y is None else y + part
         assert y is not None
         return y.movedim(-1, 1)
 

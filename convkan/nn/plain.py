@@ -25,6 +25,20 @@ def convolution_arguments(conv: nn.Module, dims: int) -> tuple[Any, ...]:
     return conv.in_channels, conv.out_channels, *window, conv.groups, conv.bias is not None, conv.padding_mode
 
 
+def transposed_arguments(conv: nn.Module, dims: int) -> tuple[Any, ...]:
+    """The positional arguments of the transposed convolution like ``conv``, from its channels on.
+
+    Raises:
+        TypeError: ``conv`` is not torch's transposed convolution over ``dims`` dimensions.
+        RuntimeError: Its weight is computed from others, or sharded.
+    """
+    kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 1]
+    _check(conv, kind, "conv")
+    assert isinstance(conv, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
+    window = (conv.kernel_size, conv.stride, conv.padding, conv.output_padding)
+    return conv.in_channels, conv.out_channels, *window, conv.groups, conv.bias is not None, conv.dilation
+
+
 def linear_arguments(linear: nn.Module) -> tuple[Any, ...]:
     """The positional arguments of the linear layer like ``linear``.
 

@@ -1,10 +1,12 @@
 """What ``torch.fx`` sees of a layer."""
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.fx import Proxy, Tracer
 
 
-def call_as_leaf(layer: nn.Module, x: Proxy) -> Tensor:
+def call_as_leaf(layer: nn.Module, x: Proxy, **options: Any) -> Tensor:
     """Put one call of ``layer`` into the graph that is being traced, as tracers do for the layers of torch.
 
     Any tracer then takes a KAN layer as a whole, and the traced module calls the layer itself, whatever becomes of its
@@ -18,7 +20,8 @@ def call_as_leaf(layer: nn.Module, x: Proxy) -> Tensor:
     if not isinstance(tracer, Tracer):
         raise TypeError(f"input must be traced by a torch.fx.Tracer, which knows modules, got {type(tracer).__name__}")
     # A layer that is traced alone has no name among its own parts; see ``Whole``.
-    return tracer.create_proxy("call_module", tracer.path_of_module(layer) or "whole", (x,), {})  # type: ignore[return-value]
+    name = tracer.path_of_module(layer) or "whole"
+    return tracer.create_proxy("call_module", name, (x,), options)  # type: ignore[return-value]
 
 
 class Whole:

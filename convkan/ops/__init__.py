@@ -6,6 +6,7 @@ from convkan.ops.geometry import Channelwise, Convolution, Geometry, Linear
 from convkan.ops.kernels import compiled_kernels
 from convkan.ops.knots import KnotFacts, knot_facts
 from convkan.ops.plan import Expansion, Plan
+from convkan.ops.transposed import TransposedConvolution
 
 __all__ = [
     "BACKENDS",
@@ -17,6 +18,7 @@ __all__ = [
     "KnotFacts",
     "Linear",
     "Plan",
+    "TransposedConvolution",
     "check_backend_name",
     "compiled_kernels",
     "evaluate",

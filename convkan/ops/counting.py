@@ -1,7 +1,8 @@
 """What torch's counter of floating point operations is told about a layer.
 
-Two for every multiply-add of a weight: an entry of the output is a sum over features, each times a weight. To evaluate
-features is elementwise work, once a pixel, which torch does not count anywhere.
+Two for every multiply-add of a weight: an entry of the output is a sum over features, each times a weight (of a
+transposed convolution, each pixel's features meet every weight once). To evaluate features is elementwise work, once a
+pixel, which torch does not count anywhere.
 """
 
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from convkan.modes import dispatch_modes
+from convkan.ops.plan import PLANS
 
 Shape = Sequence[int]
 
@@ -43,8 +45,10 @@ def register_formulas() -> None:
     register_flop_formula(torch.ops.convkan.evaluate_backward)(_backward)
 
 
-def _forward(x: Shape, base_weight: Shape | None, basis_weight: Shape, *_: Any, out_shape: Shape, **__: Any) -> int:
-    return 2 * _multiply_adds(base_weight, basis_weight, out_shape)
+def _forward(
+    x: Shape, base_weight: Shape | None, basis_weight: Shape, grid: Shape | None, plan: str, *_: Any, **__: Any
+) -> int:
+    return 2 * _multiply_adds(x, base_weight, basis_weight, plan)
 
 
 def _backward(
@@ -59,8 +63,9 @@ def _backward(
     **_: Any,
 ) -> int:
     """As many as forward for each of both gradients, as of any product."""
-    return 2 * (need_x + need_weight) * _multiply_adds(base_weight, basis_weight, grad)
+    return 2 * (need_x + need_weight) * _multiply_adds(x, base_weight, basis_weight, plan)
 
 
-def _multiply_adds(base_weight: Shape | None, basis_weight: Shape, out: Shape) -> int:
-    return prod(out) * (prod(basis_weight[1:]) + (0 if base_weight is None else prod(base_weight[1:])))
+def _multiply_adds(x: Shape, base_weight: Shape | None, basis_weight: Shape, plan: str) -> int:
+    weights = prod(basis_weight) + (0 if base_weight is None else prod(base_weight))
+    return PLANS[plan].geometry.products(x, basis_weight) * weights

@@ -9,12 +9,13 @@ Shapes: inputs (batch, channels, *space), or (…, channels) of ``Linear``; outp
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Sizes = Sequence[int]
@@ -28,11 +29,14 @@ class Geometry(ABC):
         padding: Zeros put around the input in the order of ``torch.nn.functional.pad``: (before, after) of the last
             dimension first.
         sums: Whether an output is a sum over edges, and not one edge's function.
+        cuts: Whether all taps see something at every output position, so that some rows of the input suffice for some
+            of the output.
     """
 
     groups: int
     padding: tuple[int, ...]
     sums: ClassVar[bool] = True
+    cuts: ClassVar[bool] = True
 
     def pad(self, x: Tensor) -> Tensor:
         """The input with zeros around, as the edges see it."""
@@ -82,6 +86,10 @@ class Geometry(ABC):
         """The number of output positions in each dimension of a padded input."""
         return tuple(space)
 
+    def products(self, x_shape: Sizes, weight_shape: Sizes) -> int:
+        """How often each weight is multiplied: at every output."""
+        return prod(self.output_shape(x_shape, weight_shape)) // weight_shape[0]
+
     def laid_out(self, y: Tensor) -> Tensor:
         """``y``, an input or output, contiguous with channels last."""
         return y.movedim(1, -1).contiguous().movedim(-1, 1)
@@ -100,9 +108,25 @@ class Geometry(ABC):
         """
         return (slice(None),) * len(space)
 
+    def reached(self, tap: Sizes, kernel_size: Sizes, space: Sizes) -> tuple[slice, ...]:
+        """Where what is in ``window`` is summed, in each dimension of the output: everywhere."""
+        return (slice(None),) * len(space)
+
+    def placed(
+        self, values: Float[Tensor, "batch *seen out"], tap: Sizes, kernel_size: Sizes, space: Sizes
+    ) -> Float[Tensor, "batch *positions out"]:
+        """What was made of ``window``, at all output positions."""
+        return values
+
     def patch(self, location: Sizes, kernel_size: Sizes) -> tuple[slice | int, ...]:
         """Where all taps of one output position lie, in each dimension of the padded input."""
         return tuple(location)
+
+    def at_location(
+        self, seen: Float[Tensor, "batch channels *padded"], location: Sizes, kernel_size: Sizes
+    ) -> tuple[Float[Tensor, "batch channels *kernel"], Bool[Tensor, " *kernel"] | None]:
+        """What each tap sees at one output position, and which taps see something there; None for all."""
+        return seen[(slice(None), slice(None), *self.patch(location, kernel_size))], None
 
     def rows_seen(self, start: int, stop: int, kernel_size: Sizes) -> slice:
         """What the output positions from start to before stop, in the first dimension, see of the padded input."""

@@ -77,7 +77,7 @@ def images_per_tile(x: Tensor, weight: Tensor, plan: Plan) -> int:
 def strips(pixels: Float[Tensor, "batch *space groups channels"], weight: Tensor, plan: Plan) -> Sequence[Strip]:
     """Cuts of the padded input along its first spatial dimension, where a single image would fill the memory."""
     kernel_size = weight.shape[2:]
-    if not kernel_size or pixels.shape[0] > 1 or not is_concrete(pixels):
+    if not kernel_size or not plan.geometry.cuts or pixels.shape[0] > 1 or not is_concrete(pixels):
         return (WHOLE,)
     total = pixels.numel() * plan.expansion.num_features * weight.itemsize
     budget = STRIP_FACTOR * tile_bytes(pixels.device, weight)

@@ -13,6 +13,9 @@ from convkan.nn import (
     KANConv1d,
     KANConv2d,
     KANConv3d,
+    KANConvTranspose1d,
+    KANConvTranspose2d,
+    KANConvTranspose3d,
     KANLayer,
     KANLinear,
     LearnableActivation,
@@ -58,6 +61,12 @@ LAYERS = {
     ),
     "conv2d-circular": LayerCase(partial(KANConv2d, 2, 2, 3, padding="same", padding_mode="circular"), (2, 2, 3, 4)),
     "conv3d": LayerCase(partial(KANConv3d, 2, 2, (1, 2, 3), padding=(0, 1, 1)), (1, 2, 2, 2, 3)),
+    "transposed1d": LayerCase(partial(KANConvTranspose1d, 2, 3, 4, 2, 1), (2, 2, 5)),
+    "transposed2d": LayerCase(partial(KANConvTranspose2d, 2, 3, 3, 2, 1, 1, bias=True), (2, 2, 3, 4)),
+    "transposed2d-grouped": LayerCase(
+        partial(KANConvTranspose2d, 4, 6, (2, 3), (1, 3), (1, 0), (0, 2), groups=2, dilation=(2, 1)), (2, 4, 4, 2)
+    ),
+    "transposed3d": LayerCase(partial(KANConvTranspose3d, 2, 2, (1, 2, 3), (2, 2, 1), (0, 0, 1)), (1, 2, 2, 2, 3)),
     "activation": LayerCase(partial(LearnableActivation, 3), (2, 3, 2, 2)),
     "activation-2": LayerCase(partial(LearnableActivation, 3, num_functions=2), (4, 3)),
     "lowrank": LayerCase(partial(LowRankKANConv2d, 4, 2, 3, padding=1, groups=2, rank=2, bias=True), (2, 4, 4, 4)),
@@ -66,7 +75,9 @@ LAYERS = {
     ),
 }
 # One of each class, for what does not depend on the geometry.
-LAYER_CLASSES = {name: LAYERS[name] for name in ("linear", "conv1d", "conv2d", "conv3d", "activation-2", "lowrank")}
+LAYER_CLASSES = {
+    name: LAYERS[name] for name in ("linear", "conv1d", "conv2d", "conv3d", "transposed2d", "activation-2", "lowrank")
+}
 
 
 def kan_layers(module: nn.Module) -> list[KANLayer]:

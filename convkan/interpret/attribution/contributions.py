@@ -124,7 +124,7 @@ def edge_contributions(
     first = edges.channel(output, 0)
     channels = slice(first, first + edges.weight.shape[1])
     seen = edges.layer.seen(edges.layer.as_batch(at_least_float32(x)))[:, channels]
-    seen = seen[(slice(None), slice(None), *edges.geometry.patch(location or (), edges.shape[2:]))]
+    seen, taps = edges.geometry.at_location(seen, location or (), edges.shape[2:])
     features = edges.layer.features(seen.movedim(1, -1), channels=channels, differentiable=False)
     weight = at_least_float32(edges.weight[output])
     values = torch.einsum("n...fc,cf...->nc...", features.to(weight.dtype), weight)
@@ -134,6 +134,8 @@ def edge_contributions(
                 function = named(edges.symbolic.functions[row], edges.symbolic.affine[row].to(values.dtype))
                 place: tuple[slice | int, ...] = (slice(None), input_, *tap)
                 values[place] += function(seen[place])
+    if taps is not None:
+        values = values.where(taps, 0)
     return values.reshape(*edges.layer.batch_shape(x), *values.shape[1:])
 
 

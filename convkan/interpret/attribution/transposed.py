@@ -77,8 +77,9 @@ def _add_named(parts: Tensor, edges: Edges, weights: Tensor, of_named: OfNamed) 
         affine = symbolic.affine[rows].to(parts.dtype).T.reshape(4, -1, *(1,) * (parts.ndim - 2))
         space = tuple(parts.shape[2:])
         window = (slice(None), slice(None), *edges.geometry.window(tap, edges.shape[2:], space))
+        reached = (slice(None), slice(None), *edges.geometry.reached(tap, edges.shape[2:], space))
         share = of_named(named(name, affine), partial(_pick, window, channels))
-        parts[window].index_add_(1, channels, weights.index_select(1, outputs) * share)
+        parts[window].index_add_(1, channels, weights[reached].index_select(1, outputs) * share)
 
 
 def _pick(window: tuple[slice, ...], channels: Tensor, seen: Tensor) -> Tensor:

@@ -32,9 +32,9 @@ ASIDE: set[Any] = {getattr, "size", "dim"}  # look at tensors only
 
 
 def is_convolution(module: nn.Module) -> bool:
-    """Whether a module is a convolution, plain or KAN, whose channels can be followed."""
+    """Whether a module is a convolution, plain or KAN but not transposed, whose channels can be followed."""
     plain = isinstance(module, conv._ConvNd) and not isinstance(module, conv._ConvTransposeNd)
-    return plain or isinstance(module, EdgeLayer)
+    return plain or (isinstance(module, EdgeLayer) and module.geometry.cuts)
 
 
 def tensors(node: fx.Node) -> list[fx.Node]:

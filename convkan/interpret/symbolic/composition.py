@@ -40,6 +40,8 @@ def _flat(model: nn.Module, name: str) -> Iterator[tuple[str, KANLayer]]:
             assert child is not None
             yield from _flat(child, f"{name}.{key}" if name else key)
     elif isinstance(model, KANLayer):
+        if not model.geometry.cuts:
+            raise TypeError(f"model must have one formula for all positions, which a {type(model).__name__} has not")
         yield name, model
     elif isinstance(model, EdgeLayer):
         kind, name = type(model).__name__, model.functions_name
