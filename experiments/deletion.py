@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from convkan.interpret import attribute, gradient_times_input, integrated_gradients
 from convkan.interpret.plot import BLUE, GREEN, GREY, ORANGE, SKY, new_figure
 from convkan.models import Description, load_classifier
-from convkan.training.data import normalize
+from convkan.models.images import normalize
 from experiments.common.cli import GOES_ON, check_positive, run
 from experiments.common.statistics import paired_bootstrap
 from experiments.common.study import Cell, Study, Work

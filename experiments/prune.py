@@ -21,9 +21,9 @@ from torch.optim.swa_utils import update_bn
 from convkan.interpret import importance, prune_channels, prune_edges
 from convkan.models import Description, example_input, load_classifier, model_options
 from convkan.models.blocks import channels_at
+from convkan.models.images import normalize
 from convkan.models.resnet import NUM_STAGES
 from convkan.training import Classifier, ImageData, save_classifier, write_atomically
-from convkan.training.data import normalize
 from convkan.training.parts import Images
 from experiments.common.cli import UserError, parse, run
 from experiments.common.counting import count_multiply_adds, count_parameters

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler
 
+from convkan.models.images import normalize
 from convkan.training.batches import BatchedImages
 from convkan.training.datasets import DATA_ROOT_VARIABLE, DATASETS
 from convkan.training.parts import DataError, Images, split_labels
@@ -259,14 +260,6 @@ class ImageData(L.LightningDataModule):
             collate_fn=_as_fetched,
             pin_memory=torch.cuda.is_available(),
         )
-
-
-def normalize(
-    pixels: UInt8[Tensor, "batch channels height width"], mean: list[float], std: list[float]
-) -> Float[Tensor, "batch channels height width"]:
-    """Bytes as shares of full brightness, less ``mean``, divided by ``std``, in each channel."""
-    scale = torch.tensor(std, device=pixels.device).view(-1, 1, 1)
-    return (pixels / 255 - torch.tensor(mean, device=pixels.device).view(-1, 1, 1)) / scale
 
 
 def _counted(images: Images, class_names: list[str]) -> list[int]:
