@@ -76,10 +76,7 @@ class Weights:
             >>> prepare(torch.zeros(3, 56, 56, dtype=torch.uint8)).shape
             torch.Size([1, 28, 28])
         """
-        description = self.description()
-        return ImageTransform(
-            description.in_channels, description.image_size, tuple(description.mean), tuple(description.std)
-        )
+        return self.description().transforms()
 
     @property
     def meta(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from convkan.basis import BASES, Basis, create_basis
 from convkan.files import write_atomically
+from convkan.models.images import ImageTransform
 from convkan.models.registry import build_model
 
 KEY = "convkan"  # of the description in a file's header
@@ -42,6 +43,10 @@ class Description:
     def create(self) -> nn.Module:
         """The model, with fresh weights."""
         return build_model(self.model, len(self.class_names), self.in_channels, **self.options)
+
+    def transforms(self) -> ImageTransform:
+        """From a picture, or a tensor of bytes, to what the model takes; it needs Pillow and torchvision."""
+        return ImageTransform(self.in_channels, self.image_size, tuple(self.mean), tuple(self.std))
 
     def to_config(self) -> dict[str, Any]:
         """The description in what JSON has; a basis among the options by its name in ``BASES``, with its own options.
@@ -141,12 +146,18 @@ def save_classifier(
     return write_atomically(path, write)
 
 
-def load_classifier(path: str | os.PathLike[str]) -> tuple[nn.Module, Description]:
+def load_classifier(
+    path: str | os.PathLike[str], description: Description | None = None
+) -> tuple[nn.Module, Description]:
     """Rebuild a model from its file, in eval mode. No code in the file is run.
 
     So its predictions are right at once. To train it further, call ``model.train()`` first: in eval mode batch
     normalisation stays as it is and nothing is dropped, and neither an optimiser nor Lightning changes the mode
     (``convkan.training.Classifier`` does).
+
+    Args:
+        path: The file.
+        description: What it takes to rebuild the model, instead of what the file's header says.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -154,7 +165,7 @@ def load_classifier(path: str | os.PathLike[str]) -> tuple[nn.Module, Descriptio
         ModuleNotFoundError: The package safetensors is not installed.
     """
     state, metadata = read_safetensors(path)
-    description = _description_in(path, metadata)
+    description = description or _description_in(path, metadata)
     try:
         model = description.create()
         model.load_state_dict(state)
