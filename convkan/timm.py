@@ -13,13 +13,13 @@ from timm.layers import SelectAdaptivePool2d  # type: ignore[attr-defined]
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from convkan.models import Weights, get_weights, list_models, list_weights
+from convkan.models import Weights, get_weights, list_models
+from convkan.models.pretrained import weights_of
 from convkan.models.registry import build_model
 from convkan.models.stack import Stage
 
 IMAGE = (3, 32, 32)  # what models without weights say that they are for
-# All weights of the package, those for colour first.
-TAGGED = sorted(list_weights(), key=lambda weights: -weights.description().in_channels)
+TAGGED = {name: weights_of(name) for name in list_models("kan_*")}  # the weights of each model, its default first
 
 
 class TimmClassifier(nn.Module):
@@ -223,9 +223,9 @@ def build_timm_model(
         ValueError: There are no weights of this tag, or a size is out of range.
         TypeError: The model has no such option.
     """
-    weights = get_weights(name, pretrained_cfg) if isinstance(pretrained_cfg, str) else _default_weights(name)
-    if weights is not None and (pretrained_cfg is None or isinstance(pretrained_cfg, str)):
-        options = weights.description().options | options
+    weights = [get_weights(name, pretrained_cfg)] if isinstance(pretrained_cfg, str) else TAGGED[name][:1]
+    if weights and (pretrained_cfg is None or isinstance(pretrained_cfg, str)):
+        options = weights[0].description().options | options
     if options.get("features_only") and isinstance(out_indices, Sequence):
         options["levels"] = max(out_indices, default=0) + 1
     return build_model_with_cfg(
@@ -238,11 +238,6 @@ def build_timm_model(
         name=name,
         **options,
     )
-
-
-def _default_weights(name: str) -> Weights | None:
-    """The weights of a name without a tag: of the first one."""
-    return next((weights for weights in TAGGED if weights.model == name), None)
 
 
 def _without_other_head(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -285,14 +280,14 @@ __all__ = ["TimmClassifier", "build_timm_model"]  # timm adds its models
 
 default_cfgs = generate_default_cfgs(
     {
-        **{f"{weights.model}.{weights.name}": _configuration(weights) for weights in TAGGED},
-        **{
-            name: {"input_size": IMAGE, "crop_pct": 1.0, "classifier": "head"}
-            for name in list_models("kan_*")
-            if _default_weights(name) is None
-        },
+        tagged: configuration
+        for name, found in TAGGED.items()
+        for tagged, configuration in (
+            [(f"{name}.{weights.name}", _configuration(weights)) for weights in found]
+            or [(name, {"input_size": IMAGE, "crop_pct": 1.0, "classifier": "head"})]
+        )
     }
 )
 
-for _name in list_models("kan_*"):
+for _name in TAGGED:
     register_model(_entrypoint(_name))

@@ -116,6 +116,17 @@ def list_weights() -> list[Weights]:
     return [Weights(model, name, file) for file, model, _, name in names]
 
 
+def weights_of(model: str) -> list[Weights]:
+    """Trained weights of a model that come with the package, the default first: those for colour before those for grey.
+
+    Example:
+        >>> [weights.name for weights in weights_of("kan_vgg")]
+        ['cifar10', 'fashion_mnist', 'mnist']
+    """
+    found = [weights for weights in list_weights() if weights.model == model]
+    return sorted(found, key=lambda weights: -weights.description().in_channels)
+
+
 def get_weights(model: str, name: str) -> Weights:
     """Trained weights that come with the package.
 
