@@ -134,6 +134,7 @@ def _data(record: dict[str, Any], description: Description, config: ExplainConfi
         image_size=trained["image_size"],
     )
     data.match_classes(description.class_names)
+    data.match_images(description)
     for note in data.notes:
         print(note)
     return data

@@ -29,7 +29,7 @@ from experiments.common.cli import UserError, parse, run
 from experiments.common.counting import count_multiply_adds, count_parameters
 from experiments.common.records import environment, write_record
 from experiments.common.study import settings_of
-from experiments.common.train_config import TrainConfig, data_of, stored_config
+from experiments.common.train_config import TrainConfig, data_for, stored_config
 from experiments.common.trainer import best_checkpoint, build_trainer, fit, silence_lightning
 
 BATCH = 64  # images at a time, in measuring importance and time
@@ -86,8 +86,7 @@ def prune(config: PruneConfig) -> dict[str, Any]:
             raise UserError(f"{name} must lie in [0, 1), got {getattr(config, name)}")
     trained = stored_config(source)
     model, description = load_classifier(source / "model.safetensors")
-    data = data_of(trained, trained.seed + 1)  # another order of the images than the run had
-    data.match_classes(description.class_names)
+    data = data_for(description, trained, trained.seed + 1)  # another order of the images than the run had
     recipe = replace(
         trained,
         epochs=config.epochs,

@@ -45,7 +45,7 @@ from experiments.common.counting import (
 from experiments.common.fine_tuning import at_size_of_weights, begin_with_weights
 from experiments.common.folders import claimed, new_folder, tidy
 from experiments.common.parent import end_with_parent
-from experiments.common.records import DIVERGED, environment, packed, write_record
+from experiments.common.records import DIVERGED, environment, packed, published, write_record
 from experiments.common.resuming import earlier_record, resume_run
 from experiments.common.run_data import check_data, note_data
 from experiments.common.train_config import TrainConfig, data_of
@@ -201,7 +201,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         kept = {key: before[key] for key in before if key in ("epochs", "best_epoch") or key.endswith("accuracy")}
         record["earlier"] = [*before.get("earlier", []), kept]
     if trainer.is_global_zero:
-        save_classifier(folder / "model.safetensors", model, description)
+        save_classifier(folder / "model.safetensors", model, description, published(record))
         draw(folder, model, history, record.get("confusion"), data.class_names)
         write_record(folder / "result.json", record)  # last: its presence says that the run is finished
         tested = ""

@@ -1,12 +1,15 @@
 """Training that begins with trained weights, on pictures in folders."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from commands import assert_refused, finished, record
 from PIL import Image
 
-from convkan.models import Description, get_weights, load_classifier, save_classifier
+from convkan.models import Description, Weights, get_weights, load_classifier, save_classifier
+from convkan.training import DataError, ImageData
 from experiments import train
 
 TINY = ("--threads", 1, "--accelerator", "cpu", "--epochs", 1, "--dataset", "folder")
@@ -47,6 +50,22 @@ def test_the_head_learns_other_classes_and_the_body_with_it_unless_it_is_frozen(
     pairs = zip(before.features.state_dict().values(), after.features.state_dict().values(), strict=True)
     assert all(torch.equal(*pair) for pair in pairs) == frozen
     assert record(folder)["config"]["weights"] == str(trained)
+    known = Weights.of_file(folder).record()
+    assert known["test_accuracy"] == record(folder)["test_accuracy"]
+    assert known["dataset"] == "folder"
+
+
+def test_other_commands_prepare_images_as_the_weights_had_them(pictures):
+    data = ImageData("folder", data_root=pictures, image_size=8)
+    described = get_weights("kan_vgg", "mnist").description()
+    data.match_images(described)
+    assert data.image_shape == (1, 8, 8)
+    assert (data.mean, data.std) == (described.mean, described.std)
+    data.match_images(get_weights("kan_vgg", "cifar10").description())
+    assert data.image_shape == (3, 8, 8)
+    two = replace(described, in_channels=2)
+    with pytest.raises(DataError, match="the images under .* must be as the model's: channels must be 1 .grey. or 3"):
+        data.match_images(two)
 
 
 def test_classes_that_the_weights_know_keep_their_head(pictures, trained, tmp_path):
@@ -60,7 +79,10 @@ def test_classes_that_the_weights_know_keep_their_head(pictures, trained, tmp_pa
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--model", "kan_vgg", "--weights", "mnist"), "in_channels must be 1, as these weights were trained with"),
+        (
+            ("--model", "kan_vgg", "--weights", "mnist", "--model_options.width", 3),
+            "width must be 13.125, as these weights",
+        ),
         (("--weights", "mnist"), "weights must be among"),
         (("--weights", "nowhere"), "nowhere does not exist"),
         (("--freeze_body", "true"), "freeze_body must come with weights"),

@@ -36,7 +36,7 @@ def at_size_of_weights(config: TrainConfig) -> TrainConfig:
 
 
 def begin_with_weights(config: TrainConfig, data: ImageData) -> tuple[nn.Module, Description]:
-    """A model with trained weights, for the images and classes of ``data``, which are normalised as its own were.
+    """A model with trained weights, for the images and classes of ``data``, which are prepared as its own were.
 
     Its head is fresh unless the classes are those that it knows.
 
@@ -45,14 +45,14 @@ def begin_with_weights(config: TrainConfig, data: ImageData) -> tuple[nn.Module,
     """
     weights = chosen_weights(config)
     trained = weights.description()
-    channels, height, width = data.image_shape
+    data.match_images(trained)
+    _, height, width = data.image_shape
     sizes = {"image_size": [height, width]} if "image_size" in model_options(config.model) else {}
     try:
-        model = create_model(config.model, None, channels, weights=weights, **sizes | config.model_options)
+        model = create_model(config.model, weights=weights, **sizes | config.model_options)
     except (TypeError, ValueError) as error:
         raise UserError(f"weights {config.weights}: {error}") from error
     if data.class_names != trained.class_names:
         put_fresh_head(model, trained, len(data.class_names))
-    data.mean, data.std = trained.mean, trained.std
-    data.notes.append(f"training begins with weights {weights.path}, and images are normalised as theirs were")
+    data.notes.append(f"training begins with weights {weights.path}, and images are prepared as theirs were")
     return model.train(), replace(trained, class_names=data.class_names, image_size=(height, width))

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import yaml
 
-from convkan.models import suggested_learning_rate
+from convkan.models import Description, suggested_learning_rate
 from convkan.training import ImageData, Recipe
 from convkan.training.classifier import ClassWeights
 from convkan.training.data import Augmentation, Scaling
@@ -192,4 +192,16 @@ def data_of(config: TrainConfig, seed: int) -> ImageData:
         seed=seed,
     )
     data.setup()
+    return data
+
+
+def data_for(description: Description, config: TrainConfig, seed: int) -> ImageData:
+    """The same as a trained model wants them: classes in its order, images prepared as those that it has seen.
+
+    Raises:
+        DataError: They have other classes than the model.
+    """
+    data = data_of(config, seed)
+    data.match_classes(description.class_names)
+    data.match_images(description)
     return data
