@@ -201,7 +201,7 @@ class TimmClassifier(nn.Module):
 def _stages_of(network: nn.Module) -> list[Stage]:
     """What of a network works at one resolution each."""
     if not hasattr(network, "stages"):
-        raise TypeError(f"name must be that of a model with a method stages, to be one of timm's; got {network}")
+        raise TypeError(f"name must be that of a model with a method stages, got one of {type(network).__name__}")
     stages: list[Stage] = network.stages()  # type: ignore[operator]
     return stages
 

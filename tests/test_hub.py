@@ -88,6 +88,16 @@ class TestCard:
         assert "It has no KAN layer" in card.text
 
 
+def test_what_was_downloaded_loads_without_a_network(tmp_path):
+    model, x, commit = classifier(), torch.randn(2, 1, 12, 12), "0" * 40
+    stored = tmp_path / "models--somebody--pets"
+    model.save_pretrained(stored / "snapshots" / commit)
+    (stored / "refs").mkdir()
+    (stored / "refs" / "main").write_text(commit, encoding="utf-8")
+    again = HubClassifier.from_pretrained("somebody/pets", cache_dir=tmp_path, local_files_only=True)
+    assert torch.equal(again(x), model(x))
+
+
 def test_pushing_uploads_what_is_saved(monkeypatch):
     uploaded = {}
 

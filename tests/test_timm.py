@@ -13,7 +13,7 @@ from convkan.models import Description, create_model, list_models, list_weights,
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of what timm itself calls
     timm = pytest.importorskip("timm")
-    import convkan.timm  # noqa: F401  (registers)
+    from convkan.timm import TimmClassifier  # importing it registers
 
 SMALL = {"kan_cnn": {"widths": (3, 5)}, "kan_resnet8": {"width": 3.0}, "kan_vgg": {"width": 3.0, "depths": (1, 2)}}
 
@@ -120,6 +120,10 @@ class TestRefusals:
     def test_of_options_that_the_model_does_not_have(self):
         with pytest.raises(TypeError, match="kan_vgg has no option drop_path_rate"):
             timm.create_model("kan_vgg", drop_path_rate=0.1)
+
+    def test_of_models_that_do_not_tell_their_stages(self):
+        with pytest.raises(TypeError, match="name must be that of a model with a method stages, got one of Sequential"):
+            TimmClassifier("cnn_small")
 
     def test_of_stages_that_are_not_there(self):
         model = small("kan_vgg")

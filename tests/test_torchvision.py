@@ -9,6 +9,7 @@ import torch
 from convkan.models import create_model, get_weights, list_models, list_weights
 
 registry = pytest.importorskip("torchvision.models")
+import convkan.torchvision  # noqa: E402, F401  (registers)
 
 
 def test_all_kans_are_registered():
