@@ -206,18 +206,15 @@ def _stages_of(network: nn.Module) -> list[Stage]:
     return stages
 
 
-def build_timm_model(
-    name: str, pretrained: bool, *, pretrained_cfg: Any = None, out_indices: Any = None, **options: Any
-) -> nn.Module:
+def build_timm_model(name: str, pretrained: bool, *, pretrained_cfg: Any = None, **options: Any) -> nn.Module:
     """What ``timm.create_model`` calls: a ``TimmClassifier``, or timm's extractor of its features.
 
     Args:
         name: Name of the model, without a tag.
         pretrained: Whether to load the weights of the tag.
         pretrained_cfg: The tag, or a configuration of timm's.
-        out_indices: With ``features_only``, the stages; all by default. There may be more of them than the network has;
-            see ``levels`` of ``TimmClassifier``.
-        **options: Those of timm, of ``TimmClassifier`` and of the model.
+        **options: Those of timm, of ``TimmClassifier`` and of the model. With ``features_only``, ``out_indices`` are
+            the stages, all by default; there may be more than the network has, see ``levels`` of ``TimmClassifier``.
 
     Raises:
         ValueError: There are no weights of this tag, or a size is out of range.
@@ -226,15 +223,15 @@ def build_timm_model(
     weights = [get_weights(name, pretrained_cfg)] if isinstance(pretrained_cfg, str) else TAGGED[name][:1]
     if weights and (pretrained_cfg is None or isinstance(pretrained_cfg, str)):
         options = weights[0].description().options | options
-    if options.get("features_only") and isinstance(out_indices, Sequence):
-        options["levels"] = max(out_indices, default=0) + 1
+    if options.get("features_only") and isinstance(options.get("out_indices"), Sequence):
+        options["levels"] = max(options["out_indices"], default=0) + 1
     return build_model_with_cfg(
         TimmClassifier,
         name,
         pretrained,
         pretrained_cfg=pretrained_cfg,
         pretrained_filter_fn=_without_other_head,
-        feature_cfg={"feature_cls": "getter", "out_indices": out_indices},
+        feature_cfg={"feature_cls": "getter", "out_indices": None},
         name=name,
         **options,
     )
@@ -243,7 +240,8 @@ def build_timm_model(
 def _without_other_head(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """A state without the head, where that of ``model`` is for other classes."""
     own = model.state_dict()
-    if all(own[name].shape == value.shape for name, value in state.items() if name in own and "head." in name):
+    common = [name for name in state if name.startswith("head.") and name in own]
+    if all(own[name].shape[:1] == state[name].shape[:1] for name in common):  # grids may have been refined
         return state
     return {name: value for name, value in state.items() if not name.startswith("head.")}
 

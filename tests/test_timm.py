@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from convkan.grid import refine_grids
 from convkan.models import Description, create_model, list_models, list_weights, save_classifier
 
 with warnings.catch_warnings():
@@ -111,15 +112,29 @@ def test_stages_beyond_those_of_the_network_are_its_last_averaged():
     assert extractor.feature_info.reduction() == [2, 8]
 
 
+def test_refined_grids_load():
+    model, x = small("kan_vgg", head="kan", num_classes=2).eval(), torch.randn(2, 3, 8, 8)
+    refine_grids(model, 9)
+    again = small(
+        "kan_vgg",
+        head="kan",
+        num_classes=2,
+        pretrained=True,
+        pretrained_cfg_overlay={"state_dict": model.state_dict(), "file": None, "num_classes": 2},
+    ).eval()
+    torch.testing.assert_close(again(x), model(x))
+
+
 class TestRefusals:
     @pytest.mark.parametrize("pool", ["catavgmax", ""])
     def test_of_ways_to_pool_that_do_not_fit_the_head(self, pool):
         with pytest.raises(ValueError, match="global_pool must be 'avg', 'max' or 'avgmax', or '' with num_classes 0"):
             small("kan_vgg", global_pool=pool)
 
-    def test_of_options_that_the_model_does_not_have(self):
-        with pytest.raises(TypeError, match="kan_vgg has no option drop_path_rate"):
-            timm.create_model("kan_vgg", drop_path_rate=0.1)
+    @pytest.mark.parametrize("option", ["drop_path_rate", "out_indices"])  # the latter goes with features_only
+    def test_of_options_that_the_model_does_not_have(self, option):
+        with pytest.raises(TypeError, match=f"kan_vgg has no option {option}"):
+            timm.create_model("kan_vgg", **{option: (1,)})
 
     def test_of_models_that_do_not_tell_their_stages(self):
         with pytest.raises(TypeError, match="name must be that of a model with a method stages, got one of Sequential"):
