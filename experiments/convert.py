@@ -22,8 +22,8 @@ from torchvision import models
 
 from convkan import convert
 from convkan.interpret.plot import BLUE, GREY, ORANGE, new_figure
+from convkan.models.images import normalize
 from convkan.training import Classifier, ImageData
-from convkan.training.data import normalize
 from experiments.common.cli import GOES_ON, check_positive, run
 from experiments.common.counting import count_parameters
 from experiments.common.study import Cell, Study, Work

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from convkan.interpret import attribute, gradient_times_input, integrated_gradients
 from convkan.interpret.plot import BLUE, GREEN, GREY, ORANGE, SKY, new_figure
 from convkan.models import Description, load_classifier
-from convkan.training.data import normalize
+from convkan.models.images import normalize
 from experiments.common.cli import GOES_ON, check_positive, run
 from experiments.common.statistics import paired_bootstrap
 from experiments.common.study import Cell, Study, Work
-from experiments.common.train_config import data_of, stored_config
+from experiments.common.train_config import data_for, stored_config
 
 METHODS = {
     "edges": "rescale rule on edges, 2 steps",
@@ -109,8 +109,8 @@ def images_of(config: DeletionConfig, description: Description) -> Float[Tensor,
         DataError: The data cannot be had, or have other classes than the model.
     """
     trained = stored_config(Path(config.run))
-    data = data_of(replace(trained, data_root=config.data_root or trained.data_root), trained.seed)
-    data.match_classes(description.class_names)
+    trained = replace(trained, data_root=config.data_root or trained.data_root)
+    data = data_for(description, trained, trained.seed)
     generator = torch.Generator().manual_seed(config.seed)
     chosen = torch.randperm(len(data.test), generator=generator)[: config.images]
     return normalize(data.test.pixels[chosen], description.mean, description.std)

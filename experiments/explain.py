@@ -30,8 +30,9 @@ from convkan.interpret import (
 )
 from convkan.interpret.plot import STRAIGHT, plot_atlas, plot_confusion, plot_contributions, plot_features, plot_layers
 from convkan.models import Description, load_classifier
+from convkan.models.images import normalize
 from convkan.training import write_atomically
-from convkan.training.data import ImageData, normalize
+from convkan.training.data import ImageData
 from experiments.common.cli import UserError, check_positive, parse, run
 from experiments.common.counting import count_multiply_adds, count_parameters
 from experiments.common.images import read_image
@@ -133,6 +134,7 @@ def _data(record: dict[str, Any], description: Description, config: ExplainConfi
         image_size=trained["image_size"],
     )
     data.match_classes(description.class_names)
+    data.match_images(description)
     for note in data.notes:
         print(note)
     return data

@@ -21,15 +21,15 @@ from torch.optim.swa_utils import update_bn
 from convkan.interpret import importance, prune_channels, prune_edges
 from convkan.models import Description, example_input, load_classifier, model_options
 from convkan.models.blocks import channels_at
+from convkan.models.images import normalize
 from convkan.models.resnet import NUM_STAGES
 from convkan.training import Classifier, ImageData, save_classifier, write_atomically
-from convkan.training.data import normalize
 from convkan.training.parts import Images
 from experiments.common.cli import UserError, parse, run
 from experiments.common.counting import count_multiply_adds, count_parameters
 from experiments.common.records import environment, write_record
 from experiments.common.study import settings_of
-from experiments.common.train_config import TrainConfig, data_of, stored_config
+from experiments.common.train_config import TrainConfig, data_for, stored_config
 from experiments.common.trainer import best_checkpoint, build_trainer, fit, silence_lightning
 
 BATCH = 64  # images at a time, in measuring importance and time
@@ -86,8 +86,7 @@ def prune(config: PruneConfig) -> dict[str, Any]:
             raise UserError(f"{name} must lie in [0, 1), got {getattr(config, name)}")
     trained = stored_config(source)
     model, description = load_classifier(source / "model.safetensors")
-    data = data_of(trained, trained.seed + 1)  # another order of the images than the run had
-    data.match_classes(description.class_names)
+    data = data_for(description, trained, trained.seed + 1)  # another order of the images than the run had
     recipe = replace(
         trained,
         epochs=config.epochs,

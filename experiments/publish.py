@@ -10,19 +10,7 @@ from convkan.models import load_classifier
 from convkan.models.pretrained import FOLDER
 from convkan.training import save_classifier
 from experiments.common.cli import UserError, parse, run
-from experiments.common.records import read_record
-
-# What of a run's record goes with its weights.
-PUBLISHED = (
-    "test_accuracy",
-    "val_accuracy",
-    "parameters",
-    "multiply_adds",
-    "epochs",
-    "best_epoch",
-    "seed",
-    "git_commit",
-)
+from experiments.common.records import published, read_record
 
 
 @dataclass(frozen=True)
@@ -60,8 +48,7 @@ def main() -> None:
     path = Path(config.out) / f"{description.model}-{name}.safetensors"
     if path.exists() and not config.replace:
         raise UserError(f"{path} exists: give another --name, or --replace true")
-    kept = {key: record[key] for key in PUBLISHED if key in record} | {"dataset": dataset}
-    save_classifier(path, model, description, kept)
+    save_classifier(path, model, description, published(record))
     print(f"{description.model} with weights {name!r}, test accuracy {record['test_accuracy']:.2%}")
     print(f"in {path}, {path.stat().st_size / 1000:.0f} kB")
 

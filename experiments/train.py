@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from convkan.grid import spline_layers
 from convkan.interpret.plot import plot_confusion, plot_edges, plot_learning_curves
-from convkan.models import Description, example_input, model_options, model_task
+from convkan.models import Description, example_input, freeze_body, model_options, model_task
 from convkan.nn import KANLayer
 from convkan.training import (
     Classifier,
     History,
+    ImageData,
     TrainingDivergedError,
     WatchCoverage,
     naming,
@@ -41,9 +42,10 @@ from experiments.common.counting import (
     count_step_memory_bytes,
     peak_memory_bytes,
 )
+from experiments.common.fine_tuning import at_size_of_weights, begin_with_weights
 from experiments.common.folders import claimed, new_folder, tidy
 from experiments.common.parent import end_with_parent
-from experiments.common.records import DIVERGED, environment, packed, write_record
+from experiments.common.records import DIVERGED, environment, packed, published, write_record
 from experiments.common.resuming import earlier_record, resume_run
 from experiments.common.run_data import check_data, note_data
 from experiments.common.train_config import TrainConfig, data_of
@@ -87,6 +89,7 @@ def start(config: TrainConfig) -> tuple[TrainConfig, Path]:
         UserError: There is one of this name.
     """
     config.recipe()  # checked before anything is left on disk
+    config = at_size_of_weights(config)
     root = Path(config.runs_root)
     if config.run_name is not None and not is_below(config.run_name):
         raise UserError(f"run_name must be that of a folder within runs_root, got {config.run_name!r}")
@@ -133,14 +136,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     data = data_of(config, config.seed)
     check_data(folder, data)
     before = earlier_record(folder)
-    channels, height, width = data.image_shape
-    options = dict(config.model_options)
-    if model_task(config.model) != "classification":
-        raise ValueError(f"model must be a classifier, got {config.model!r}: see python -m experiments.segment")
-    if "image_size" in model_options(config.model):
-        options.setdefault("image_size", [height, width])
-    description = Description(config.model, channels, (height, width), data.class_names, data.mean, data.std, options)
-    model = description.create()
+    model, description = begin(config, data)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     steps = config.epochs * -(-len(data.train) // config.batch_size)
@@ -161,6 +157,8 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
             print(note)
         note_data(folder, data)
         print(f"in {folder}; if it is stopped, go on with: {GOING_ON} {folder}")
+    if config.freeze_body:
+        freeze_body(model)
     if config.compile:
         model.compile()
     (folder / DIVERGED).unlink(missing_ok=True)
@@ -203,7 +201,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         kept = {key: before[key] for key in before if key in ("epochs", "best_epoch") or key.endswith("accuracy")}
         record["earlier"] = [*before.get("earlier", []), kept]
     if trainer.is_global_zero:
-        save_classifier(folder / "model.safetensors", model, description)
+        save_classifier(folder / "model.safetensors", model, description, published(record))
         draw(folder, model, history, record.get("confusion"), data.class_names)
         write_record(folder / "result.json", record)  # last: its presence says that the run is finished
         tested = ""
@@ -216,6 +214,20 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
             f"results are in {folder}"
         )
     return record
+
+
+def begin(config: TrainConfig, data: ImageData) -> tuple[nn.Module, Description]:
+    """The model to be trained on ``data``: new, or with trained weights."""
+    if config.weights is not None:
+        return begin_with_weights(config, data)
+    if model_task(config.model) != "classification":
+        raise ValueError(f"model must be a classifier, got {config.model!r}: see python -m experiments.segment")
+    channels, height, width = data.image_shape
+    options = dict(config.model_options)
+    if "image_size" in model_options(config.model):
+        options.setdefault("image_size", [height, width])
+    description = Description(config.model, channels, (height, width), data.class_names, data.mean, data.std, options)
+    return description.create(), description
 
 
 def recall_of(confusion: Tensor, class_names: list[str]) -> dict[str, float | None]:

@@ -74,6 +74,7 @@ NOT_QUICK = (
     "benchmark",
     "experiments",
     "explain",
+    "fine_tuning",
     "folder_runs",
     "grid_callbacks",
     "kernels",

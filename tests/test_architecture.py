@@ -18,7 +18,7 @@ LEVELS = [
     {"ops"},
     {"nn"},
     {"functional", "grid", "regularization", "models", "interpret", "interop", "optim"},
-    {"training"},
+    {"training", "timm", "torchvision", "hub"},
     {"testing"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
@@ -194,7 +194,8 @@ def loaded_by(statement):
 
 @pytest.mark.parametrize("part", ["convkan", "convkan.optim", "convkan.models"])
 def test_importing_convkan_pulls_in_no_heavy_library(part):
-    heavy = {"matplotlib", "triton", "lightning", "torchvision", "sklearn", "scipy", "sympy", "safetensors"}
+    heavy = {"matplotlib", "triton", "lightning", "sklearn", "scipy", "sympy", "safetensors", "PIL"}
+    heavy |= {"timm", "torchvision", "huggingface_hub"}
     assert not (loaded_by(f"import {part}") - loaded_by("import torch")) & heavy
 
 

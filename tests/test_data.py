@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from convkan.models.images import fit_image
 from convkan.training import DATASETS, DataError, ImageData
 from convkan.training.batches import BatchedImages, shift_and_flip
 from convkan.training.parts import Images, split_indices
-from convkan.training.pictures import fit_image
 
 DATA_ROOT = os.environ.get("CONVKAN_DATA")
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from convkan.models import Description
+from convkan.models.images import normalize
 from convkan.training import DataError, ImageData
-from convkan.training.data import normalize
 from convkan.training.pictures import read_picture
 from experiments.common.images import read_image
 

@@ -8,7 +8,8 @@ reaches the scripts too (several modules are separated by commas).
 from importlib import import_module
 from pkgutil import iter_modules
 
-from convkan.models.pretrained import Weights, create_model, list_weights
+from convkan.models.heads import freeze_body
+from convkan.models.pretrained import Weights, create_model, get_weights, list_weights
 from convkan.models.registry import (
     list_models,
     model_options,
@@ -24,6 +25,8 @@ __all__ = [
     "Weights",
     "create_model",
     "example_input",
+    "freeze_body",
+    "get_weights",
     "list_models",
     "list_weights",
     "load_classifier",

@@ -61,12 +61,7 @@ class ConvNet(PooledClassifier):
                 layers.append(nn.MaxPool2d(2))
             layers += [convolution(before, width), convolution(width, width)]
             before = width
-        super().__init__(
-            nn.Sequential(*layers),
-            head(before, num_classes),
-            stages.dropout,
-            smallest_side=2 ** (len(stages.widths) - 1),
-        )
+        super().__init__(nn.Sequential(*layers), head(before, num_classes), stages.dropout, stages.widths)
 
 
 def _plain_convolution(in_channels: int, out_channels: int) -> nn.Sequential:

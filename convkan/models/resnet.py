@@ -6,12 +6,13 @@ block: normalise, activate, convolve.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from torch import Tensor, nn
 
 from convkan.models.blocks import Units, channels_at, check_input
 from convkan.models.pairs import register_pair
-from convkan.models.stack import check_depths
+from convkan.models.stack import Stage, check_depths
 
 DEPTHS = (8, 14, 20, 32)
 NUM_STAGES = 3  # of blocks with two layers each; the stem and the head are layers too
@@ -61,23 +62,40 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         check_depths(depths)
+        self.depths = tuple(depths)
+        self.widths = tuple(channels_at(width, stage) for stage in range(len(depths)))
         blocks: list[nn.Module] = []
-        before = channels_at(width, 0)
+        before = self.widths[0]
         self.stem = nn.Conv2d(in_channels, before, 3, padding=1, bias=False)
-        for stage, depth in enumerate(depths):
-            channels = channels_at(width, stage)
+        for stage, (depth, channels) in enumerate(zip(self.depths, self.widths, strict=True)):
             for index in range(depth):
                 blocks.append(ResidualBlock(units, before, channels, 2 if stage and not index else 1))
                 before = channels
         self.blocks = nn.Sequential(*blocks)
         self.tail = nn.Sequential(*units.activated(before))
         self.dropout = nn.Dropout(dropout)
-        self.head = units.classifier(before * units.functions, num_classes)
+        self.num_features = before * units.functions
+        self.head = units.classifier(self.num_features, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch of images."""
         check_input(x, 1)
         return self.head(self.dropout(self.tail(self.blocks(self.stem(x))).mean(dim=(2, 3))))
+
+    def stages(self) -> list[Stage]:
+        """The parts that work at one resolution; the stem belongs to the first, the tail to the last."""
+        ends = list(accumulate(self.depths))
+        modules = [
+            [f"blocks.{index}" for index in range(end - depth, end)]
+            for depth, end in zip(self.depths, ends, strict=True)
+        ]
+        modules[0].insert(0, "stem")
+        modules[-1].append("tail")
+        channels = [*self.widths[:-1], self.num_features]
+        return [
+            Stage(tuple(names), width, 2**index)
+            for index, (names, width) in enumerate(zip(modules, channels, strict=True))
+        ]
 
 
 for _layers in DEPTHS:

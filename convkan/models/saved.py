@@ -2,14 +2,16 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from convkan.basis import BASES, Basis, create_basis
 from convkan.files import write_atomically
+from convkan.models.images import ImageTransform
 from convkan.models.registry import build_model
 
 KEY = "convkan"  # of the description in a file's header
@@ -41,6 +43,53 @@ class Description:
     def create(self) -> nn.Module:
         """The model, with fresh weights."""
         return build_model(self.model, len(self.class_names), self.in_channels, **self.options)
+
+    def transforms(self) -> ImageTransform:
+        """From a picture, or a tensor of bytes, to what the model takes; it needs Pillow and torchvision."""
+        return ImageTransform(self.in_channels, self.image_size, tuple(self.mean), tuple(self.std))
+
+    def to_config(self) -> dict[str, Any]:
+        """The description in what JSON has; a basis among the options by its name in ``BASES``, with its own options.
+
+        Raises:
+            ValueError: An option is a basis that is not in ``convkan.basis.BASES``.
+
+        Example:
+            >>> from convkan import Chebyshev
+            >>> chosen = Description("kan_cnn", 1, (8, 8), ["a", "b"], [0.5], [0.5], {"basis": Chebyshev(3)})
+            >>> chosen.to_config()["options"]
+            {'basis': {'basis': 'chebyshev', 'degree': 3}}
+            >>> Description.from_config(chosen.to_config()) == chosen
+            True
+        """
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return values | {"options": {name: _encoded(name, value) for name, value in self.options.items()}}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Description":
+        """The description that ``to_config`` gave, also after JSON made lists of its tuples.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is none.
+        """
+        options = {name: _decoded(value) for name, value in config["options"].items()}
+        return cls(**{**config, "image_size": tuple(config["image_size"]), "options": options})
+
+
+def _encoded(name: str, value: Any) -> Any:
+    if not isinstance(value, Basis):
+        return value
+    known = [key for key, kind in BASES.items() if kind is type(value)]
+    if not known:
+        raise ValueError(f"{name} must be a basis in convkan.basis.BASES, so that files can name it, got {value!r}")
+    return {"basis": known[0]} | {item.name: getattr(value, item.name) for item in fields(value)}  # type: ignore[arg-type]
+
+
+def _decoded(value: Any) -> Any:
+    if not isinstance(value, dict) or value.get("basis") not in BASES:
+        return value
+    given = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items() if key != "basis"}
+    return create_basis(value["basis"], **given)
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -84,7 +133,7 @@ def save_classifier(
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {KEY: json.dumps(asdict(description))}
+    metadata = {KEY: json.dumps(description.to_config())}
     if record is not None:
         metadata[RECORD_KEY] = json.dumps(record)
 
@@ -97,12 +146,18 @@ def save_classifier(
     return write_atomically(path, write)
 
 
-def load_classifier(path: str | os.PathLike[str]) -> tuple[nn.Module, Description]:
+def load_classifier(
+    path: str | os.PathLike[str], description: Description | None = None
+) -> tuple[nn.Module, Description]:
     """Rebuild a model from its file, in eval mode. No code in the file is run.
 
     So its predictions are right at once. To train it further, call ``model.train()`` first: in eval mode batch
     normalisation stays as it is and nothing is dropped, and neither an optimiser nor Lightning changes the mode
     (``convkan.training.Classifier`` does).
+
+    Args:
+        path: The file.
+        description: What it takes to rebuild the model, instead of what the file's header says.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -110,16 +165,35 @@ def load_classifier(path: str | os.PathLike[str]) -> tuple[nn.Module, Descriptio
         ModuleNotFoundError: The package safetensors is not installed.
     """
     state, metadata = read_safetensors(path)
+    description = description or _description_in(path, metadata)
+    try:
+        model = description.create()
+        model.load_state_dict(state)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} does not fit the model it describes: {error}") from error
+    return model.eval(), description
+
+
+def read_description(path: str | os.PathLike[str]) -> tuple[Description, dict[str, Any]]:
+    """What a file of weights belongs to, and what is known about them, empty if they were saved without.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, or was not written by ``save_classifier``.
+        ModuleNotFoundError: The package safetensors is not installed.
+    """
+    _, metadata = read_safetensors(path)
+    return _description_in(path, metadata), json.loads(metadata.get(RECORD_KEY, "{}"))
+
+
+def _description_in(path: str | os.PathLike[str], metadata: dict[str, str]) -> Description:
+    """The description in a file's header."""
     if KEY not in metadata:
         raise ValueError(f"{path} holds weights, but not of a convkan classifier: its header has no {KEY!r} entry")
     try:
-        values = json.loads(metadata[KEY])
-        description = Description(**{**values, "image_size": tuple(values["image_size"])})
-        model = description.create()
-        model.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        return Description.from_config(json.loads(metadata[KEY]))
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not fit the model it describes: {error}") from error
-    return model.eval(), description
 
 
 def example_input(description: Description) -> torch.Tensor:

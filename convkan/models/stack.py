@@ -1,10 +1,26 @@
 """Networks that are a stack of parts with max-pooling between stages and global average pooling at the end."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from convkan.models.blocks import Units, channels_at, check_input
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What of a network works at one resolution, for those who want its features.
+
+    Attributes:
+        modules: Names of the modules, in the order in which they are called: ``network.get_submodule`` has them.
+        channels: Of its output.
+        reduction: How many times lower the output is than the image, and narrower.
+    """
+
+    modules: tuple[str, ...]
+    channels: int
+    reduction: int
 
 
 class PooledClassifier(nn.Module):
@@ -14,21 +30,34 @@ class PooledClassifier(nn.Module):
         features: From images (batch, in_channels, height, width) to (batch, features, smaller height, smaller width).
         head: From (batch, features) to (batch, num_classes).
         dropout: Probability of dropping a feature before the head.
-        smallest_side: Smallest height and width of an image that ``features`` takes.
+        widths: Channels that each stage of ``features`` ends with; all but the first begin with ``nn.MaxPool2d``.
 
     Shape:
         (batch, in_channels, height, width) → (batch, num_classes).
     """
 
-    def __init__(self, features: nn.Module, head: nn.Module, dropout: float, smallest_side: int) -> None:
+    def __init__(self, features: nn.Sequential, head: nn.Module, dropout: float, widths: Sequence[int]) -> None:
         super().__init__()
         self.features, self.dropout, self.head = features, nn.Dropout(dropout), head
-        self.smallest_side = smallest_side
+        self.widths = tuple(widths)
+        self.smallest_side = 2 ** (len(self.widths) - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch of images."""
         check_input(x, self.smallest_side)
         return self.head(self.dropout(self.features(x).mean(dim=(2, 3))))
+
+    def stages(self) -> list[Stage]:
+        """The parts of ``features`` that work at one resolution."""
+        modules: list[list[str]] = [[]]
+        for name, module in self.features.named_children():
+            if isinstance(module, nn.MaxPool2d):
+                modules.append([])
+            modules[-1].append(f"features.{name}")
+        return [
+            Stage(tuple(names), width, 2**index)
+            for index, (names, width) in enumerate(zip(modules, self.widths, strict=True))
+        ]
 
 
 def check_depths(depths: Sequence[int]) -> None:
@@ -71,9 +100,10 @@ class Stack(PooledClassifier):
             for _ in range(depth):
                 layers.append(part(before, channels_at(width, stage)))
                 before = channels_at(width, stage)
+        out = before * units.functions
         super().__init__(
             nn.Sequential(*layers, *units.activated(before)),
-            units.classifier(before * units.functions, num_classes),
+            units.classifier(out, num_classes),
             dropout,
-            smallest_side=2 ** (len(depths) - 1),
+            [*(channels_at(width, stage) for stage in range(len(depths) - 1)), out],
         )

@@ -15,6 +15,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler
 
+from convkan.models import Description
+from convkan.models.images import normalize, with_channels
 from convkan.training.batches import BatchedImages
 from convkan.training.datasets import DATA_ROOT_VARIABLE, DATASETS
 from convkan.training.parts import DataError, Images, split_labels
@@ -186,6 +188,25 @@ class ImageData(L.LightningDataModule):
         )
         self.notes.append("the model numbers the classes in another order: they were matched by name")
 
+    def match_images(self, description: Description) -> None:
+        """Give images the channels and the normalisation of those that a model was trained on.
+
+        Args:
+            description: What the model was trained as.
+
+        Raises:
+            DataError: The images are neither grey nor in colour, or the model's were neither, and they differ.
+        """
+        self.setup()
+        try:
+            self.train, self.val, self.test = (
+                Images(with_channels(images.pixels, description.in_channels), images.labels)
+                for images in (self.train, self.val, self.test)
+            )
+        except ValueError as error:
+            raise DataError(f"the images under {self.root} must be as the model's: {error}") from error
+        self.mean, self.std = list(description.mean), list(description.std)
+
     def counts(self) -> dict[str, dict[str, int]]:
         """How many images of each class there are in "train", "val" and "test"."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
@@ -259,14 +280,6 @@ class ImageData(L.LightningDataModule):
             collate_fn=_as_fetched,
             pin_memory=torch.cuda.is_available(),
         )
-
-
-def normalize(
-    pixels: UInt8[Tensor, "batch channels height width"], mean: list[float], std: list[float]
-) -> Float[Tensor, "batch channels height width"]:
-    """Bytes as shares of full brightness, less ``mean``, divided by ``std``, in each channel."""
-    scale = torch.tensor(std, device=pixels.device).view(-1, 1, 1)
-    return (pixels / 255 - torch.tensor(mean, device=pixels.device).view(-1, 1, 1)) / scale
 
 
 def _counted(images: Images, class_names: list[str]) -> list[int]:

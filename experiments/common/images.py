@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from convkan.models import Description
-from convkan.training.data import normalize
+from convkan.models.images import normalize
 from convkan.training.pictures import read_picture
 
 

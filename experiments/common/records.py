@@ -17,6 +17,17 @@ from convkan.training import write_text
 from experiments.common.cli import UserError
 
 DIVERGED = "diverged.txt"  # what a run leaves in place of a record if its loss became infinite
+# What of a run's record goes with its weights.
+PUBLISHED = (
+    "test_accuracy",
+    "val_accuracy",
+    "parameters",
+    "multiply_adds",
+    "epochs",
+    "best_epoch",
+    "seed",
+    "git_commit",
+)
 PACKAGES = ("convkan-vision", "torch", "torchvision", "lightning", "torchmetrics", "numpy")
 
 
@@ -42,6 +53,11 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise UserError(f"{path} is not a readable record: it must be a mapping, got {type(record).__name__}")
     return record
+
+
+def published(record: dict[str, Any]) -> dict[str, Any]:
+    """What of a run's record goes with its weights, and what data they have seen."""
+    return {key: record[key] for key in PUBLISHED if key in record} | {"dataset": record["config"]["dataset"]}
 
 
 def packed(flags: Bool[Tensor, " count"]) -> str:

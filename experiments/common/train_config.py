@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import yaml
 
-from convkan.models import suggested_learning_rate
+from convkan.models import Description, suggested_learning_rate
 from convkan.training import ImageData, Recipe
 from convkan.training.classifier import ClassWeights
 from convkan.training.data import Augmentation, Scaling
@@ -22,6 +22,10 @@ class TrainConfig:
             together or in folders train, val and test).
         model: A name in convkan.models.list_models().
         model_options: The model's own options, as --model_options.NAME VALUE.
+        weights: Trained weights to begin with, for fine-tuning: a name of the package's, as mnist, or the folder of a
+            run or a file of its weights, of the same model. They decide its options and how images are normalised; its
+            head is fresh where classes are others.
+        freeze_body: With weights: train the head alone.
         epochs: Passes over the training part.
         batch_size: Images a step.
         optimizer: adamw, adam or sgd.
@@ -79,6 +83,8 @@ class TrainConfig:
     dataset: str = "digits"
     model: str = "kan_cnn"
     model_options: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    freeze_body: bool = False
     epochs: int = 20
     batch_size: int = 32
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -136,6 +142,8 @@ class TrainConfig:
             )
         if not self.gradient_clip >= 0:
             raise ValueError(f"gradient_clip must not be negative, got {self.gradient_clip}")
+        if self.freeze_body and self.weights is None:
+            raise ValueError("freeze_body must come with weights: a body that is drawn anew has nothing to keep")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
 
@@ -184,4 +192,16 @@ def data_of(config: TrainConfig, seed: int) -> ImageData:
         seed=seed,
     )
     data.setup()
+    return data
+
+
+def data_for(description: Description, config: TrainConfig, seed: int) -> ImageData:
+    """The same as a trained model wants them: classes in its order, images prepared as those that it has seen.
+
+    Raises:
+        DataError: They have other classes than the model.
+    """
+    data = data_of(config, seed)
+    data.match_classes(description.class_names)
+    data.match_images(description)
     return data

@@ -33,6 +33,7 @@ QUIET = (
     ".*does not have many workers.*",  # images come from memory; worker processes would only cost
     ".*number of training batches.*smaller than the logging interval.*",
     ".*Checkpoint directory .* exists and is not empty.*",  # as it must when a run is resumed
+    r".*module\(s\) in eval mode at the start of training.*",  # a frozen body
     ".*treespec.*is deprecated.*",
     ".*jit.script.*is deprecated.*",
 )
