@@ -46,9 +46,7 @@ class Bernstein(Basis):
     def evaluate(self, x: Tensor, knots: Tensor | None = None, *, fast: bool = False) -> Tensor:
         """C(n, k)·s^k·(1 − s)^{n−k}, shape (*batch, K, channels)."""
         rising, falling = self._exponents(x)
-        n = self.degree
-        binomials = [lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) for k in range(n + 1)]
-        logarithms = torch.tensor(binomials, dtype=x.dtype, device=x.device).unsqueeze(-1)
+        logarithms = lgamma(self.degree + 1) - torch.lgamma(rising + 1) - torch.lgamma(falling + 1)
         x = x.unsqueeze(-2)
         return torch.exp(logarithms + rising * F.logsigmoid(2 * x) + falling * F.logsigmoid(-2 * x))
 

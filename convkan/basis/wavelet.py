@@ -71,13 +71,14 @@ class Wavelets(Basis):
     def _positions(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The positions u = (x − b)/a, shape (*batch, K, channels), and the scales a, (K, 1)."""
         low, high = self.center_range
-        grid = [
-            (low + (high - low) * n / 2**level, (high - low) / 2**level)
-            for level in range(self.num_levels)
-            for n in range(2**level + 1)
-        ]
-        translations, scales = torch.tensor(grid, dtype=x.dtype, device=x.device).unsqueeze(-1).unbind(1)
-        return (x.unsqueeze(-2) - translations) / scales, scales
+        translations, scales = [], []
+        for level in range(self.num_levels):
+            scale = (high - low) / 2**level
+            steps = torch.arange(2**level + 1, dtype=x.dtype, device=x.device).unsqueeze(-1)
+            translations.append(low + scale * steps)
+            scales.append(torch.full_like(steps, scale))
+        scale_of_each = torch.cat(scales)
+        return (x.unsqueeze(-2) - torch.cat(translations)) / scale_of_each, scale_of_each
 
 
 @dataclass(frozen=True)
