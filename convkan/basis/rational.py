@@ -20,7 +20,7 @@ class Rational(Basis):
     conditioned; waves on the circle that the real line becomes span the same and are orthogonal there. They are
     rational by c_1 = (1 − u²)/(1 + u²), s_1 = 2u/(1 + u²), u = x/s, and c_{n+1} = 2c_1·c_n − c_{n−1}, likewise s_n.
     Source: Boyd, "Spectral methods using rational basis functions on an infinite interval" (J. Comput. Phys. 69, 1987)
-    for the functions, DLMF 18.9.1 for the recurrence.
+    for the functions, DLMF 18.9.1 for the recurrence. ``convkan.nn.RationalActivation`` learns denominators, too.
 
     Args:
         degree: The power of the denominator, at least 1; K = 2·degree + 1.

@@ -6,6 +6,7 @@ from convkan.nn.layer import EdgeLayer, KANLayer
 from convkan.nn.linear import KANLinear
 from convkan.nn.lowrank import LowRankKANConv2d
 from convkan.nn.named_edges import SymbolicEdges
+from convkan.nn.rational import RationalActivation
 from convkan.nn.shared import SharedActivation
 from convkan.nn.swapping import layer_in_place_of, linear_weight, plain_in_place_of
 
@@ -18,6 +19,7 @@ __all__ = [
     "KANLinear",
     "LearnableActivation",
     "LowRankKANConv2d",
+    "RationalActivation",
     "SharedActivation",
     "SymbolicEdges",
     "layer_in_place_of",
