@@ -121,7 +121,7 @@ def gram(**sizes):
 
 
 def gram_v2(**sizes):
-    peer, group = gram(**{**sizes, "groups": 1})
+    peer, _ = gram(**{**sizes, "groups": 1})
     theirs = dict(peer.state)
     peer.state = theirs | {
         "base_conv.weight": theirs["base_conv.0.weight"],

@@ -46,7 +46,7 @@ def gram_conv(
     """SiLU of its Gram polynomials of tanh x, SiLU as base, norm, SiLU."""
     parts = in_groups(state, "base_conv", input_dim, output_dim, kernel_size, groups)
     layout = parts.layout("base_conv", norm=True) | {"poly_weights": parts.stacked(), "beta_weights": "functions"}
-    tensors, sizes = read_state(state, layout, ignored=parts.ignored)
+    tensors, _ = read_state(state, layout, ignored=parts.ignored)
     coefficients = by_function(tensors["poly_weights"].flatten(0, 1), parts.in_group)
     layer = feature_padded(
         _gram(tensors["beta_weights"], coefficients.shape[2], degree),
