@@ -10,9 +10,14 @@ from scipy.special import eval_jacobi
 from torch import nn
 
 from convkan.basis import Morlet, ReLUKAN
-from convkan.interop import SOURCES, load_peer
-from convkan.interop.branches import FeaturePadded
-from convkan.interop.peer_bases import ActivatedGram, OneWavelet, ScatteredReLU
+from convkan.interop import (
+    SOURCES,
+    ActivatedGram,
+    FeaturePadded,
+    OneWavelet,
+    ScatteredReLU,
+    load_peer,
+)
 from convkan.nn import KANConv2d
 from convkan.testing import assert_agree, check_basis
 
