@@ -69,6 +69,7 @@ def test_a_state_is_the_whole_function():
     other.load_state_dict(layer.state_dict())
     x = torch.randn(3, 4)
     assert torch.equal(other(x), layer(x))
+    assert torch.equal(torch.fx.symbolic_trace(nn.Sequential(layer, nn.ReLU()))(x), layer(x).relu())
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,19 @@ from functools import lru_cache
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from convkan.basis import get_activation
 from convkan.basis.base import check_positive_int
 from convkan.nn.sizes import check_channels
+from convkan.nn.tracing import Whole, call_as_leaf
 
 ROUNDS = 30  # of the fit to the activation it starts as
 REACH, DEVIATION = 6.0, 2.0  # where that is fitted, under a normal weight
 LEAST = 1e-3  # of a denominator's square term: where all were 0, |Q| would have no slope to learn by
 
 
-class RationalActivation(nn.Module):
+class RationalActivation(Whole, nn.Module):
     """P(x)/(1 + |Q(x)|), P = Σ_i a_i·x^i, Q = Σ_j b_j·x^j from j = 1: safe Padé, with its own a and b for each group.
 
     It is not linear in b, so it is no ``Basis``, and grids, importance, pruning and formulas know nothing of it;
@@ -85,6 +87,8 @@ class RationalActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply each group's function to its channels."""
+        if isinstance(x, Proxy):
+            return call_as_leaf(self, x)
         if x.ndim < 2 or x.shape[self.dim] != self.num_channels:
             raise ValueError(
                 f"input must have {self.num_channels} channels in dimension {self.dim}, got {tuple(x.shape)}"
