@@ -22,7 +22,7 @@ class Gram(SquashedPolynomials):
 
     Args:
         degree: Highest degree; K = degree + 1.
-        num_points: The number of points, more than the degree.
+        num_points: The number of points, more than the degree; the default is enough for a degree of 20.
 
     Raises:
         TypeError: The degree or the number of points is not an integer.
@@ -34,7 +34,7 @@ class Gram(SquashedPolynomials):
     """
 
     degree: int = 4
-    num_points: int = 33
+    num_points: int = 257
 
     def __post_init__(self) -> None:
         super().__post_init__()
