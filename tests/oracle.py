@@ -4,11 +4,27 @@ from itertools import product
 
 import numpy as np
 import scipy.interpolate
+import scipy.special
 import torch
 from bumps import Bumps
 from numpy.polynomial.chebyshev import chebvander
+from numpy.polynomial.legendre import legvander
 
-from convkan.basis import RBF, BSpline, Chebyshev
+from convkan.basis import (
+    RBF,
+    Bernstein,
+    BSpline,
+    Chebyshev,
+    DoG,
+    Fourier,
+    Gram,
+    Jacobi,
+    Legendre,
+    MexicanHat,
+    Morlet,
+    Rational,
+    ReLUKAN,
+)
 from convkan.nn import KANLayer
 
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -56,7 +72,53 @@ def basis_functions(basis, x: np.ndarray, knots: np.ndarray | None) -> np.ndarra
             steps = np.diff(knots)
             widths = (np.append(steps[0], steps) + np.append(steps, steps[-1])) / 2
             return np.exp(-(((x[..., None] - knots) / widths) ** 2))
+        case Legendre():
+            return legvander(np.tanh(x), basis.degree)
+        case Gram():
+            # What Gram and Schmidt make of polynomials on the points.
+            _, mixture = np.linalg.qr(legvander(np.linspace(-1, 1, basis.num_points), basis.degree))
+            values = legvander(np.append(np.tanh(x), 1), basis.degree) @ np.linalg.inv(mixture)
+            return (values / values[-1])[:-1].reshape(*x.shape, -1)
+        case Jacobi():
+            degrees = np.arange(basis.degree + 1)
+            return scipy.special.eval_jacobi(degrees, basis.alpha, basis.beta, np.tanh(x)[..., None])
+        case Bernstein():
+            return scipy.interpolate.BPoly(np.eye(basis.degree + 1)[:, None], [-1, 1])(np.tanh(x))
+        case Fourier():
+            angle = 2 * np.pi * x[..., None] / basis.period * np.arange(1, basis.num_frequencies + 1)
+            return np.concatenate([np.ones_like(x)[..., None], np.cos(angle), np.sin(angle)], axis=-1)
+        case Rational():
+            angle = 2 * np.arctan(x / basis.scale)[..., None] * np.arange(basis.degree + 1)
+            return np.concatenate([np.cos(angle), np.sin(angle[..., 1:])], axis=-1)
+        case MexicanHat() | Morlet() | DoG():
+            return np.stack([wavelet(basis, (x - b) / a) for a, b in wavelet_grid(basis)], axis=-1)
+        case ReLUKAN():
+            width = basis.order + 1
+            pairs = zip(knots[:-width], knots[width:], strict=True)
+            return np.stack(
+                [16 * (np.maximum(e - x, 0) * np.maximum(x - s, 0)) ** 2 / (e - s) ** 4 for s, e in pairs], axis=-1
+            )
     raise NotImplementedError(f"write the oracle of {basis}")
+
+
+def wavelet_grid(basis) -> list[tuple[float, float]]:
+    """The scale and the translation of each wavelet."""
+    low, high = basis.center_range
+    levels = [np.linspace(low, high, 2**level + 1) for level in range(basis.num_levels)]
+    return [(level[1] - level[0], center) for level in levels for center in level]
+
+
+def wavelet(basis, u: np.ndarray) -> np.ndarray:
+    """The mother wavelet."""
+    gauss = np.exp(-(u**2) / 2)
+    match basis:
+        case MexicanHat():
+            return 2 / (np.sqrt(3) * np.pi**0.25) * (1 - u**2) * gauss
+        case Morlet():
+            return np.real(np.exp(1j * basis.frequency * u)) * gauss
+        case DoG():
+            return -u * gauss
+    raise NotImplementedError
 
 
 def edge_features(layer: KANLayer, x: np.ndarray) -> np.ndarray:

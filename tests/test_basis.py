@@ -3,15 +3,40 @@ import math
 import numpy as np
 import pytest
 import torch
+from cases import BASIS_CASES as LAYER_CASES
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.polynomial import chebyshev
-from oracle import scipy_bsplines
+from oracle import basis_functions, scipy_bsplines
 
 import convkan.basis
-from convkan.basis import ACTIVATIONS, BASES, NETWORK_ACTIVATIONS, RBF, BSpline, Chebyshev, create_basis, get_activation
+from convkan.basis import (
+    ACTIVATIONS,
+    BASES,
+    NETWORK_ACTIVATIONS,
+    RBF,
+    Bernstein,
+    BSpline,
+    Chebyshev,
+    DoG,
+    Fourier,
+    Gram,
+    Jacobi,
+    Legendre,
+    MexicanHat,
+    Morlet,
+    Rational,
+    ReLUKAN,
+    create_basis,
+    get_activation,
+)
 from convkan.ops.plan import spread
 from convkan.testing import assert_agree, laws_of
+from convkan.testing.uses import (
+    LAYER_LAWS,
+    gradients_far_out_are_finite_in_half_precision,
+    the_variance_stays_over_many_layers,
+)
 
 EXTRAPOLATIONS = ["zero", "clamp", "linear"]
 BASIS_CASES = [create() for create in BASES.values()] + [
@@ -21,7 +46,18 @@ BASIS_CASES = [create() for create in BASES.values()] + [
     Chebyshev(degree=1),
     Chebyshev(degree=9),
     RBF(num_centers=2, center_range=(-0.5, 3)),
+    Legendre(degree=0),
+    Gram(degree=1, num_points=2),
+    Jacobi(degree=7, alpha=-0.5, beta=2),
+    Bernstein(degree=0),
+    Fourier(num_frequencies=1, period=3),
+    Rational(degree=1, scale=0.5),
+    MexicanHat(num_levels=1, center_range=(-1, 0.5)),
+    Morlet(num_levels=2, frequency=3),
+    ReLUKAN(grid_size=2, order=0),
 ]
+# Those in which it matters what the functions are; with the others, layers are tested on the bases of ``cases``.
+LAWS_OF_LAYERS = [the_variance_stays_over_many_layers, gradients_far_out_are_finite_in_half_precision]
 LAWS = [(basis, law) for basis in BASIS_CASES for law in laws_of(basis, layers=False)]
 
 
@@ -310,10 +346,123 @@ class TestRBF:
         assert_agree(basis.derivative(x).squeeze(-1), torch.tensor(slopes))
 
 
+ORACLE_CASES = [
+    Legendre(),
+    Legendre(40),
+    Gram(),
+    Gram(18),
+    Gram(10, 40),
+    Gram(5, 6),
+    Jacobi(),
+    Jacobi(12, -0.5, 0.25),
+    Jacobi(2, -0.75, -0.25),
+    Bernstein(),
+    Bernstein(30),
+    Fourier(),
+    Fourier(12, 3),
+    Rational(),
+    Rational(20, 0.5),
+    MexicanHat(),
+    Morlet(4, (-1, 3)),
+    DoG(),
+    ReLUKAN(),
+    ReLUKAN(4, 1),
+]
+
+
+class TestOthers:
+    """What the bases without a class of their own above are, and what each is for."""
+
+    @pytest.mark.parametrize("basis", ORACLE_CASES, ids=repr)
+    def test_agrees_with_numpy_and_scipy(self, basis):
+        x = torch.linspace(-5, 5, 201, dtype=torch.float64).unsqueeze(1)
+        knots = uneven_knots(basis, 1) if basis.has_grid else None
+        expected = torch.tensor(basis_functions(basis, x[:, 0].numpy(), None if knots is None else knots[0].numpy()))
+        assert_agree(basis.evaluate(x, knots).squeeze(-1), expected, factor=10)
+        single = basis.evaluate(x.float(), None if knots is None else knots.float()).squeeze(-1)
+        assert_agree(single, expected.float(), factor=10)
+
+    @pytest.mark.parametrize(
+        "basis", [Legendre(300), Gram(38, 1001), Jacobi(200, 0.5, -0.5), Bernstein(2000), Rational(300)], ids=repr
+    )
+    def test_stays_bounded_at_high_degrees(self, basis):
+        x = torch.cat([torch.linspace(-9, 9, 500), torch.tensor([-1e30, 1e30])]).unsqueeze(1)
+        for dtype, rounding in ((torch.float32, 1e-3), (torch.float64, 1e-10)):
+            values = basis.evaluate(x.to(dtype))
+            bound = values[-1].abs().max().clamp(min=1)  # at the right end Jacobi polynomials are greatest
+            assert (values.abs() <= bound + rounding).all()
+            assert basis.derivative(x.to(dtype)).isfinite().all()
+
+    def test_gram_polynomials_are_orthogonal_on_their_points_and_legendre_is_their_limit(self):
+        points = torch.linspace(-1, 1, 33, dtype=torch.float64)
+        values = torch.stack(Gram(8, 33).polynomials(points))
+        products = values @ values.mT
+        assert (products - products.diag().diag()).abs().max() < 1e-12
+        x = torch.linspace(-2, 2, 50, dtype=torch.float64).unsqueeze(1)
+        far = (Gram(6, 10**6 + 1).evaluate(x) - Legendre(6).evaluate(x)).abs().max()
+        assert far < 1e-4 < (Gram(6, 33).evaluate(x) - Legendre(6).evaluate(x)).abs().max()
+
+    def test_jacobi_polynomials_are_the_others_where_they_should_be(self):
+        x = torch.linspace(-2, 2, 50, dtype=torch.float64).unsqueeze(1)
+        assert_agree(Jacobi(9, 0, 0).evaluate(x), Legendre(9).evaluate(x))
+        first_kind = Jacobi(9, -0.5, -0.5)
+        ends = first_kind.evaluate(torch.full((1, 1), 50.0).double())
+        assert_agree(first_kind.evaluate(x) / ends, Chebyshev(9).evaluate(x), factor=10)
+
+    def test_bernstein_polynomials_are_different_bumps_that_add_up_to_one(self):
+        x = torch.linspace(-3, 3, 601, dtype=torch.float64).unsqueeze(1)
+        values = Bernstein(6).evaluate(x).squeeze(-1)
+        assert_agree(values.sum(1), torch.ones(601, dtype=torch.float64))
+        assert (values > 0).all()
+        heights = x[values.argmax(0), 0]
+        expected = torch.atanh(2 * torch.arange(1, 6) / 6 - 1).double()  # the maximum of the k-th is at s = k/n
+        assert_agree(heights[1:-1], expected.clamp(-3, 3), factor=1e10)
+
+    def test_values_of_a_point_do_not_depend_on_its_neighbours(self):
+        x = torch.randn(8, 1, dtype=torch.float64)
+        for create in BASES.values():
+            basis = create()
+            knots = basis.knots(1) if basis.has_grid else None
+            assert_agree(basis.evaluate(x, knots)[:1], basis.evaluate(x[:1], knots))
+
+    def test_rational_functions_span_all_with_their_denominator(self):
+        x = torch.linspace(-6, 6, 200, dtype=torch.float64)
+        powers = torch.stack([x**j / (1 + (x / 1.5) ** 2) ** 3 for j in range(7)], dim=1)
+        values = Rational(3, 1.5).evaluate(x.unsqueeze(1)).squeeze(-1)
+        for functions, others in ((values, powers), (powers, values)):
+            found = functions @ torch.linalg.lstsq(functions, others, driver="gelsd").solution
+            assert_agree(found, others, factor=1e4)
+
+    @pytest.mark.parametrize("basis", [MexicanHat(2), Morlet(2), DoG(2)], ids=repr)
+    def test_wavelets_have_no_mean(self, basis):
+        x = torch.linspace(-80, 80, 40001, dtype=torch.float64).unsqueeze(1)
+        assert (basis.evaluate(x).sum(0) * 160 / 40000).abs().max() < 5e-5
+
+    def test_relu_bumps_live_where_splines_do(self):
+        bumps, splines = ReLUKAN(4, 2), BSpline(4, 2)
+        knots = uneven_knots(bumps, 2)
+        x = points(splines, knots)[:60]
+        assert torch.equal(bumps.evaluate(x, knots) > 0, splines.evaluate(x, knots) > 0)
+        knots[0, :4] = knots[0, 3]  # all knots of a bump coincide
+        assert not bumps.evaluate(x, knots)[:, 0, 0].any()
+        assert bumps.derivative(x, knots).isfinite().all()
+
+
 class TestEveryBasis:
     @pytest.mark.parametrize(("basis", "law"), LAWS, ids=lambda value: getattr(value, "__name__", repr(value)))
     def test_obeys_the_laws_of_convkan_testing(self, basis, law):
         law(basis)
+
+    @pytest.mark.parametrize("law", LAWS_OF_LAYERS, ids=lambda law: law.__name__)
+    @pytest.mark.parametrize("name", [name for name in BASES if BASES[name]() not in LAYER_CASES])
+    def test_obeys_the_laws_of_layers(self, name, law):
+        law(BASES[name]())
+
+    @pytest.mark.parametrize(
+        "law", [law for law in LAYER_LAWS if law not in LAWS_OF_LAYERS], ids=lambda law: law.__name__
+    )
+    def test_another_one_with_a_grid_obeys_all_of_them(self, law):
+        law(ReLUKAN())
 
     @pytest.mark.parametrize("basis", BASIS_CASES, ids=repr)
     def test_is_told_by_its_text(self, basis):
@@ -330,6 +479,13 @@ class TestEveryBasis:
         assert basis.resized(12, 17) == BSpline(8, 4, extrapolation="clamp")
         assert Chebyshev().resized(3, None) == Chebyshev(2)
         assert RBF().resized(3, None) == RBF(3)
+        assert ReLUKAN().resized(12, 17) == ReLUKAN(8, 4)
+        assert Gram(3, 20).resized(3, None) == Gram(2, 20)
+        assert Jacobi(3, 0.5, 0).resized(3, None) == Jacobi(2, 0.5, 0)
+        assert Bernstein().resized(3, None) == Bernstein(2)
+        assert Fourier(2, 3).resized(7, None) == Fourier(3, 3)
+        assert Rational(2, 3).resized(7, None) == Rational(3, 3)
+        assert [Morlet().resized(k, None).num_levels for k in (2, 5, 10, 19, 36)] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -358,6 +514,30 @@ class TestEveryBasis:
         (lambda: Chebyshev(degree="4"), TypeError, "degree must be an integer, got '4'"),
         (lambda: RBF(num_centers=1), ValueError, "num_centers must be at least 2, got 1"),
         (lambda: RBF(center_range=(2, -2)), ValueError, r"center_range must .* got \(2, -2\)"),
+        (lambda: Legendre(-1), ValueError, "degree must be at least 0, got -1"),
+        (lambda: Gram(num_points=1), ValueError, "num_points must be at least 2, got 1"),
+        (lambda: Gram(5, 5), ValueError, "num_points must be greater than degree 5, got 5"),
+        (lambda: Gram(num_points=4).resized(5, None), ValueError, "num_points must be greater than degree 4, got 4"),
+        (lambda: Jacobi(alpha=-1), ValueError, "alpha must be finite and greater than -1, got -1"),
+        (lambda: Jacobi(beta=math.inf), ValueError, "beta must be finite .* got inf"),
+        (lambda: Jacobi(alpha="1"), TypeError, "alpha must be a number, got '1'"),
+        (lambda: Bernstein(1.0), TypeError, "degree must be an integer, got 1.0"),
+        (lambda: Fourier(0), ValueError, "num_frequencies must be at least 1, got 0"),
+        (lambda: Fourier(period=0), ValueError, "period must be positive and finite, got 0"),
+        (lambda: Fourier(period=True), TypeError, "period must be a number, got True"),
+        (lambda: Fourier().resized(4, None), ValueError, "odd number of functions, not 4"),
+        (lambda: Rational(0), ValueError, "degree must be at least 1, got 0"),
+        (lambda: Rational(scale=-1), ValueError, "scale must be positive and finite, got -1"),
+        (lambda: Rational(scale=None), TypeError, "scale must be a number, got None"),
+        (lambda: MexicanHat(0), ValueError, "num_levels must be at least 1, got 0"),
+        (lambda: DoG(center_range=(1, 1)), ValueError, r"center_range must .* got \(1, 1\)"),
+        (lambda: DoG().resized(7, None), ValueError, "no DoG basis has 7 functions: 2, 5, 10, 19, …"),
+        (lambda: Morlet(frequency=0), ValueError, "frequency must be positive and finite, got 0"),
+        (lambda: Morlet(frequency="5"), TypeError, "frequency must be a number, got '5'"),
+        (lambda: ReLUKAN(0), ValueError, "grid_size must be at least 1, got 0"),
+        (lambda: ReLUKAN(order=-1), ValueError, "order must be at least 0, got -1"),
+        (lambda: ReLUKAN().resized(8, None), ValueError, "needs a grid"),
+        (lambda: ReLUKAN().resized(8, 8), ValueError, "8 functions on 8 knots"),
         (lambda: create_basis("spline"), ValueError, "basis must be one of .*bspline.* got 'spline'"),
         (lambda: create_basis(3), TypeError, "basis must be a Basis .* got 3"),
         (lambda: create_basis(BSpline(), order=2), TypeError, r"options \['order'\]"),

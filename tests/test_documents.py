@@ -65,9 +65,9 @@ def test_files_that_contributors_write_run(path, monkeypatch):
 
 
 def test_a_basis_that_contributors_write_obeys_the_laws(monkeypatch):
-    module = ModuleType("convkan.basis.rational")
+    module = ModuleType("convkan.basis.rational_bumps")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses and pickle look their module up
-    exec(files_to_write()["convkan/basis/rational.py"], vars(module))
+    exec(files_to_write()["convkan/basis/rational_bumps.py"], vars(module))
     check_basis(module.RationalBumps())
 
 

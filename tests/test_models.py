@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from convkan import KANConv2d, KANConvTranspose2d, KANLinear, LowRankKANConv2d
-from convkan.basis import BASES, BSpline, Chebyshev
+from convkan.basis import BASES, BSpline, Chebyshev, ReLUKAN
 from convkan.models import create_model, list_models, model_options, model_task, register_model, twin
 from convkan.testing import kan_layers
 
@@ -220,6 +220,12 @@ def test_basis_may_be_given_as_an_object():
 def test_grid_size_is_that_of_every_spline():
     model = create_model("kan_cnn", widths=(2,), grid_size=9)
     assert {layer.basis.grid_size for layer in kan_layers(model)} == {9}
+    bumps = create_model("kan_cnn", widths=(2,), basis="relukan", grid_size=4)
+    assert {layer.basis for layer in kan_layers(bumps)} == {ReLUKAN(4, grid_range=(-3, 3))}
+    with pytest.raises(
+        ValueError, match="grid_size goes with the name of a basis that has a grid, .* got 4 with 'dog'"
+    ):
+        create_model("kan_cnn", basis="dog", grid_size=4)
 
 
 @every_model

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from convkan.interpret.plot import new_figure
-from experiments import chebyshev, continual, convert, fit, pde, symbolic
+from experiments import bases, chebyshev, continual, convert, fit, pde, symbolic
 from experiments.common import cli
 from experiments.common.study import Work, settings_of
 from experiments.functions import poisson, tasks
@@ -19,7 +19,7 @@ from experiments.summarize import RESULTS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", [fit, pde, continual, chebyshev, convert])
+@pytest.mark.parametrize("script", [fit, pde, continual, chebyshev, convert, bases])
 def test_quick_setting_leaves_a_record_a_table_and_a_plot(script, monkeypatch, tmp_path, capsys):
     name = script.__name__.split(".")[-1]
     monkeypatch.setattr("sys.argv", [name, "--quick", "--out", str(tmp_path)])
@@ -29,7 +29,7 @@ def test_quick_setting_leaves_a_record_a_table_and_a_plot(script, monkeypatch, t
     assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("script", [fit, pde, continual, chebyshev, symbolic, convert])
+@pytest.mark.parametrize("script", [fit, pde, continual, chebyshev, symbolic, convert, bases])
 def test_runs_without_a_seed_are_refused(script, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [script.__name__, "--seeds", "0"])
     with pytest.raises(SystemExit):
@@ -37,7 +37,7 @@ def test_runs_without_a_seed_are_refused(script, monkeypatch, capsys):
     assert capsys.readouterr().err == "error: seeds must be at least 1, got 0\n"
 
 
-@pytest.mark.parametrize("script", [fit, pde, continual, chebyshev, symbolic])
+@pytest.mark.parametrize("script", [fit, pde, continual, chebyshev, symbolic, bases])
 def test_a_committed_record_is_one_that_nothing_is_missing_in(script):
     study = script.STUDY
     record = json.loads((RESULTS / study.name / f"{study.name}.json").read_text(encoding="utf-8"))

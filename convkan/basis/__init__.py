@@ -4,14 +4,32 @@ from typing import Any
 
 from convkan.basis.activation import ACTIVATIONS, FAMILIES, NETWORK_ACTIVATIONS, Activation, get_activation
 from convkan.basis.base import Basis, GriddedBasis
+from convkan.basis.bernstein import Bernstein
 from convkan.basis.bspline import BSpline
 from convkan.basis.chebyshev import Chebyshev
+from convkan.basis.fourier import Fourier
+from convkan.basis.gram import Gram
+from convkan.basis.jacobi import Jacobi
+from convkan.basis.legendre import Legendre
+from convkan.basis.rational import Rational
 from convkan.basis.rbf import RBF
+from convkan.basis.relukan import ReLUKAN
+from convkan.basis.wavelet import DoG, MexicanHat, Morlet
 
 BASES: dict[str, type[Basis]] = {
     "bspline": BSpline,
     "chebyshev": Chebyshev,
     "rbf": RBF,
+    "bernstein": Bernstein,
+    "dog": DoG,
+    "fourier": Fourier,
+    "gram": Gram,
+    "jacobi": Jacobi,
+    "legendre": Legendre,
+    "mexican_hat": MexicanHat,
+    "morlet": Morlet,
+    "rational": Rational,
+    "relukan": ReLUKAN,
 }
 
 
@@ -46,8 +64,18 @@ __all__ = [
     "Activation",
     "BSpline",
     "Basis",
+    "Bernstein",
     "Chebyshev",
+    "DoG",
+    "Fourier",
+    "Gram",
     "GriddedBasis",
+    "Jacobi",
+    "Legendre",
+    "MexicanHat",
+    "Morlet",
+    "Rational",
+    "ReLUKAN",
     "create_basis",
     "get_activation",
 ]

@@ -19,6 +19,7 @@ from convkan.interop.linear import (
     fast_kan_layer,
     pykan_layer,
 )
+from convkan.interop.torch_conv_kan import IRRELEVANT, LOADERS, MORE_IRRELEVANT
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ PEERS: dict[str, Peer] = {
     "ChebyKAN ChebyKANLayer": Peer(cheby_kan_layer),
     "fast-kan FastKANLayer": Peer(fast_kan_layer, ("spline_weight_init_scale",)),
     "pykan KANLayer": Peer(pykan_layer, (*_PYKAN_START, *_PYKAN_TRAINING)),
+    **{name: Peer(load, (*IRRELEVANT, *MORE_IRRELEVANT.get(name, ()))) for name, load in LOADERS.items()},
 }
 SOURCES: tuple[str, ...] = tuple(PEERS)
 
@@ -74,14 +76,15 @@ def load_peer(source: str, state_dict: Mapping[str, Tensor], *, prefix: str = ""
 
     Returns:
         A KANLinear, a KANConv2d, or a composition where no single layer is exact: nn.Sequential for a
-        network, ``NormalizedKANLinear`` for fast-kan's layer norm. It maps x to y alone and owns its tensors.
+        network and for torch-conv-kan's layers, which have a norm of their own, ``NormalizedKANLinear`` for fast-kan's
+        layer norm. It maps x to y alone and owns its tensors.
 
     Raises:
         TypeError: An argument is not one of this peer, or of a wrong type; a value of the state is not a
             floating point tensor.
         ValueError: The source is unknown; no key has the prefix; keys are missing or unexpected; shapes contradict
             each other or the arguments; tensors are not finite; knots do not strictly increase, or differ where ours
-            have one grid; we do not have the activation.
+            have one grid; we do not have the activation; or the peer's function cannot be represented, and why.
 
     Example:
         >>> import torch

@@ -200,7 +200,9 @@ def basis_of(basis: Basis | str, grid_size: int | None, grid_range: Sequence[flo
         return create_basis(basis, grid_size=5 if grid_size is None else grid_size, grid_range=(low, high))
     for name, value in (("grid_size", grid_size), ("grid_range", grid_range)):
         if value is not None:
-            raise ValueError(f"{name} goes with basis 'bspline', by name, only; got {value} with {basis!r}")
+            raise ValueError(
+                f"{name} goes with the name of a basis that has a grid, as 'bspline', only; got {value} with {basis!r}"
+            )
     return create_basis(basis)
 
 

@@ -16,6 +16,7 @@ from convkan.nn.lazy import (
 from convkan.nn.linear import KANLinear
 from convkan.nn.lowrank import LowRankKANConv2d
 from convkan.nn.named_edges import SymbolicEdges
+from convkan.nn.rational import RationalActivation
 from convkan.nn.shared import SharedActivation
 from convkan.nn.swapping import layer_in_place_of, linear_weight, plain_in_place_of
 from convkan.nn.transposed import KANConvTranspose1d, KANConvTranspose2d, KANConvTranspose3d
@@ -40,6 +41,7 @@ __all__ = [
     "LazyLearnableActivation",
     "LearnableActivation",
     "LowRankKANConv2d",
+    "RationalActivation",
     "SharedActivation",
     "SymbolicEdges",
     "layer_in_place_of",

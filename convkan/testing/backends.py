@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from convkan.basis import BASES, BSpline
+from convkan.basis import RBF, Basis, BSpline, Chebyshev
 from convkan.testing.agreement import HALF_DTYPES, relative_error
 from convkan.testing.layers import (
     LAYER_CLASSES,
@@ -17,11 +17,14 @@ from convkan.testing.layers import (
 )
 from convkan.testing.uses import as_function
 
+# One of each kind: more than that it has a grid, or none, and what is alive, a backend sees of no basis.
+BASES_OF_BACKENDS: tuple[Basis, ...] = (BSpline(), Chebyshev(), RBF(), BSpline(4, 1, extrapolation="linear"))
+
 
 def outputs_and_gradients_are_those_of_the_reference(backend: str) -> None:
-    """On every layer and basis, on even and on uneven knots, with a base activation and without."""
+    """On every layer and kind of basis, on even and on uneven knots, with a base activation and without."""
     for name, case in LAYERS.items():
-        for basis in (*(create() for create in BASES.values()), BSpline(4, 1, extrapolation="linear")):
+        for basis in BASES_OF_BACKENDS:
             for base_activation in ("silu", None):
                 layer = randomize(case(basis=basis, base_activation=base_activation, dtype=torch.float64))
                 for version in (layer, make_uneven(layer)):
