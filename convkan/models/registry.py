@@ -82,7 +82,7 @@ def list_models(pattern: str = "*") -> list[str]:
         >>> list_models("kkan*")
         ['kkan_medium', 'kkan_small']
     """
-    _import_named()
+    import_named()
     return sorted(name for name in MODELS if fnmatchcase(name, pattern))
 
 
@@ -137,8 +137,12 @@ def suggested_learning_rate(name: str) -> float:
     return _entry(name).learning_rate
 
 
-def _import_named() -> None:
-    """Import the modules that CONVKAN_MODELS names."""
+def import_named() -> None:
+    """Import the modules that CONVKAN_MODELS names.
+
+    Raises:
+        ValueError: One of them cannot be imported.
+    """
     for module in filter(None, map(str.strip, os.environ.get(MODULES_VARIABLE, "").split(","))):
         try:
             import_module(module)
@@ -149,7 +153,7 @@ def _import_named() -> None:
 
 
 def _entry(name: str) -> ModelEntry:
-    _import_named()
+    import_named()
     if name not in MODELS:
         raise ValueError(f"model must be one of {', '.join(list_models())}; got {name!r}")
     return MODELS[name]
