@@ -2,6 +2,7 @@
 
 from convkan.interop.calibration import calibrate
 from convkan.interop.convert import convert
+from convkan.interop.counting import analyze_flops
 from convkan.interop.fast_kan import NormalizedKANLinear, ScatteredRBF
 from convkan.interop.peers import SOURCES, load_peer
 from convkan.interop.simplify import Simplified, simplify
@@ -11,6 +12,7 @@ __all__ = [
     "NormalizedKANLinear",
     "ScatteredRBF",
     "Simplified",
+    "analyze_flops",
     "calibrate",
     "convert",
     "load_peer",

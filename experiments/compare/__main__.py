@@ -73,9 +73,8 @@ def main() -> None:
     write_record(folder / "suite.json", record)
     for line in write_report(record, folder):
         print(line)
-    print(
-        f"report in {folder}: report.md, report.html, figures, results.csv, results.tex; all of it in {folder / 'suite.json'}"
-    )
+    files = "report.md, report.html, figures, results.csv, results.tex"
+    print(f"report in {folder}: {files}; all of it in {folder / 'suite.json'}")
 
 
 def _run(what: str, jobs: list[Job], config: CompareConfig, progress: StudyProgress, may_diverge: bool = False) -> None:
