@@ -1,8 +1,8 @@
 """fvcore's counter of floating point operations, on models with KAN layers, compiled or not.
 
-It traces a model and counts the convolutions, products and contractions that it finds. A KAN layer is made of these, so
-it is counted by itself; but contractions, which learnable activations are, are rounded, and nothing that is compiled can
-be traced.
+It traces a model and counts the convolutions, products and contractions that it finds. A KAN layer is made of these,
+so it is counted by itself; but contractions, which learnable activations are, are rounded, and nothing that is compiled
+can be traced.
 """
 
 import copy

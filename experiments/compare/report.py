@@ -62,9 +62,10 @@ def protocol_of(suite: Suite, runs: list[dict[str, Any]]) -> list[str]:
         lines.append(f"Widths chosen for {suite.match.target:,} {suite.match.by.replace('_', ' ')}.")
     if suite.search:
         search = suite.search
+        by = "" if all(suite.chosen_by(entry) == "val_accuracy" for entry in suite.entries) else "by balanced accuracy "
         lines.append(
             f"Hyper-parameters: {search.trials} trials for each entry and data set, {search.epochs} epochs on "
-            f"{search.train_fraction:.0%} of the training part, the best on validation taken; "
+            f"{search.train_fraction:.0%} of the training part, the best on validation {by}taken; "
             f"space: {', '.join(search.space)}."
         )
     lines.append(

@@ -54,7 +54,8 @@ class Schedule:
         jobs = self.trial_jobs(dataset, entry)
         if not jobs:
             return {}
-        accuracies = [-math.inf if job.has_diverged else job.record()["val_accuracy"] for job in jobs]
+        measure = self.suite.chosen_by(entry)
+        accuracies = [-math.inf if job.has_diverged else job.record()[measure] for job in jobs]
         if max(accuracies) == -math.inf:
             raise UserError(
                 f"all trials of {entry.name} on {dataset} diverged: search.space needs lower learning rates"

@@ -132,6 +132,10 @@ class Suite:
             for rival in rivals:
                 yield entry, self.entry(rival)
 
+    def chosen_by(self, entry: Entry) -> str:
+        """The figure of validation by which an entry's settings are chosen, as its runs' epochs are."""
+        return TrainConfig(model=entry.model, **{**self.recipe, **entry.recipe}).chosen_by
+
     @property
     def plain(self) -> set[str]:
         """The names of the entries that are ordinary CNNs."""
