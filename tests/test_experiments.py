@@ -17,6 +17,7 @@ from convkan.models import Weights, list_models, load_classifier
 from convkan.training import DATASETS, ImageData, Recipe
 from experiments import predict, publish, train
 from experiments.common import cli
+from experiments.common.cli import UserError
 from experiments.common.counting import count_multiply_adds, count_parameters, count_step_memory_bytes
 from experiments.common.train_config import TrainConfig
 
@@ -306,6 +307,27 @@ def test_options_come_from_a_file_and_flags_outrank_it(tmp_path):
     config = cli.parse(TrainConfig, "test", ["--config", str(path), "--epochs", "2"])
     expected = {"model": "plain_cnn", "model_options": {"widths": [3]}, "learning_rate": 1e-4}
     assert config == TrainConfig(epochs=2, **expected)
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_config_file_is_read_as_utf8_in_any_locale(tmp_path, monkeypatch, mark):
+    path = tmp_path / "a.yaml"
+    path.write_text(f"{mark}run_name: Käfer-虫\n", encoding="utf-8")
+
+    def opened(file, mode="r", buffering=-1, encoding=None, *args, open=open, **kwargs):
+        encoding = "ascii" if "b" not in mode and encoding in (None, "locale") else encoding
+        return open(file, mode, buffering, encoding, *args, **kwargs)
+
+    monkeypatch.setattr("io.open", opened)
+    monkeypatch.setattr("builtins.open", opened)
+    assert cli.parse(TrainConfig, "test", ["--config", str(path)]).run_name == "Käfer-虫"
+
+
+def test_a_config_file_in_another_encoding_is_refused(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_bytes("run_name: Käfer\n".encode("latin-1"))
+    with pytest.raises(UserError, match="config must be a file in UTF-8, got .*a.yaml: "):
+        cli.parse(TrainConfig, "test", ["--config", str(path)])
 
 
 def test_configuration_of_a_run_is_a_configuration_file(run_folder):

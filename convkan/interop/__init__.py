@@ -3,6 +3,7 @@
 from convkan.interop.branches import FeaturePadded, TwoBranches
 from convkan.interop.calibration import calibrate
 from convkan.interop.convert import convert
+from convkan.interop.counting import analyze_flops
 from convkan.interop.fast_kan import NormalizedKANLinear, ScatteredRBF
 from convkan.interop.peer_bases import ActivatedGram, OneWavelet, ScatteredReLU
 from convkan.interop.peers import SOURCES, load_peer
@@ -18,6 +19,7 @@ __all__ = [
     "ScatteredReLU",
     "Simplified",
     "TwoBranches",
+    "analyze_flops",
     "calibrate",
     "convert",
     "load_peer",

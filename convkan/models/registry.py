@@ -89,7 +89,7 @@ def list_models(pattern: str = "*", *, task: Task | None = None) -> list[str]:
         >>> list_models("kkan*")
         ['kkan_medium', 'kkan_small']
     """
-    _import_named()
+    import_named()
     chosen = (name for name, entry in MODELS.items() if task in (None, entry.task))
     return sorted(name for name in chosen if fnmatchcase(name, pattern))
 
@@ -154,8 +154,12 @@ def suggested_learning_rate(name: str) -> float:
     return _entry(name).learning_rate
 
 
-def _import_named() -> None:
-    """Import the modules that CONVKAN_MODELS names."""
+def import_named() -> None:
+    """Import the modules that CONVKAN_MODELS names.
+
+    Raises:
+        ValueError: One of them cannot be imported.
+    """
     for module in filter(None, map(str.strip, os.environ.get(MODULES_VARIABLE, "").split(","))):
         try:
             import_module(module)
@@ -166,7 +170,7 @@ def _import_named() -> None:
 
 
 def _entry(name: str) -> ModelEntry:
-    _import_named()
+    import_named()
     if name not in MODELS:
         raise ValueError(f"model must be one of {', '.join(list_models())}; got {name!r}")
     return MODELS[name]

@@ -8,9 +8,9 @@ from convkan.training.callbacks import FollowSchedule, History, checkpoints, ear
 from convkan.training.checkpoint_io import AtomicCheckpointIO
 from convkan.training.classifier import Classifier, Recipe, TrainingDivergedError
 from convkan.training.data import ImageData
-from convkan.training.datasets import DATASETS
+from convkan.training.datasets import DATASETS, Source, register_dataset
 from convkan.training.grids import AdaptGrids, RefineGrids, WatchCoverage
-from convkan.training.parts import DataError
+from convkan.training.parts import DataError, Images, Parts
 
 __all__ = [
     "DATASETS",
@@ -21,8 +21,11 @@ __all__ = [
     "FollowSchedule",
     "History",
     "ImageData",
+    "Images",
+    "Parts",
     "Recipe",
     "RefineGrids",
+    "Source",
     "TrainingDivergedError",
     "WatchCoverage",
     "balanced_weights",
@@ -31,6 +34,7 @@ __all__ = [
     "naming",
     "parameter_groups",
     "recalls",
+    "register_dataset",
     "save_classifier",
     "write_atomically",
     "write_text",

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Samp
 from convkan.models import Description
 from convkan.models.images import normalize, with_channels
 from convkan.training.batches import BatchedImages
-from convkan.training.datasets import DATA_ROOT_VARIABLE, DATASETS
+from convkan.training.datasets import DATA_ROOT_VARIABLE, find_source
 from convkan.training.parts import DataError, Images, split_labels
 from convkan.training.sharing import Share
 
@@ -47,7 +47,7 @@ class ImageData(L.LightningDataModule):
     """One data set of the table, split into training, validation and test parts.
 
     Args:
-        dataset: A name in ``DATASETS``.
+        dataset: A name in ``DATASETS``, or one that a module in CONVKAN_MODELS registers.
         data_root: Where torchvision's folders, or a folder of class folders, lie; by default the environment variable
             CONVKAN_DATA, or ``data``.
         batch_size: Images a step.
@@ -89,8 +89,7 @@ class ImageData(L.LightningDataModule):
         split_seed: int = 0,
     ) -> None:
         super().__init__()
-        if dataset not in DATASETS:
-            raise ValueError(f"dataset must be one of {', '.join(DATASETS)}; got {dataset!r}")
+        source = find_source(dataset)
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
         if num_workers < 0:
@@ -105,7 +104,7 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"scaling must be one of {', '.join(get_args(Scaling))}; got {scaling!r}")
         if image_size is not None and (dataset != "folder" or image_size < 1):
             raise ValueError(f"image_size must be positive and goes with dataset 'folder' only, got {image_size}")
-        self.dataset, self.source = dataset, DATASETS[dataset]
+        self.dataset, self.source = dataset, source
         self.root = Path(data_root or os.environ.get(DATA_ROOT_VARIABLE) or "data").expanduser()
         self.batch_size, self.val_fraction, self.train_fraction = batch_size, val_fraction, train_fraction
         if augment == "auto":

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from convkan.models.registry import import_named
 from convkan.training.folders import load_folder
 from convkan.training.parts import DataError, Images, Parts
 
@@ -26,9 +27,9 @@ class Source:
     """
 
     load: Callable[[Path, int | None], Parts]
-    shift: int
-    flip: bool
-    augmented: bool
+    shift: int = 0
+    flip: bool = False
+    augmented: bool = False
 
 
 def _load_digits(root: Path, image_size: int | None) -> Parts:
@@ -89,3 +90,45 @@ DATASETS: dict[str, Source] = {
     "cifar100": Source(_load_torchvision("CIFAR100"), shift=4, flip=True, augmented=True),
     "folder": Source(load_folder, shift=4, flip=True, augmented=True),
 }
+
+
+def register_dataset(name: str, source: Source) -> None:
+    """Make a data set available to ``ImageData``, and so to all scripts, under ``name``.
+
+    A module that does so is to be imported, or named in the environment variable CONVKAN_MODELS, as for
+    ``convkan.models.register_model``.
+
+    Args:
+        name: The data set's name.
+        source: How it is read, and how its images may be changed in training.
+
+    Raises:
+        ValueError: The name is taken, or is not that of a folder, as runs are named after their data sets.
+
+    Example:
+        >>> import torch
+        >>> def load(root: Path, image_size: int | None) -> Parts:
+        ...     images = Images(torch.randint(256, (20, 1, 4, 4), dtype=torch.uint8), torch.arange(20) % 2)
+        ...     return Parts(images, images, ["even", "odd"])
+        >>> register_dataset("noise", Source(load))
+        >>> find_source("noise").load(Path(), None).class_names
+        ['even', 'odd']
+        >>> del DATASETS["noise"]
+    """
+    if name in DATASETS:
+        raise ValueError(f"name must be new, got {name!r}, which is registered already")
+    if name != Path(name).name or not name.strip("."):
+        raise ValueError(f"name must be that of a folder, got {name!r}")
+    DATASETS[name] = source
+
+
+def find_source(name: str) -> Source:
+    """The source of a data set.
+
+    Raises:
+        ValueError: No data set has this name, or CONVKAN_MODELS names a module that cannot be imported.
+    """
+    import_named()
+    if name not in DATASETS:
+        raise ValueError(f"dataset must be one of {', '.join(DATASETS)}; got {name!r}")
+    return DATASETS[name]

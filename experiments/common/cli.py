@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from convkan.training import DataError, TrainingDivergedError
 
@@ -24,6 +24,18 @@ class UserError(Exception):
     """Something the user can mend; the message says what."""
 
 
+class Utf8Parser(ArgumentParser):
+    """A parser that reads its files as UTF-8, whatever the locale's encoding, as they are written here."""
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """What ``ArgumentParser`` does, but for the encoding."""
+        try:
+            text = Path(path).read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"config must be a file in UTF-8, got {path}: {error}") from error
+        return self.parse_string(text, Path(path).name, *args, **kwargs)
+
+
 def parse(config_class: type[Config], description: str | None, arguments: Sequence[str] | None = None) -> Config:
     """Fill a dataclass from flags and ``--config FILE.yaml``.
 
@@ -31,7 +43,7 @@ def parse(config_class: type[Config], description: str | None, arguments: Sequen
     numbers may do without spaces. A value that begins with ~ is a path below a home folder, in a file as in a shell.
     Of the description, a script's docstring, the first line is shown; Python without docstrings has none.
     """
-    parser = ArgumentParser(description=first_line(description), exit_on_error=True)
+    parser = Utf8Parser(description=first_line(description), exit_on_error=True)
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
     parser.add_class_arguments(config_class, as_group=False)
     arguments = list(sys.argv[1:] if arguments is None else arguments)

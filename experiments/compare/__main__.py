@@ -1,7 +1,8 @@
 """Compare models fairly: ``python -m experiments.compare --suite FILE.yaml``.
 
 A suite names models, data sets and seeds, and how sizes are made equal and hyper-parameters chosen. Every run is one of
-``experiments.train``; those that are done are not done again. It ends with a report: Markdown, one HTML page, figures.
+``experiments.train``; those that are done are not done again. It ends with a report: Markdown, one HTML page, figures,
+and its figures as CSV and LaTeX.
 """
 
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ def main() -> None:
     suite = load_suite(Path(config.suite))
     if suite.search is not None:
         check_search(suite.search)
-    schedule = Schedule(suite, Path(config.runs_root) / suite.name, config.data_root)
+    home = Path(config.suite).parent
+    schedule = Schedule(suite, Path(config.runs_root) / suite.name, config.data_root, home)
     cells = [(dataset, entry) for dataset in suite.datasets for entry in suite.entries]
     if not config.report_only:
         with claimed(schedule.folder), StudyProgress("epochs") as progress:
@@ -71,7 +73,8 @@ def main() -> None:
     write_record(folder / "suite.json", record)
     for line in write_report(record, folder):
         print(line)
-    print(f"report in {folder}: report.md, report.html, figures; all figures in {folder / 'suite.json'}")
+    files = "report.md, report.html, figures, results.csv, results.tex"
+    print(f"report in {folder}: {files}; all of it in {folder / 'suite.json'}")
 
 
 def _run(what: str, jobs: list[Job], config: CompareConfig, progress: StudyProgress, may_diverge: bool = False) -> None:

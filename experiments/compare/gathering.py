@@ -45,8 +45,10 @@ def gather(schedule: Schedule, cells: list[tuple[str, Entry]]) -> dict[str, Any]
         if any(not (job.is_done or job.has_diverged) for job in trials):
             continue
         for settings, job in zip(trials_of(schedule.suite, entry) if trials else [], trials, strict=True):
-            found = {"dataset": dataset, "entry": entry.name, "settings": settings}
-            searches.append(found | {"val_accuracy": None if job.has_diverged else job.record()["val_accuracy"]})
+            found: dict[str, Any] = {"dataset": dataset, "entry": entry.name, "settings": settings}
+            for measure in dict.fromkeys(("val_accuracy", schedule.suite.chosen_by(entry))):
+                found[measure] = None if job.has_diverged else job.record()[measure]
+            searches.append(found)
         for seed, job in zip(schedule.suite.seeds, schedule.final_jobs(dataset, entry), strict=True):
             if job.is_done:
                 job.check()

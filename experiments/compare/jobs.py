@@ -31,11 +31,13 @@ class Job:
         label: What it is, for people.
         folder: Where it leaves its results.
         options: Options of the training script, but for those that say where.
+        data_root: Where its data set lies; None for where the suite's do.
     """
 
     label: str
     folder: Path
     options: dict[str, Any]
+    data_root: str | None = None
 
     @property
     def is_done(self) -> bool:
@@ -100,7 +102,7 @@ def run_jobs(
         jobs: The runs, in order.
         processes: How many at a time; they share the processor's threads evenly.
         gpus: GPUs over which the processes are spread; 0 for none.
-        data_root: Where data sets lie.
+        data_root: Where data sets lie, unless a run says otherwise.
         report: Told the number of epochs done so far over all jobs, and what is running.
         may_diverge: Whether one that diverges has not failed, and is not run again.
 
@@ -117,7 +119,7 @@ def run_jobs(
             for slot in range(processes):
                 if slot not in running and waiting:
                     job = waiting.pop(0)
-                    running[slot] = job, _start(job, slot, processes, gpus, data_root)
+                    running[slot] = job, _start(job, slot, processes, gpus, job.data_root or data_root)
             time.sleep(POLL_SECONDS)
             for slot, (job, process) in list(running.items()):
                 if process.poll() is not None:

@@ -7,13 +7,14 @@ from typing import Any
 from convkan.training import write_text
 from experiments.common.pages import render
 from experiments.compare import figures
+from experiments.compare.exports import csv_of, latex_of
 from experiments.compare.suite import Suite, suite_of
 from experiments.compare.tables import Table, entry_rows, runs_of, search_rows, summarize
 from experiments.compare.verdict import compare_pairs, verdict_of
 
 
 def write_report(record: dict[str, Any], folder: Path) -> list[str]:
-    """Write ``report.md``, ``report.html`` and the figures into ``folder``.
+    """Write ``report.md``, ``report.html``, the figures, ``results.csv`` and ``results.tex`` into ``folder``.
 
     Args:
         record: What ``experiments.compare`` gathered.
@@ -27,6 +28,8 @@ def write_report(record: dict[str, Any], folder: Path) -> list[str]:
     for template, place in (("report.md.j2", lambda path: path.name), ("report.html.j2", _inlined)):
         shown = [{"source": place(path), "caption": caption} for path, caption in drawn]
         write_text(folder / template.removesuffix(".j2"), render(template, context | {"figures": shown}))
+    write_text(folder / "results.csv", csv_of(record))
+    write_text(folder / "results.tex", latex_of(record))
     verdict: list[str] = context["verdict"]
     return verdict
 
@@ -59,9 +62,10 @@ def protocol_of(suite: Suite, runs: list[dict[str, Any]]) -> list[str]:
         lines.append(f"Widths chosen for {suite.match.target:,} {suite.match.by.replace('_', ' ')}.")
     if suite.search:
         search = suite.search
+        by = "" if all(suite.chosen_by(entry) == "val_accuracy" for entry in suite.entries) else "by balanced accuracy "
         lines.append(
             f"Hyper-parameters: {search.trials} trials for each entry and data set, {search.epochs} epochs on "
-            f"{search.train_fraction:.0%} of the training part, the best on validation taken; "
+            f"{search.train_fraction:.0%} of the training part, the best on validation {by}taken; "
             f"space: {', '.join(search.space)}."
         )
     lines.append(

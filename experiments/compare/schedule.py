@@ -25,11 +25,13 @@ class Schedule:
         suite: The suite.
         folder: Where its runs are kept.
         data_root: Where data sets lie.
+        home: Where the suite lies, and the folders of images it names.
     """
 
     suite: Suite
     folder: Path
     data_root: str | None
+    home: Path = Path()
 
     def trial_jobs(self, dataset: str, entry: Entry) -> list[Job]:
         """The trials of an entry's hyper-parameters. Entries that do not differ within a trial share its run."""
@@ -44,7 +46,7 @@ class Schedule:
                 options["refine"] = {epoch: size for epoch, size in options["refine"].items() if epoch < search.epochs}
             digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
             folder = self.folder / "trials" / f"{dataset}-{entry.model}-{digest}"
-            jobs.append(Job(f"{entry.name} on {dataset}, trial {number}", folder, options))
+            jobs.append(Job(f"{entry.name} on {dataset}, trial {number}", folder, options, self._folder_of(dataset)))
         return jobs
 
     def best_settings(self, dataset: str, entry: Entry) -> dict[str, Any]:
@@ -52,7 +54,8 @@ class Schedule:
         jobs = self.trial_jobs(dataset, entry)
         if not jobs:
             return {}
-        accuracies = [-math.inf if job.has_diverged else job.record()["val_accuracy"] for job in jobs]
+        measure = self.suite.chosen_by(entry)
+        accuracies = [-math.inf if job.has_diverged else job.record()[measure] for job in jobs]
         if max(accuracies) == -math.inf:
             raise UserError(
                 f"all trials of {entry.name} on {dataset} diverged: search.space needs lower learning rates"
@@ -67,16 +70,22 @@ class Schedule:
                 f"{entry.name} on {dataset}, seed {seed}",
                 self.folder / f"{dataset}-{entry.slug}-seed{seed}",
                 self._options(dataset, entry, settings, {"seed": seed, "test": self.suite.test}),
+                self._folder_of(dataset),
             )
             for seed in self.suite.seeds
         ]
+
+    def _folder_of(self, dataset: str) -> str | None:
+        """Where the images lie, if the suite names a folder of them so."""
+        folder = self.suite.folders.get(dataset)
+        return None if folder is None else str((self.home / Path(folder).expanduser()).resolve())
 
     def _options(self, dataset: str, entry: Entry, settings: dict[str, Any], budget: dict[str, Any]) -> dict[str, Any]:
         """Those of the training script."""
         of_training, of_model = split(settings, entry)
         of_training = {**self.suite.recipe, **entry.recipe, **of_training, **budget}
         return {
-            "dataset": dataset,
+            "dataset": "folder" if dataset in self.suite.folders else dataset,
             "model": entry.model,
             "model_options": self._matched(dataset, entry.model, {**entry.options, **of_model}, of_training),
             **of_training,
@@ -87,7 +96,8 @@ class Schedule:
     ) -> dict[str, Any]:
         """``matched_options``, worked out once: measured times differ from one measurement to the next."""
         match = self.suite.match
-        shape, classes = images_of(dataset, self.data_root, of_training.get("image_size"))
+        kind, root = "folder" if dataset in self.suite.folders else dataset, self._folder_of(dataset) or self.data_root
+        shape, classes = images_of(kind, root, of_training.get("image_size"))
         path = self.folder / "widths.json"
         known: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         what: list[Any] = [model, options, shape, len(classes), asdict(match) if match else None]

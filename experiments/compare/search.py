@@ -44,7 +44,7 @@ def split(settings: dict[str, Any], entry: Entry) -> tuple[dict[str, Any], dict[
 
 
 def best_of(trials: Sequence[dict[str, Any]], accuracies: Sequence[float]) -> dict[str, Any]:
-    """The settings with the highest validation accuracy; the earlier of equals."""
+    """The settings with the highest accuracy in validation, plain or balanced; the earlier of equals."""
     return trials[max(range(len(trials)), key=lambda index: accuracies[index])]
 
 

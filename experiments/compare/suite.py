@@ -12,6 +12,7 @@ from convkan.training.datasets import DATASETS
 from experiments.common.cli import UserError
 from experiments.common.train_config import TrainConfig
 from experiments.compare.checking import check_names, checked
+from experiments.compare.plugins import check_named, import_plugins
 
 Measure = Literal["parameters", "multiply_adds", "step_time"]
 # What a suite decides for every run, and an entry may not.
@@ -94,7 +95,7 @@ class Suite:
     Attributes:
         name: Name of its folder.
         title: First line of the report.
-        datasets: Names of data sets.
+        datasets: Names of data sets, or of folders of images.
         seeds: One run each, for each entry and data set.
         entries: What is compared.
         recipe: Options of the training script for all.
@@ -102,6 +103,9 @@ class Suite:
         search: How hyper-parameters are chosen; None to take the recipe as it is.
         test: Whether final runs touch the test set. A suite by which something is to be chosen leaves it alone, and is
             judged on the validation part.
+        plugins: Modules of the user's own to import first, whose models and data sets may then be named.
+        folders: Folders of images, one within for each class, by the name as which ``datasets`` has them. Relative
+            ones lie beside the suite.
     """
 
     name: str
@@ -113,6 +117,8 @@ class Suite:
     match: Match | None = None
     search: Search | None = None
     test: bool = True
+    plugins: list[str] = field(default_factory=list)
+    folders: dict[str, str] = field(default_factory=dict)
 
     def entry(self, name: str) -> Entry:
         """The entry of this name."""
@@ -125,6 +131,10 @@ class Suite:
             rivals = plain if entry.against is None else entry.against
             for rival in rivals:
                 yield entry, self.entry(rival)
+
+    def chosen_by(self, entry: Entry) -> str:
+        """The figure of validation by which an entry's settings are chosen, as its runs' epochs are."""
+        return TrainConfig(model=entry.model, **{**self.recipe, **entry.recipe}).chosen_by
 
     @property
     def plain(self) -> set[str]:
@@ -148,7 +158,7 @@ def suite_of(record: dict[str, Any]) -> Suite:
 
 
 def load_suite(path: Path) -> Suite:
-    """Read and check a suite.
+    """Read and check a suite, and import its plugins.
 
     Raises:
         UserError: The file is missing or does not describe a suite; the message names the key, the rule and the value.
@@ -165,12 +175,27 @@ def load_suite(path: Path) -> Suite:
             raise UserError(f"{key} must differ, got {', '.join(map(str, getattr(suite, key)))}")
     if suite.name != Path(suite.name).name or not suite.name.strip("."):
         raise UserError(f"name must be that of a folder, got {suite.name!r}")
-    check_names("datasets", suite.datasets, DATASETS)
+    plugins = import_plugins(suite.plugins, path.parent)
+    for name, folder in suite.folders.items():
+        check_folder(name, path.parent / Path(folder).expanduser())
+    check_names("datasets", suite.datasets, {**DATASETS, **suite.folders})
     names = [entry.name for entry in suite.entries]
     if len({entry.slug for entry in suite.entries}) < len(names) or not names:
         raise UserError(f"entries must have names of their own, and there must be one, got {names}")
     suite = replace(suite, recipe=_checked_recipe("recipe", suite.recipe))
-    return replace(suite, entries=[_checked_entry(entry, suite, names) for entry in suite.entries])
+    suite = replace(suite, entries=[_checked_entry(entry, suite, names) for entry in suite.entries])
+    check_named(plugins, {*suite.datasets, *(entry.model for entry in suite.entries)})
+    return suite
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """Raise UserError unless there is a folder of images, under a name that a data set may have."""
+    if name in DATASETS:
+        raise UserError(f"folders must have names that no registered data set has, got {name!r}")
+    if name != Path(name).name or not name.strip("."):
+        raise UserError(f"folders must have names as folders have, got {name!r}")
+    if not folder.is_dir():
+        raise UserError(f"folders.{name} must be a folder of images, got {str(folder)!r}")
 
 
 def _checked_entry(entry: Entry, suite: Suite, names: list[str]) -> Entry:

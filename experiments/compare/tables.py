@@ -90,14 +90,17 @@ def entry_rows(suite: Suite) -> Table:
 
 
 def search_rows(record: dict[str, Any]) -> Table | None:
-    """The best trial of each entry."""
+    """The best trial of each entry, by the accuracy, plain or balanced, that chose it."""
     if not record["searches"]:
         return None
     frame = pd.DataFrame(record["searches"])
     suite = suite_of(record)
     rows = []
     for (dataset, name), group in frame.groupby(["dataset", "entry"], sort=False):
-        accuracies = group["val_accuracy"].astype(float)  # None, here NaN, of a trial that diverged
+        measure = suite.chosen_by(suite.entry(str(name)))
+        if measure not in group or group[measure].isna().all():
+            measure = "val_accuracy"  # a record of before others chose
+        accuracies = group[measure].astype(float)  # None, here NaN, of a trial that diverged
         best = group.loc[accuracies.idxmax()]
         defaults = model_options(suite.entry(name).model)  # that of a training option which may be None is None
         chosen = {key: value for key, value in best["settings"].items() if value is not None or defaults.get(key)}
@@ -107,7 +110,7 @@ def search_rows(record: dict[str, Any]) -> Table | None:
                 "entry": name,
                 "trials": len(group),
                 "worst %": "diverged" if accuracies.isna().any() else f"{100 * accuracies.min():.2f}",
-                "best %": f"{100 * best['val_accuracy']:.2f}",
+                "best %": f"{100 * best[measure]:.2f}",
                 "chosen": _listed(chosen),
             }
         )
