@@ -1,8 +1,12 @@
 import os
 from types import SimpleNamespace
 
-# torch.compile takes seconds: only the tests that are about it do it. Scripts that tests start inherit this.
+# Scripts that tests start inherit what is set here, before torch is imported.
+# torch.compile takes seconds: only the tests that are about it do it, and each for itself, without a pool of processes.
 os.environ["CONVKAN_COMPILE"] = "native"
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+# There is a worker of pytest a core: threads beyond that wait for each other, spinning, for most of their time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -45,9 +45,13 @@ class Forked:
 
 
 def start(command, environment, output):
-    """Start ``python -m MODULE …``, which writes into the file ``output``, and reads what is written to ``stdin``."""
-    python, flag, module, *arguments = command
-    assert (python, flag) == (sys.executable, "-m")
+    """Start ``python -m MODULE …``, which writes into the file ``output``, and reads what is written to ``stdin``.
+
+    Or ``python FILE …``.
+    """
+    python, *rest = command
+    assert python == sys.executable
+    module, *arguments = rest[1:] if rest[0] == "-m" else rest
     if not HAS_SERVER:
         streams = {"stdin": subprocess.PIPE, "stdout": output, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command, env=environment, **streams)
@@ -75,10 +79,13 @@ class Streams:
 
 
 def run(module, arguments, environment, folder, streams):
-    """``python -m module arguments`` within a forked process."""
+    """``python -m module arguments``, or ``python file arguments``, within a forked process."""
     streams.install()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    if module.endswith(".py"):
+        runpy.run_path(module, run_name="__main__")
+    else:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
