@@ -110,7 +110,6 @@ KNOTS = "moves knots, which is worked out on the CPU"
 CACHES = "is about a CPU's caches and vectors"
 ON_CPU_ALONE = {
     "test_script_": SCRIPT,
-    "test_sympy_is_imported_late": SCRIPT,
     "test_quick_deletion_": SCRIPT,
     "test_deletion_of_a_folder_": SCRIPT,
     "test_compilation_can_be_forbidden_": SCRIPT,

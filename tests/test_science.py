@@ -21,7 +21,13 @@ from experiments.summarize import RESULTS
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "fewer"),
-    [(fit, ["--steps", "2"]), (pde, ["--steps", "2"]), (continual, []), (chebyshev, []), (convert, [])],
+    [
+        (fit, ["--steps", "2"]),
+        (pde, ["--steps", "2"]),
+        (continual, ["--steps", "5"]),
+        (chebyshev, ["--steps", "2", "--threads", "1"]),
+        (convert, ["--train_fraction", "0.03"]),
+    ],
 )
 def test_quick_setting_leaves_a_record_a_table_and_a_plot(script, fewer, monkeypatch, tmp_path, capsys):
     name = script.__name__.split(".")[-1]
