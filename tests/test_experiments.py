@@ -22,7 +22,7 @@ from experiments.common.train_config import TrainConfig
 
 TINY = ("--model_options.widths", "[2,4]", "--threads", 1)
 # All that draws random numbers: order, shifts, dropout.
-RANDOM = (*TINY, "--model_options.dropout", 0.3, "--augment", "standard", "--seed", 5, "--epochs", 5)
+RANDOM = (*TINY, "--model_options.dropout", 0.3, "--augment", "standard", "--seed", 5, "--epochs", 5, "--train_fraction", 0.3)
 FIGURES = ("learning_curves", "confusion_matrix", "edge_functions")
 KEYS = {
     "test_accuracy",
@@ -63,7 +63,7 @@ def random_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def good_folder(tmp_path_factory):
     """A run that learned to read digits."""
-    flags = ("--model_options.widths", "[8,16]", "--threads", 1, "--epochs", 5)
+    flags = ("--model_options.widths", "[8,16]", "--threads", 1, "--epochs", 3, "--batch_size", 32)
     return finished(tmp_path_factory.mktemp("runs") / "good", *flags)
 
 
