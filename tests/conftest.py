@@ -56,7 +56,8 @@ def call(monkeypatch, capsys, tmp_path):
     return lambda script, *arguments: Outcome(called(script, *arguments), *capsys.readouterr())
 
 
-# What the package promises of torch and its other dependencies: to be run with the oldest versions of all of them.
+# What the package promises of torch and its other dependencies: to be run with the oldest versions of all of them, few
+# cases of each test, since other versions break interfaces, which every case meets alike.
 CORE = (
     "architecture",
     "basis",
@@ -127,8 +128,9 @@ ON_CPU_ALONE = {
     "test_inputs_that_do_not_fit_a_layer_": "makes arrays of tensors",
     "test_batches_that_no_model_can_be_called_with_": "makes arrays of tensors",
 }
-# Cases of each other test that it takes: the first, the last and the one in the middle.
-QUICK_CASES = 3
+# Cases of each other test that it takes, as does the run with the oldest versions: the first, the last and the one in
+# the middle.
+FEW_CASES = 3
 
 
 def pytest_collection_modifyitems(config, items):
@@ -143,9 +145,10 @@ def pytest_collection_modifyitems(config, items):
             continue
         if subject in CORE:
             item.add_marker("core")
-        if subject not in NOT_QUICK:
-            laws.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        laws.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for cases in laws.values():
         last = len(cases) - 1
-        for position in {round(last * step / (QUICK_CASES - 1)) for step in range(QUICK_CASES)}:
-            cases[position].add_marker("quick")
+        for position in {round(last * step / (FEW_CASES - 1)) for step in range(FEW_CASES)}:
+            cases[position].add_marker("few")
+            if cases[position].path.stem.removeprefix("test_") not in NOT_QUICK:
+                cases[position].add_marker("quick")

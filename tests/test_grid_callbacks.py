@@ -31,6 +31,14 @@ SMALL = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_pictures():
+    """Pictures take longer than these runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "draw", lambda *_: None)
+        yield
+
+
 def trained(folder, **changes):
     return train.train(TrainConfig(**(SMALL | changes)), folder)
 

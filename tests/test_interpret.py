@@ -104,7 +104,8 @@ def test_curves_need_no_gradient_and_leave_the_layer_as_it_was():
     "layer",
     [
         KANLinear(1, 1),
-        KANLinear(20, 30),
+        KANLinear(20, 2),  # more inputs than are drawn
+        KANLinear(2, 30),  # more outputs
         KANConv1d(2, 3, 5),
         KANConv2d(1, 5, 3),
         KANConv2d(3, 1, 1),
