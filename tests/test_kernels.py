@@ -91,7 +91,7 @@ class TestCompiledKernels:
         ("basis", "uneven", "num_functions"),
         [
             (BSpline(30, 2, extrapolation="clamp"), False, 1),
-            (BSpline(1, 1), True, 1),
+            (BSpline(20, 1), True, 1),
             *thorough(product((BSpline(40), BSpline(40, 2, extrapolation="clamp")), (False, True), (2,))),
         ],
         ids=repr,
