@@ -1,12 +1,11 @@
 import ast
 import json
 import re
-import subprocess
-import sys
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import processes
 import pytest
 
 import convkan
@@ -219,8 +218,9 @@ def test_importing_convkan_pulls_in_no_heavy_library():
 def run_without(missing, code):
     """Run Python code where some packages are not installed, and have what it prints."""
     code = f"import sys\nsys.modules.update(dict.fromkeys({sorted(missing)}))\n{code}"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
-    return run.stdout
+    ended = processes.run(code, ROOT.parent)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
 
 
 def test_own_loops_do_without_the_libraries_of_training(tmp_path):

@@ -66,7 +66,7 @@ def breaks():
 
 def test_all_parts_leave_a_record_and_a_page(try_on_cpu, only, tmp_path):
     only(Check("laws", "one holds", holds))
-    outcome = try_on_cpu()
+    outcome = try_on_cpu("--epochs", 1)
     assert outcome.status == 0, outcome.err
     record, page = read(tmp_path / "out"), (tmp_path / "out" / "gpu.md").read_text()
     assert {name: part["state"] for name, part in record["parts"].items()} == dict.fromkeys(

@@ -1,11 +1,10 @@
 """The fast paths: compiled kernels, tiles, look-ups and the operation that stands for a layer in a compiled graph."""
 
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from itertools import product
 
+import processes
 import pytest
 import torch
 from torch import nn
@@ -173,10 +172,9 @@ class TestWithoutACompiler:
             kernels.input_gradient(torch.randn(3, 1, 2), KANLinear(2, 2).plan.expansion, None, torch.randn(3, 1, 4, 5))
         assert not kernels._failed
 
-    def test_compilation_can_be_forbidden_by_the_environment(self):
+    def test_compilation_can_be_forbidden_by_the_environment(self, tmp_path):
         code = "from convkan.ops import kernels; print(kernels._enabled)"
-        environment = os.environ | {kernels.DISABLING_VARIABLE: "0"}
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        run = processes.run(code, tmp_path, os.environ | {kernels.DISABLING_VARIABLE: "0"})
         assert run.stdout.strip() == "False"
 
 

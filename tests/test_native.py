@@ -1,8 +1,6 @@
 """The kernels of our own compute what the definition says, in every layout; nothing rests on their being there."""
 
-import subprocess
-import sys
-
+import processes
 import pytest
 import torch
 
@@ -125,7 +123,7 @@ def test_no_compiler_is_no_obstacle(compiler, tmp_path):
     code = "import torch, convkan; print(convkan.LearnableActivation(2)(torch.zeros(3, 2)).shape)"
     environment = {"PATH": "/nowhere" if not compiler else "/usr/bin:/bin", "CONVKAN_CACHE": str(tmp_path)}
     environment |= {"CXX": compiler} if compiler else {}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    run = processes.run(code, tmp_path.parent, environment)
     assert run.stdout.strip() == "torch.Size([3, 2])"
     assert run.stderr == ""
     assert list(tmp_path.iterdir()) == []
