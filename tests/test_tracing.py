@@ -114,9 +114,12 @@ class TestExport:
         x = torch.randn(3, 2, 9, 10)
         assert_agree(exported(layer, torch.randn(2, 2, 8, 8))(x), layer(x), factor=10)
 
-    @pytest.mark.parametrize("name", ["kan_cnn", "kan_resnet8", "kkan_small"])
-    def test_of_models_with_any_batch(self, name):
-        model = create_model(name, in_channels=1).eval()
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [("kan_cnn", {"widths": (2, 3)}), ("kan_mobilenet", {"depths": (2,), "width": 2.0}), ("kkan_small", {})],
+    )
+    def test_of_models_with_any_batch(self, name, options):
+        model = create_model(name, in_channels=1, **options).eval()
         program = exported(model, torch.randn(2, 1, 28, 28))
         x = torch.randn(3, 1, 28, 28)
         assert_agree(program(x), model(x), factor=100)
