@@ -22,7 +22,8 @@ from experiments.common.trainer import silence_lightning
 SMALL = {
     "model_options": {"widths": [3, 4]},
     "epochs": 3,
-    "batch_size": 128,
+    "batch_size": 32,
+    "train_fraction": 0.25,
     "threads": 1,
     "accelerator": "cpu",
     "adapt_every": 4,

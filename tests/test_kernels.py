@@ -386,7 +386,7 @@ class TestWholeModels:
 
     @staticmethod
     def run_at_several_sizes(compiled, create_input):
-        for batch in (2, 5, 3, 8):
+        for batch in (2, 5, 3):
             x = create_input(batch)
             y = compiled(x)
             y.square().sum().backward()
