@@ -325,6 +325,8 @@ class TestOneOperation:
 # Models of more, or wider, blocks of the kinds that smaller ones have: to be compiled where there is time.
 LARGER = [f"{kind}{depth}" for kind in ("resnet", "kan_resnet") for depth in (14, 20, 32)]
 LARGER += ["cnn_medium", "conv_kan_medium", "kanc_mlp_medium", "kanc_mlp_big", "kkan_medium"]
+# Plain twins are the same networks as KANs that are compiled, of torch's own layers.
+TWINS = ["cnn_big", "cnn_bn", "cnn_more_convs", "mobilenet", "resnet8", "vgg"]
 # Two stages have all that more have: units that keep the number of channels, and ones that change it.
 SHALLOW = {"depths": (2, 1), "widths": (4, 8)}
 
@@ -376,7 +378,7 @@ class TestWholeModels:
         torch.compiler.reset()
 
     @pytest.mark.parametrize(
-        "name", [pytest.param(name, marks=[pytest.mark.thorough] * (name in LARGER)) for name in list_models()]
+        "name", [pytest.param(name, marks=[pytest.mark.thorough] * (name in LARGER + TWINS)) for name in list_models()]
     )
     def test_every_model_is_one_graph_for_all_batch_sizes(self, name, compile_counting):
         shallow = {option: few for option, few in SHALLOW.items() if option in model_options(name)}

@@ -83,7 +83,7 @@ class TestExport:
     def test_takes_any_batch_and_any_size_and_can_be_trained(self, case):
         self.check(case, case())
 
-    @every_class
+    @few_classes
     def test_on_uneven_knots(self, case):
         self.check(case, make_uneven(case()))
 
