@@ -41,10 +41,13 @@ def called(script, *arguments):
     return 0
 
 
-def finished(folder, *flags):
-    """The folder of a run, which is finished."""
+def finished(folder, *flags, pictures=False):
+    """The folder of a run, which is finished; its pictures, which take longer than a small run, only if asked for."""
     flags = (*flags, "--runs_root", folder.parent, "--run_name", folder.name)
-    train.train(*train.start(cli.parse(TrainConfig, None, [str(flag) for flag in flags])))
+    with pytest.MonkeyPatch.context() as patch:
+        if not pictures:
+            patch.setattr(train, "draw", lambda *_: None)
+        train.train(*train.start(cli.parse(TrainConfig, None, [str(flag) for flag in flags])))
     return folder
 
 

@@ -1,8 +1,12 @@
 import os
 from types import SimpleNamespace
 
-# torch.compile takes seconds: only the tests that are about it do it. Scripts that tests start inherit this.
+# Scripts that tests start inherit what is set here, before torch is imported.
+# torch.compile takes seconds: only the tests that are about it do it, and each for itself, without a pool of processes.
 os.environ["CONVKAN_COMPILE"] = "native"
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+# There is a worker of pytest a core: threads beyond that wait for each other, spinning, for most of their time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -52,7 +56,8 @@ def call(monkeypatch, capsys, tmp_path):
     return lambda script, *arguments: Outcome(called(script, *arguments), *capsys.readouterr())
 
 
-# What the package promises of torch and its other dependencies: to be run with the oldest versions of all of them.
+# What the package promises of torch and its other dependencies: to be run with the oldest versions of all of them, few
+# cases of each test, since other versions break interfaces, which every case meets alike.
 CORE = (
     "architecture",
     "basis",
@@ -109,7 +114,6 @@ KNOTS = "moves knots, which is worked out on the CPU"
 CACHES = "is about a CPU's caches and vectors"
 ON_CPU_ALONE = {
     "test_script_": SCRIPT,
-    "test_sympy_is_imported_late": SCRIPT,
     "test_quick_deletion_": SCRIPT,
     "test_deletion_of_a_folder_": SCRIPT,
     "test_compilation_can_be_forbidden_": SCRIPT,
@@ -127,8 +131,9 @@ ON_CPU_ALONE = {
     "test_inputs_that_do_not_fit_a_layer_": "makes arrays of tensors",
     "test_batches_that_no_model_can_be_called_with_": "makes arrays of tensors",
 }
-# Cases of each other test that it takes: the first, the last and the one in the middle.
-QUICK_CASES = 3
+# Cases of each other test that it takes, as does the run with the oldest versions: the first, the last and the one in
+# the middle.
+FEW_CASES = 3
 
 
 def pytest_collection_modifyitems(config, items):
@@ -143,9 +148,10 @@ def pytest_collection_modifyitems(config, items):
             continue
         if subject in CORE:
             item.add_marker("core")
-        if subject not in NOT_QUICK:
-            laws.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        laws.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for cases in laws.values():
         last = len(cases) - 1
-        for position in {round(last * step / (QUICK_CASES - 1)) for step in range(QUICK_CASES)}:
-            cases[position].add_marker("quick")
+        for position in {round(last * step / (FEW_CASES - 1)) for step in range(FEW_CASES)}:
+            cases[position].add_marker("few")
+            if cases[position].path.stem.removeprefix("test_") not in NOT_QUICK:
+                cases[position].add_marker("quick")

@@ -1,11 +1,11 @@
 import ast
 import json
 import re
-import subprocess
-import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import processes
 import pytest
 
 import convkan
@@ -32,8 +32,12 @@ OF_OTHERS = {"summarize"}  # commands that are made of others
 EXPERIMENTS = Path(experiments.__file__).parent
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 SCRIPTS = sorted(path.relative_to(EXPERIMENTS) for path in EXPERIMENTS.rglob("*.py"))
-every_script = pytest.mark.parametrize("script", SCRIPTS, ids=str)
-every_module = pytest.mark.parametrize("module", MODULES, ids=str)
+
+
+@cache
+def nodes_of(path):
+    """All nodes of a file's syntax tree; each file is parsed once for all that is asked of it."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
 
 
 def imports(module):
@@ -41,15 +45,25 @@ def imports(module):
     return imported(ROOT / module, ("convkan", *module.parent.parts))
 
 
+@cache
 def imported(path, package):
     """The full names of all that a file in a package imports."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    names = []
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
             source = ".".join(part for part in (base, node.module) if part)
-            yield from (f"{source}.{alias.name}" for alias in node.names)
+            names += (f"{source}.{alias.name}" for alias in node.names)
+    return names
+
+
+def classes_asked_for(module):
+    """The second argument of each ``isinstance`` in a file of convkan, and the call's line."""
+    for node in nodes_of(ROOT / module):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+            yield node.args[1], node.lineno
 
 
 def name_of(module, package="convkan"):
@@ -61,22 +75,26 @@ def part_of(module):
     return module.parts[0].removesuffix(".py")
 
 
-@every_module
-def test_arrows_run_one_way(module):
-    if module == Path("__init__.py"):
-        return
-    part = part_of(module)
-    assert part in LEVEL, f"{module}: say in LEVELS where {part} belongs"
-    for name in imports(module):
-        if name.startswith("convkan."):
-            target = name.split(".")[1]
-            assert LEVEL.get(target, len(LEVELS)) <= LEVEL[part], f"{module} imports {name}"
-        assert name.split(".")[0] != "experiments", f"{module} imports {name}"
+def within(part):
+    return [module for module in MODULES if module.parts[0] == part]
+
+
+def test_arrows_run_one_way():
+    for module in MODULES:
+        if module == Path("__init__.py"):
+            continue
+        part = part_of(module)
+        assert part in LEVEL, f"{module}: say in LEVELS where {part} belongs"
+        for name in imports(module):
+            if name.startswith("convkan."):
+                target = name.split(".")[1]
+                assert LEVEL.get(target, len(LEVELS)) <= LEVEL[part], f"{module} imports {name}"
+            assert name.split(".")[0] != "experiments", f"{module} imports {name}"
 
 
 @pytest.mark.parametrize("root", [ROOT, EXPERIMENTS], ids=lambda root: root.name)
 def test_no_imports_run_in_a_circle(root):
-    modules = [path.relative_to(root) for path in root.rglob("*.py")]
+    modules = MODULES if root == ROOT else SCRIPTS
     files = {name_of(module, root.name): module for module in modules}
     imported_by = {
         name: set(imported(root / module, (root.name, *module.parent.parts))) for name, module in files.items()
@@ -92,41 +110,41 @@ def test_no_imports_run_in_a_circle(root):
     list(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
-@every_script
-def test_at_the_top_of_experiments_are_commands_alone(script):
-    if script.parts[0] in ROOM or script == Path("__init__.py"):
-        return
-    assert len(script.parts) == 1, f"{script}: say in ROOMS where {script.parts[0]} belongs"
-    text = (EXPERIMENTS / script).read_text(encoding="utf-8")
-    assert re.search(r"^def main\(\)", text, re.MULTILINE)
-    assert re.search(r"^    run\(main\b", text, re.MULTILINE)
+def test_at_the_top_of_experiments_are_commands_alone():
+    for script in SCRIPTS:
+        if script.parts[0] in ROOM or script == Path("__init__.py"):
+            continue
+        assert len(script.parts) == 1, f"{script}: say in ROOMS where {script.parts[0]} belongs"
+        text = (EXPERIMENTS / script).read_text(encoding="utf-8")
+        assert re.search(r"^def main\(\)", text, re.MULTILINE), script
+        assert re.search(r"^    run\(main\b", text, re.MULTILINE), script
 
 
-@every_script
-def test_rooms_of_experiments_stand_on_each_other(script):
-    here = script.parts[0].removesuffix(".py")
-    for name in imported(EXPERIMENTS / script, ("experiments", *script.parent.parts)):
-        if name.startswith("experiments."):
-            there = name.split(".")[1]
-            is_below = ROOM.get(there, len(ROOMS)) < ROOM.get(here, len(ROOMS))
-            assert there == here or is_below or here in OF_OTHERS, f"{script} imports {name}"
+def test_rooms_of_experiments_stand_on_each_other():
+    for script in SCRIPTS:
+        here = script.parts[0].removesuffix(".py")
+        for name in imported(EXPERIMENTS / script, ("experiments", *script.parent.parts)):
+            if name.startswith("experiments."):
+                there = name.split(".")[1]
+                is_below = ROOM.get(there, len(ROOMS)) < ROOM.get(here, len(ROOMS))
+                assert there == here or is_below or here in OF_OTHERS, f"{script} imports {name}"
 
 
-@every_script
-def test_files_of_experiments_are_short(script):
-    assert len((EXPERIMENTS / script).read_text(encoding="utf-8").splitlines()) <= 300
+def test_files_of_experiments_are_short():
+    for script in SCRIPTS:
+        assert len((EXPERIMENTS / script).read_text(encoding="utf-8").splitlines()) <= 300, script
 
 
-@pytest.mark.parametrize("module", [path for path in MODULES if path.parts[0] == "interpret"], ids=str)
-def test_wings_of_interpret_stand_apart(module):
-    part = module.parts[1].removesuffix(".py")
-    if part == "__init__":
-        return
-    assert part in WING, f"{module}: say in WINGS where {part} belongs"
-    for name in imports(module):
-        if name.startswith("convkan.interpret."):
-            target = name.split(".")[2]
-            assert target == part or WING.get(target, len(WINGS)) < WING[part], f"{module} imports {name}"
+def test_wings_of_interpret_stand_apart():
+    for module in within("interpret"):
+        part = module.parts[1].removesuffix(".py")
+        if part == "__init__":
+            continue
+        assert part in WING, f"{module}: say in WINGS where {part} belongs"
+        for name in imports(module):
+            if name.startswith("convkan.interpret."):
+                target = name.split(".")[2]
+                assert target == part or WING.get(target, len(WINGS)) < WING[part], f"{module} imports {name}"
 
 
 @pytest.mark.parametrize("package", ["convkan", "experiments"])
@@ -139,75 +157,71 @@ def test_files_of_interpret_are_known_to_interpret_alone(package):
             assert not hidden, f"{module} imports {hidden}: convkan.interpret or a wing of it must export them"
 
 
-@every_module
-def test_only_plot_imports_matplotlib(module):
-    if module.parts[:2] != ("interpret", "plot"):
-        assert not [name for name in imports(module) if name.split(".")[0] == "matplotlib"]
+def test_only_plot_imports_matplotlib():
+    for module in MODULES:
+        if module.parts[:2] != ("interpret", "plot"):
+            assert not [name for name in imports(module) if name.split(".")[0] == "matplotlib"], module
 
 
-@every_module
-def test_training_libraries_stay_in_training(module):
+def test_training_libraries_stay_in_training():
     heavy = {"lightning", "torchmetrics", "jsonargparse", "tensorboard"}
-    if part_of(module) != "training":
-        assert not heavy.intersection(name.split(".")[0] for name in imports(module))
+    for module in MODULES:
+        if part_of(module) != "training":
+            assert not heavy.intersection(name.split(".")[0] for name in imports(module)), module
 
 
-@every_module
-def test_layers_are_asked_not_their_class(module):
+def test_layers_are_asked_not_their_class():
     """What a layer is like it says itself (``EdgeLayer``): only those who make low-rank ones name them."""
-    if part_of(module) not in ("nn", "models", "testing", "__init__"):
-        assert not [name for name in imports(module) if name.endswith("LowRankKANConv2d")]
+    for module in MODULES:
+        if part_of(module) not in ("nn", "models", "testing", "__init__"):
+            assert not [name for name in imports(module) if name.endswith("LowRankKANConv2d")], module
 
 
-@pytest.mark.parametrize("module", [path for path in MODULES if path.parts[0] == "ops"], ids=str)
-def test_geometries_are_asked_not_their_class(module):
+def test_geometries_are_asked_not_their_class():
     """A geometry says itself how its edges are summed: only the definition tells them apart, by ``match``."""
     geometries = {"Geometry", "Linear", "Channelwise", "Convolution"}
-    for node in ast.walk(ast.parse((ROOT / module).read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
-            assert not geometries & {part.id for part in ast.walk(node.args[1]) if isinstance(part, ast.Name)}
-        if isinstance(node, ast.MatchClass) and module.name != "reference.py":
-            assert ast.unparse(node.cls) not in geometries
+    for module in within("ops"):
+        for classes, line in classes_asked_for(module):
+            named = {part.id for part in ast.walk(classes) if isinstance(part, ast.Name)}
+            assert not geometries & named, f"{module}, line {line}"
+        matched = {ast.unparse(node.cls) for node in nodes_of(ROOT / module) if isinstance(node, ast.MatchClass)}
+        assert module.name == "reference.py" or not matched & geometries, module
 
 
-@every_module
-def test_private_names_of_torch_that_tell_its_modes_are_in_one_file(module):
-    if module != Path("modes.py"):
-        text = (ROOT / module).read_text()
-        assert not [name for name in ("torch._C", "torch._subclasses", "torch.utils._python_dispatch") if name in text]
+def test_private_names_of_torch_that_tell_its_modes_are_in_one_file():
+    for module in MODULES:
+        if module != Path("modes.py"):
+            text = (ROOT / module).read_text(encoding="utf-8")
+            names = ("torch._C", "torch._subclasses", "torch.utils._python_dispatch")
+            assert not [name for name in names if name in text], module
 
 
-@every_module
-def test_bases_are_asked_not_their_class(module):
+def test_bases_are_asked_not_their_class():
     """What a basis with a grid is like it says itself (``GriddedBasis``): a BSpline is made, and not asked for."""
-    for node in ast.walk(ast.parse((ROOT / module).read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
-            assert "BSpline" not in ast.unparse(node.args[1]), f"{module}, line {node.lineno}: {ast.unparse(node)}"
+    for module in MODULES:
+        for classes, line in classes_asked_for(module):
+            assert "BSpline" not in ast.unparse(classes), f"{module}, line {line}"
 
 
-def loaded_by(statement):
-    report = "import json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
-    code = f"{statement}\n{report}"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
-    return set(json.loads(run.stdout))
-
-
-@pytest.mark.parametrize("part", ["convkan", "convkan.optim", "convkan.models"])
-def test_importing_convkan_pulls_in_no_heavy_library(part):
-    heavy = {"matplotlib", "triton", "lightning", "sklearn", "scipy", "sympy", "safetensors", "PIL"}
-    heavy |= {"timm", "torchvision", "huggingface_hub"}
-    assert not (loaded_by(f"import {part}") - loaded_by("import torch")) & heavy
-
-
-def test_laws_are_loaded_by_those_who_check_them():
-    assert run_without(set(), "import convkan, convkan.interpret; print('convkan.testing' in sys.modules)") == "False\n"
+def test_importing_convkan_pulls_in_no_heavy_library():
+    """Each after the others in one process, where what one pulls in stays; laws are loaded by those who check them."""
+    parts = ["torch", "convkan", "convkan.optim", "convkan.models", "convkan.interpret"]
+    loading = "".join(f"import {part}; loaded.append([{part!r}, sorted(sys.modules)])\n" for part in parts)
+    printed = run_without(set(), f"import json\nloaded = []\n{loading}print(json.dumps(loaded))")
+    (_, before), *after = json.loads(printed)
+    heavy = {"matplotlib", "triton", "lightning", "torchvision", "sklearn", "scipy", "sympy", "safetensors"}
+    heavy |= {"PIL", "timm", "huggingface_hub"}
+    for part, names in after:
+        assert not {name.split(".")[0] for name in set(names) - set(before)} & heavy, part
+        assert "convkan.testing" not in names, part
 
 
 def run_without(missing, code):
     """Run Python code where some packages are not installed, and have what it prints."""
     code = f"import sys\nsys.modules.update(dict.fromkeys({sorted(missing)}))\n{code}"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
-    return run.stdout
+    ended = processes.run(code, ROOT.parent)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
 
 
 def test_own_loops_do_without_the_libraries_of_training(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import sys
 from functools import partial
 
 import pytest
@@ -35,6 +36,7 @@ def only_tiny(monkeypatch):
     kept = Ratio("bytes", "tiny", "KANLinear, float32, eager", "bytes", 1.1)
     monkeypatch.setattr(benchmark, "RATIOS", [ratio, kept])
     monkeypatch.setattr(records, "git_commit", lambda: "c0ffee")  # a changed tree would be measured anew
+    monkeypatch.setattr(benchmark, "peak_bytes", lambda contender: None)  # which is slow in a large process
 
 
 def run(monkeypatch, *arguments):
@@ -103,6 +105,16 @@ def test_bytes_in_context_attributes_are_counted_too():
 
     contender = Contender("hoarder", "convkan", Module(), torch.zeros(3, requires_grad=True))
     assert measure.saved_bytes(contender) == 4000
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="known on Linux only")
+def test_the_peak_of_memory_holds_what_a_pass_makes_and_lets_go():
+    class Module(nn.Module):
+        def forward(self, x):
+            return torch.ones(2**24).sum() * x
+
+    contender = Contender("large", "convkan", Module(), torch.zeros(3, requires_grad=True))
+    assert 0.9 * 2**26 <= measure.peak_bytes(contender) < 2**28
 
 
 @pytest.mark.parametrize("workload", workloads.QUICK, ids=lambda workload: workload.name)

@@ -112,10 +112,12 @@ def test_parts_of_any_layer_add_up(case, basis, dtype):
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=lambda options: "-".join(map(str, options.values())))
-@pytest.mark.parametrize("kind", [KANConv1d, KANConv2d, KANConv3d, partial(LowRankKANConv2d, rank=2)])
-@both_dtypes
+@pytest.mark.parametrize("kind", range(4))
 @torch.no_grad()
-def test_parts_of_any_convolution_add_up(kind, geometry, dtype):
+def test_parts_of_any_convolution_add_up(kind, geometry):
+    kinds = KANConv1d, KANConv2d, KANConv3d, partial(LowRankKANConv2d, rank=2)
+    dtype = (torch.float32, torch.float64)[(kind + GEOMETRIES.index(geometry)) % 2]  # each kind and geometry in both
+    kind = kinds[kind]
     layer = with_masks_and_names(randomize(kind(4, 2, 2, bias=True, basis=BSpline(3), dtype=dtype, **geometry)))
     x = torch.randn(2, 4, *(4, 5, 3)[: layer.dims], dtype=dtype)
     parts = assert_parts_add_up(layer, x, torch.rand_like(layer(x)))

@@ -2,10 +2,10 @@
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "examples"
@@ -23,15 +23,18 @@ WRITES = {"explain_an_image": ["explained.png"], "export_onnx": ["model.onnx"]}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_example_runs_and_finds_what_it_promises(path, tmp_path):
-    variables = os.environ | {"PYTHONPATH": str(FOLDER.parent), "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, path]
-    run = subprocess.run(
-        command, capture_output=True, text=True, encoding="utf-8", env=variables, cwd=tmp_path, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    assert re.search(FINDS[path.stem], run.stdout), run.stdout
-    assert [file.name for file in tmp_path.iterdir()] == WRITES.get(path.stem, [])
+def test_example_runs_and_finds_what_it_promises(path, tmp_path, monkeypatch):
+    written, folder = tmp_path / "written.txt", tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with written.open("wb") as output:
+        status = processes.start(
+            [sys.executable, str(path)], os.environ | {"PYTHONPATH": str(FOLDER.parent)}, output
+        ).wait()
+    text = written.read_text(encoding="utf-8")
+    assert status == 0, text
+    assert re.search(FINDS[path.stem], text), text
+    assert [file.name for file in folder.iterdir()] == WRITES.get(path.stem, [])
 
 
 def test_examples_are_listed():

@@ -23,7 +23,8 @@ from experiments.common.train_config import TrainConfig
 
 TINY = ("--model_options.widths", "[2,4]", "--threads", 1)
 # All that draws random numbers: order, shifts, dropout.
-RANDOM = (*TINY, "--model_options.dropout", 0.3, "--augment", "standard", "--seed", 5, "--epochs", 5)
+RANDOM = (*TINY, "--model_options.dropout", 0.3, "--augment", "standard", "--train_fraction", 0.3)
+RANDOM += ("--seed", 5, "--epochs", 5)
 FIGURES = ("learning_curves", "confusion_matrix", "edge_functions")
 KEYS = {
     "test_accuracy",
@@ -52,7 +53,7 @@ def history(folder):
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     """Two epochs of a tiny model."""
-    return finished(tmp_path_factory.mktemp("runs") / "tiny", *TINY, "--epochs", 2)
+    return finished(tmp_path_factory.mktemp("runs") / "tiny", *TINY, "--epochs", 2, pictures=True)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def random_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def good_folder(tmp_path_factory):
     """A run that learned to read digits."""
-    flags = ("--model_options.widths", "[8,16]", "--threads", 1, "--epochs", 5)
+    flags = ("--model_options.widths", "[8,16]", "--threads", 1, "--epochs", 3, "--batch_size", 32)
     return finished(tmp_path_factory.mktemp("runs") / "good", *flags)
 
 
@@ -124,7 +125,7 @@ def test_run_leaves_logs_and_no_partial_file(run_folder):
 
 
 def test_run_without_kan_layers_has_no_edge_functions(tmp_path):
-    folder = finished(tmp_path / "plain", *TINY, "--model", "plain_cnn", "--epochs", 1)
+    folder = finished(tmp_path / "plain", *TINY, "--model", "plain_cnn", "--epochs", 1, pictures=True)
     assert {path.stem for path in folder.glob("*.png")} == {"learning_curves", "confusion_matrix"}
 
 

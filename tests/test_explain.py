@@ -26,7 +26,7 @@ def run_folder(tmp_path_factory):
 def page(run_folder):
     Image.new("L", (20, 30), 200).save(run_folder / "grey.png")
     pictures = f"[{run_folder / 'grey.png'}]"
-    assert called(explain, "--run", run_folder, "--image", pictures, "--images", 3, "--edges", 2) == 0
+    assert called(explain, "--run", run_folder, "--image", pictures, "--images", 2, "--edges", 1) == 0
     return run_folder / "explain.html"
 
 

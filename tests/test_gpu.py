@@ -64,9 +64,11 @@ def breaks():
     raise AssertionError("output: relative error 1 exceeds 1e-05")
 
 
-def test_all_parts_leave_a_record_and_a_page(try_on_cpu, only, tmp_path):
+def test_all_parts_leave_a_record_and_a_page(try_on_cpu, only, monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "peak_bytes", lambda contender: 2**20)  # which is slow in a large process
+    monkeypatch.setattr(train, "draw", lambda *_: None)
     only(Check("laws", "one holds", holds))
-    outcome = try_on_cpu()
+    outcome = try_on_cpu("--epochs", 1)
     assert outcome.status == 0, outcome.err
     record, page = read(tmp_path / "out"), (tmp_path / "out" / "gpu.md").read_text()
     assert {name: part["state"] for name, part in record["parts"].items()} == dict.fromkeys(

@@ -22,13 +22,22 @@ from experiments.common.trainer import silence_lightning
 SMALL = {
     "model_options": {"widths": [3, 4]},
     "epochs": 3,
-    "batch_size": 128,
+    "batch_size": 32,
+    "train_fraction": 0.25,
     "threads": 1,
     "accelerator": "cpu",
     "adapt_every": 4,
     "adapt_until": 20,
     "refine": {1: 7, 2: 14},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_pictures():
+    """Pictures take longer than these runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "draw", lambda *_: None)
+        yield
 
 
 def trained(folder, **changes):

@@ -2,6 +2,7 @@ import inspect
 import pickle
 from copy import deepcopy
 from functools import partial
+from itertools import cycle, product
 
 import pytest
 import torch
@@ -477,7 +478,6 @@ STACKS = {
     ),
 }
 STACK_BASES = [
-    *BASIS_CASES,
     BSpline(2),
     BSpline(20),
     BSpline(64),
@@ -513,11 +513,14 @@ every_bounded_basis = pytest.mark.parametrize(
 
 
 class TestInitialisation:
-    @pytest.mark.parametrize("base_activation", ["silu", None])
-    @pytest.mark.parametrize("basis", STACK_BASES, ids=repr)
+    @pytest.mark.parametrize(
+        ("basis", "base_activation"),
+        [*product(BASIS_CASES, ["silu", None]), *zip(STACK_BASES, cycle(["silu", None]), strict=False)],
+        ids=repr,
+    )
     def test_keeps_the_variance_over_ten_wide_layers_for_every_basis(self, basis, base_activation):
         create = partial(KANLinear, 256, 256, basis=basis, base_activation=base_activation)
-        assert 0.5 <= variance_after_ten_layers(create, (128, 256), seeds=2) <= 2
+        assert 0.5 <= variance_after_ten_layers(create, (64, 256), seeds=1) <= 2
 
     # Functions that grow without bound make the variance of a narrow net a product of heavy-tailed factors, so the law
     # holds for them in wide nets only; see convkan.nn.initialization.
@@ -540,7 +543,7 @@ class TestInitialisation:
     @pytest.mark.parametrize("base_activation", ["gelu", "relu", "tanh", "identity", "softplus", "sigmoid"])
     def test_keeps_the_variance_over_ten_layers_for_every_activation(self, base_activation):
         create = partial(KANLinear, 256, 256, base_activation=base_activation)
-        assert 0.5 <= variance_after_ten_layers(create, (128, 256), seeds=2) <= 2
+        assert 0.5 <= variance_after_ten_layers(create, (64, 256), seeds=1) <= 2
 
     @pytest.mark.parametrize("num_functions", [1, 3])
     @pytest.mark.parametrize("base_activation", ["silu", "gelu", "relu"])

@@ -2,11 +2,11 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import lightning as L
+import processes
 import pytest
 import torch
 import torch.nn.functional as F
@@ -38,13 +38,7 @@ quiet = pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*treespec.*is
 
 
 def python(code, folder, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"} | environment,
-        capture_output=True,
-        text=True,
-    )
+    return processes.run(code, folder, os.environ | environment)
 
 
 @pytest.fixture(params=["package", "variable", "import"])

@@ -184,7 +184,7 @@ def test_weights_in_the_package_are_small():
 
 
 @pytest.mark.skipif(DATA_ROOT is None, reason="CONVKAN_DATA says where the real data sets lie")
-@pytest.mark.parametrize("images", [1500, pytest.param(None, marks=pytest.mark.thorough, id="all")])
+@pytest.mark.parametrize("images", [400, pytest.param(None, marks=pytest.mark.thorough, id="all")])
 @pytest.mark.parametrize("weights", list_weights(), ids=lambda weights: f"{weights.model}-{weights.name}")
 def test_weights_in_the_package_reproduce_their_accuracy(weights, images):
     record = weights.record()

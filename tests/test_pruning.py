@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import finished
 from torch import nn
 
 from convkan import KANConv2d, KANConvTranspose2d, KANLinear, LearnableActivation, LowRankKANConv2d
@@ -24,9 +25,8 @@ from convkan.models import Description, create_model, list_models, load_classifi
 from convkan.nn import EdgeLayer, SymbolicEdges
 from convkan.testing import randomize
 from convkan.training import parameter_groups
-from experiments import prune, train
+from experiments import prune
 from experiments.common import cli
-from experiments.common.train_config import TrainConfig
 
 KINDS = ("full", "lowrank", "shared", "depthwise", "bottleneck")
 SMALL = {"width": 8, "head": "kan", "rank": 2}
@@ -561,21 +561,8 @@ def test_pixels_that_do_not_matter_go():
 def pruned(tmp_path_factory):
     """The script's folder, of a tiny run on digits."""
     torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("runs")
-    flags = [
-        "--model_options.widths",
-        "[3,6]",
-        "--epochs",
-        2,
-        "--threads",
-        1,
-        "--runs_root",
-        root,
-        "--run_name",
-        "tiny",
-    ]
-    config, folder = train.start(cli.parse(TrainConfig, "test", [str(flag) for flag in flags]))
-    train.train(config, folder)
+    flags = ("--model_options.widths", "[3,6]", "--epochs", 2, "--threads", 1)
+    folder = finished(tmp_path_factory.mktemp("runs") / "tiny", *flags)
     record = prune.prune(prune.PruneConfig(run=str(folder), quick=True))
     return folder / "pruned", record
 

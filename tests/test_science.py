@@ -19,10 +19,20 @@ from experiments.summarize import RESULTS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", [fit, pde, continual, chebyshev, convert, bases])
-def test_quick_setting_leaves_a_record_a_table_and_a_plot(script, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("script", "fewer"),
+    [
+        (fit, ["--steps", "2"]),
+        (pde, ["--steps", "2"]),
+        (continual, ["--steps", "5"]),
+        (chebyshev, ["--steps", "2", "--threads", "1"]),
+        (convert, ["--train_fraction", "0.03"]),
+        (bases, ["--steps", "2"]),
+    ],
+)
+def test_quick_setting_leaves_a_record_a_table_and_a_plot(script, fewer, monkeypatch, tmp_path, capsys):
     name = script.__name__.split(".")[-1]
-    monkeypatch.setattr("sys.argv", [name, "--quick", "--out", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", [name, "--quick", "--out", str(tmp_path), *fewer])
     script.main()
     assert json.loads((tmp_path / f"{name}.json").read_text())["config"]["quick"]
     assert (tmp_path / f"{name}.md").read_text() in capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import textwrap
 import types
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import processes
 import pytest
 
 import experiments
@@ -277,9 +277,11 @@ def test_a_kill_costs_only_what_was_being_done(call, record, tmp_path):
         "        return os._exit(9) if what == '5' else super().do(what, value)\n"
         "Killed().study.main()"
     )
-    arguments = [sys.executable, "-c", code, "--out", str(tmp_path / "out")]
+    (tmp_path / "killed.py").write_text(code, encoding="utf-8")
+    arguments = [sys.executable, str(tmp_path / "killed.py"), "--out", str(tmp_path / "out")]
     environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]), "PATH": ""}
-    assert subprocess.run(arguments, env=environment, stdout=subprocess.DEVNULL).returncode == 9
+    with (tmp_path / "written.txt").open("wb") as output:
+        assert processes.start(arguments, environment, output).wait() == 9
     assert record()["list"] == [[4], [9]]
     toy = Toy()
     assert call(toy)[0] == 0

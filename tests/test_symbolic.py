@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 from functools import partial
 from math import inf
@@ -540,7 +539,7 @@ def test_planted_convolution_is_found():
 
 @pytest.mark.slow
 def test_script_leaves_record_table_and_picture(monkeypatch, tmp_path, capsys):
-    arguments = ["symbolic", "--quick", "--out", str(tmp_path)]
+    arguments = ["symbolic", "--quick", "--starts", "1", "--points", "60", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", arguments)
     symbolic.main()
     record = json.loads((tmp_path / "symbolic.json").read_text())
@@ -552,11 +551,6 @@ def test_script_leaves_record_table_and_picture(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(symbolic, "pipeline", lambda *_: pytest.fail("it was done before"))
     symbolic.main()
     assert (tmp_path / "symbolic.json").stat().st_mtime_ns == written
-
-
-def test_sympy_is_imported_late():
-    code = "import sys, convkan.interpret; sys.exit('sympy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 class TestNamedEdges:

@@ -75,6 +75,11 @@ def refined(module):
     return module
 
 
+def convolutional(*layers):
+    """A net of these layers, pooled, and a linear one of three inputs."""
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), KANLinear(3, 2, basis=BSpline(2, 2)))
+
+
 def exported(module, x, strict=False):
     """Exported for any batch, and any number of pixels where it slides."""
     sizes = {0: Dim("batch")} | {i: Dim(f"side{i}", min=8) for i in range(2, x.ndim) if slides(module)}
@@ -86,7 +91,7 @@ class TestExport:
     def test_takes_any_batch_and_any_size_and_can_be_trained(self, case):
         self.check(case, case())
 
-    @every_class
+    @few_classes
     def test_on_uneven_knots(self, case):
         self.check(case, make_uneven(case()))
 
@@ -117,22 +122,31 @@ class TestExport:
         x = torch.randn(3, 2, 9, 10)
         assert_agree(exported(layer, torch.randn(2, 2, 8, 8))(x), layer(x), factor=10)
 
-    @pytest.mark.parametrize("name", ["kan_cnn", "kan_resnet8", "kkan_small"])
-    def test_of_models_with_any_batch(self, name):
-        model = create_model(name, in_channels=1).eval()
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [("kan_cnn", {"widths": (2, 3)}), ("kan_mobilenet", {"depths": (2,), "width": 2.0}), ("kkan_small", {})],
+    )
+    def test_of_models_with_any_batch(self, name, options):
+        model = create_model(name, in_channels=1, **options).eval()
         program = exported(model, torch.randn(2, 1, 28, 28))
         x = torch.randn(3, 1, 28, 28)
         assert_agree(program(x), model(x), factor=100)
 
-    @pytest.mark.parametrize("change", [lambda module: module, refined], ids=["new", "refined"])
+    # What is said of a basis on its knots is the same in every layer.
+    @pytest.mark.parametrize(
+        "net",
+        [
+            lambda: convolutional(KANConv2d(1, 2, 3, padding=1), LearnableActivation(2), LowRankKANConv2d(2, 3, 3)),
+            lambda: refined(convolutional(KANConv2d(1, 3, 3, padding=1, basis=BSpline(2, 2)))),
+        ],
+        ids=["new", "refined"],
+    )
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the exporter's own parts
     @pytest.mark.filterwarnings("ignore::FutureWarning")
-    def test_to_onnx_runs_on_any_batch_and_size(self, change, tmp_path):
+    def test_to_onnx_runs_on_any_batch_and_size(self, net, tmp_path):
         pytest.importorskip("onnxscript")
         runtime = pytest.importorskip("onnxruntime")
-        convolutions = KANConv2d(1, 2, 3, padding=1), LearnableActivation(2), LowRankKANConv2d(2, 3, 3)
-        net = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), KANLinear(3, 2))
-        net, x, file = change(net).eval(), torch.randn(2, 1, 12, 12), tmp_path / "net.onnx"
+        net, x, file = net().eval(), torch.randn(2, 1, 12, 12), tmp_path / "net.onnx"
         sizes = ({0: Dim("batch"), 2: Dim("height", min=8), 3: Dim("width", min=8)},)
         torch.onnx.export(net, (x,), file, dynamo=True, dynamic_shapes=sizes, verbose=False, external_data=False)
         session = runtime.InferenceSession(file)
