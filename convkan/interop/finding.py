@@ -1,6 +1,7 @@
 """What of a network is to be converted: modules, and activations that are called as functions."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import fx, nn
@@ -14,6 +15,8 @@ from convkan.interop.replacing import names_of, parents_of, tied_parameters
 from convkan.interop.rerouting import restore
 from convkan.interop.tracing import Forward, forward_of
 from convkan.nn import EdgeLayer
+
+Holds = Callable[[nn.Module, list[str]], bool]  # whether a module that is known by these names is to be converted
 
 
 @dataclass
@@ -85,9 +88,8 @@ def find(model: nn.Module, chosen: Choices, left: Choices, rank: int | None, fun
     return found
 
 
-def _find_calls(forward: Forward, known_as: list[str], holds: object, found: Found, strict: bool) -> list[str]:
+def _find_calls(forward: Forward, known_as: list[str], holds: Holds, found: Found, strict: bool) -> list[str]:
     """Note the activations that a ``forward`` calls as functions; returns what stands in the way."""
-    assert callable(holds)
     owner, problems = forward.owner, []
     prefixes = [f"{name}." if name else "" for name in known_as]
     kind = type(owner).__name__

@@ -133,10 +133,10 @@ class LearnableActivation(KANLayer):
 
     def extra_repr(self) -> str:
         """Sizes and options."""
-        padding = f"padding={self.padding}, " if any(self.padding) else ""
-        padding += "dim=-1, " if self.dim == -1 else ""
-        padding += "inplace=True, " if self.inplace else ""
-        return f"{self.num_channels}, num_functions={self.num_functions}, {padding}{super().extra_repr()}"
+        options = f"padding={self.padding}, " if any(self.padding) else ""
+        options += "dim=-1, " if self.dim == -1 else ""
+        options += "inplace=True, " if self.inplace else ""
+        return f"{self.num_channels}, num_functions={self.num_functions}, {options}{super().extra_repr()}"
 
 
 def check_padding(padding: Sequence[int]) -> tuple[int, ...]:

@@ -21,6 +21,11 @@ from torch import Tensor
 Sizes = Sequence[int]
 
 
+def expanded_weight(base_weight: Tensor | None, basis_weight: Tensor) -> Tensor:
+    """The weight of the layer seen as an ordinary one over (1 + K)·C planes, feature-major."""
+    return basis_weight if base_weight is None else torch.cat([base_weight, basis_weight], dim=1)
+
+
 class Geometry(ABC):
     """What all geometries answer; a subclass is a frozen dataclass without tensors.
 
@@ -65,7 +70,18 @@ class Geometry(ABC):
 
     def weights(self, base_weight: Tensor | None, basis_weight: Tensor) -> tuple[Tensor, ...]:
         """What ``contract`` is given one after another, for features in their order: one weight, joined from both."""
-        return (basis_weight,) if base_weight is None else (torch.cat([base_weight, basis_weight], dim=1),)
+        return (expanded_weight(base_weight, basis_weight),)
+
+    def unweights(
+        self, by_weights: Sequence[Tensor] | None, base_weight: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The adjoint of ``weights``: gradients by what it gives as gradients by what it was given."""
+        if by_weights is None:
+            return None, None
+        (by_weight,) = by_weights
+        if base_weight is None:
+            return None, by_weight
+        return by_weight[:, : base_weight.shape[1]], by_weight[:, base_weight.shape[1] :]
 
     @abstractmethod
     def contract(self, features: Float[Tensor, "batch *space groups features channels"], *weights: Tensor) -> Tensor:
@@ -155,6 +171,14 @@ class Linear(Geometry):
     def weights(self, base_weight: Tensor | None, basis_weight: Tensor) -> tuple[Tensor, ...]:
         """Both as they are: to join them would cost as much as a small product."""
         return (basis_weight,) if base_weight is None else (base_weight, basis_weight)
+
+    def unweights(
+        self, by_weights: Sequence[Tensor] | None, base_weight: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The adjoint: the same two."""
+        if by_weights is None:
+            return None, None
+        return (None, by_weights[0]) if base_weight is None else (by_weights[0], by_weights[1])
 
     def contract(self, features: Float[Tensor, "*batch 1 features channels"], *weights: Tensor) -> Tensor:
         """A product of matrices for each weight."""

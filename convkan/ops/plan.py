@@ -166,8 +166,3 @@ PLANS: dict[str, Plan] = {}
 def at_least_float32(x: Tensor) -> Tensor:
     """``x``, in float32 if it came in half precision."""
     return x.float() if x.dtype.itemsize < 4 else x
-
-
-def expanded_weight(base_weight: Tensor | None, basis_weight: Tensor) -> Tensor:
-    """The weight of the layer seen as an ordinary one over (1 + K)·C planes, feature-major."""
-    return basis_weight if base_weight is None else torch.cat([base_weight, basis_weight], dim=1)

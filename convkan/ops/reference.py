@@ -11,8 +11,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from convkan.ops.geometry import Channelwise, Convolution, Linear
-from convkan.ops.plan import Plan, expanded_weight
+from convkan.ops.geometry import Channelwise, Convolution, Linear, expanded_weight
+from convkan.ops.plan import Plan
 from convkan.ops.transposed import TransposedConvolution
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from convkan.modes import below_views, is_concrete, is_many_gradients
-from convkan.ops import channelwise, kernels, native, whole
+from convkan.ops import channelwise, whole
 from convkan.ops.counting import is_counted
+from convkan.ops.elementwise import FeatureKernels
 from convkan.ops.geometry import Geometry
 from convkan.ops.plan import Plan, at_least_float32
 from convkan.ops.tiles import WHOLE, Strip, images_per_tile, split, strips
@@ -40,14 +41,14 @@ class Tiled(torch.autograd.Function):
             if not geometry.sums or not is_concrete(x):
                 return at_once(x, base_weight, basis_weight, grid, plan)
             weights, dtype = geometry.weights(base_weight, basis_weight), basis_weight.dtype
-            knots, fast = _knots(x, grid, plan, dtype)
+            kernels = FeatureKernels(x, grid, plan, dtype)
             rows, start = geometry.rows(x), 0
             shape = geometry.output_shape(rows.shape, basis_weight.shape)
             y: Tensor | None = None
             for part in split(rows, images_per_tile(rows, basis_weight, plan)):
                 pixels = geometry.pixels(part)
                 for strip in strips(pixels, basis_weight, plan):
-                    features = _features(strip.of_input(pixels), knots, plan, dtype, fast)
+                    features = kernels.features(strip.of_input(pixels))
                     y = _placed(geometry.contract(features, *weights), y, shape, start, strip, geometry)
                 start += len(part)
             assert y is not None
@@ -103,9 +104,8 @@ def at_once(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: T
     if not geometry.sums:
         return channelwise.forward(x, base_weight, basis_weight, grid, expansion, geometry.padding)
     weights, dtype = geometry.weights(base_weight, basis_weight), basis_weight.dtype
-    knots, fast = _knots(x, grid, plan, dtype)
     pixels = geometry.pixels(geometry.rows(x))
-    y = geometry.contract(_features(pixels, knots, plan, dtype, fast), *weights)
+    y = geometry.contract(FeatureKernels(x, grid, plan, dtype).features(pixels), *weights)
     return y.reshape(geometry.output_shape(x.shape, basis_weight.shape))
 
 
@@ -126,7 +126,7 @@ def gradients(
             grad, x, base_weight, basis_weight, grid, expansion, geometry.padding, need_x, need_weight
         )
     weights, dtype = geometry.weights(base_weight, basis_weight), basis_weight.dtype
-    knots, fast = _knots(x, grid, plan, dtype, need_x)
+    kernels = FeatureKernels(x, grid, plan, dtype, need_x)
     rows, grad, start = geometry.rows(x), geometry.rows(grad), 0
     size = images_per_tile(rows, basis_weight, plan)
     by_x: Tensor | None = None
@@ -136,12 +136,10 @@ def gradients(
         pulled: Tensor | None = None
         for strip in strips(pixels, basis_weight, plan):
             seen = strip.of_input(pixels)
-            features = _features(seen, knots, plan, dtype, fast)
-            spread, more = geometry.contract_backward(
-                strip.of_output(part_grad), features, weights, need_x, need_weight
-            )
+            features, grad_here = kernels.features(seen), strip.of_output(part_grad)
+            spread, more = geometry.contract_backward(grad_here, features, weights, need_x, need_weight)
             if spread is not None:
-                pulled = strip.added(pulled, _pull_back(spread, seen, knots, plan, fast), pixels)
+                pulled = strip.added(pulled, kernels.pull_back(spread, seen), pixels)
             if more is not None:
                 by_weights = (
                     [at_least_float32(part) for part in more] if by_weights is None else _sums(by_weights, more)
@@ -151,7 +149,7 @@ def gradients(
         start += len(part)
     by_x = by_x if by_x is None or rows is x else by_x.reshape(x.shape)
     by_weights = None if by_weights is None else [total.to(dtype) for total in by_weights]
-    return by_x, *whole.divided(by_weights, base_weight)
+    return by_x, *geometry.unweights(by_weights, base_weight)
 
 
 def _sums(totals: list[Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
@@ -167,45 +165,3 @@ def _placed(
     total = geometry.empty(part, shape) if total is None else total
     strip.of_output(total[start : start + len(part)]).copy_(part)
     return total
-
-
-def _knots(
-    x: Tensor, grid: Tensor | None, plan: Plan, dtype: torch.dtype, gradient: bool = False
-) -> tuple[Tensor | None, bool]:
-    """The knots for those kernels that evaluate features, and whether these are the native ones."""
-    if grid is not None and native.covers_features(plan.expansion, x, grid, dtype, gradient):
-        return native.knots(grid, plan.geometry.groups), True
-    return plan.expansion.knots(grid, plan.geometry.groups), False
-
-
-def _features(pixels: Tensor, knots: Tensor | None, plan: Plan, dtype: torch.dtype, fast: bool) -> Tensor:
-    rows = pixels.flatten(0, -3)
-    if fast and knots is not None:
-        planes = native.features(rows, plan.expansion, knots, dtype)
-    elif _is_depthwise(rows):  # compiled kernels run along channels: let the groups be the channels of one group
-        planes = kernels.features(rows.mT, plan.expansion, _as_channels(knots), dtype)
-        planes = planes.squeeze(1).mT.contiguous().unsqueeze(-1)
-    else:
-        planes = kernels.features(rows, plan.expansion, knots, dtype)
-    return planes if rows.ndim == pixels.ndim else planes.unflatten(0, pixels.shape[:-2])
-
-
-def _pull_back(grad: Tensor, pixels: Tensor, knots: Tensor | None, plan: Plan, fast: bool) -> Tensor:
-    """Gradients of features made gradients of pixels."""
-    rows, grad = pixels.flatten(0, -3), grad.flatten(0, -4)
-    if fast and knots is not None:
-        pulled = native.input_gradient(rows, plan.expansion, knots, grad)
-    elif _is_depthwise(rows):
-        grad = grad.squeeze(-1).mT.contiguous().unsqueeze(1)
-        pulled = kernels.input_gradient(rows.mT, plan.expansion, _as_channels(knots), grad).mT
-    else:
-        pulled = kernels.input_gradient(rows, plan.expansion, knots, grad)
-    return pulled if rows.ndim == pixels.ndim else pulled.unflatten(0, pixels.shape[:-2])
-
-
-def _is_depthwise(rows: Tensor) -> bool:
-    return rows.shape[-1] == 1 and rows.shape[-2] > 1
-
-
-def _as_channels(knots: Tensor | None) -> Tensor | None:
-    return None if knots is None else knots.transpose(0, 1).mT.contiguous().mT

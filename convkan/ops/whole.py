@@ -66,19 +66,7 @@ def gradients(
     if spread is not None:
         pulled = (spread * expansion.features(pixels, knots, derivative=True)).sum(-2)
         by_x = geometry.unpixels(pulled.to(x.dtype))
-    return by_x, *divided(by_weights, base_weight)
-
-
-def divided(by_weights: Sequence[Tensor] | None, base_weight: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients by ``Geometry.weights``, as gradients by what these are made of."""
-    if by_weights is None:
-        return None, None
-    if len(by_weights) == 2:
-        return by_weights[0], by_weights[1]
-    (by_weight,) = by_weights
-    if base_weight is None:
-        return None, by_weight
-    return by_weight[:, : base_weight.shape[1]], by_weight[:, base_weight.shape[1] :]
+    return by_x, *geometry.unweights(by_weights, base_weight)
 
 
 def derived_gradients(
