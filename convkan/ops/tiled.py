@@ -19,6 +19,7 @@ from convkan.ops.elementwise import FeatureKernels
 from convkan.ops.geometry import Geometry
 from convkan.ops.plan import Plan, at_least_float32
 from convkan.ops.tiles import WHOLE, Strip, images_per_tile, split, strips
+from convkan.ops.unfolded import suited
 
 
 class Tiled(torch.autograd.Function):
@@ -40,9 +41,12 @@ class Tiled(torch.autograd.Function):
             geometry = plan.geometry
             if not geometry.sums or not is_concrete(x):
                 return at_once(x, base_weight, basis_weight, grid, plan)
-            weights, dtype = geometry.weights(base_weight, basis_weight), basis_weight.dtype
-            kernels = FeatureKernels(x, grid, plan, dtype)
             rows, start = geometry.rows(x), 0
+            geometry = suited(geometry, rows, basis_weight)
+            weights, kernels = (
+                geometry.weights(base_weight, basis_weight),
+                FeatureKernels(x, grid, plan, basis_weight.dtype),
+            )
             shape = geometry.output_shape(rows.shape, basis_weight.shape)
             y: Tensor | None = None
             for part in split(rows, images_per_tile(rows, basis_weight, plan)):
@@ -125,9 +129,9 @@ def gradients(
         return channelwise.backward(
             grad, x, base_weight, basis_weight, grid, expansion, geometry.padding, need_x, need_weight
         )
-    weights, dtype = geometry.weights(base_weight, basis_weight), basis_weight.dtype
-    kernels = FeatureKernels(x, grid, plan, dtype, need_x)
-    rows, grad, start = geometry.rows(x), geometry.rows(grad), 0
+    rows, grad, start, dtype = geometry.rows(x), geometry.rows(grad), 0, basis_weight.dtype
+    geometry = suited(geometry, rows, basis_weight)
+    weights, kernels = geometry.weights(base_weight, basis_weight), FeatureKernels(x, grid, plan, dtype, need_x)
     size = images_per_tile(rows, basis_weight, plan)
     by_x: Tensor | None = None
     by_weights: list[Tensor] | None = None
