@@ -285,7 +285,9 @@ class TestOneOperation:
     @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own copies
     def test_is_what_torch_wants_of_an_operation(self, name):
         layer, x = LAYERS[name](), LAYERS[name].input().requires_grad_()
-        weights = (layer.by_output(weight).detach().requires_grad_() for weight in (layer.base_weight, layer.basis_weight))
+        weights = (
+            layer.by_output(weight).detach().requires_grad_() for weight in (layer.base_weight, layer.basis_weight)
+        )
         arguments = (x, *weights, layer.grid, layer.plan.key)
         assert torch.library.opcheck(torch.ops.convkan.evaluate.default, arguments)
 
