@@ -480,6 +480,7 @@ def spread(tensor):
         (name("KAGN"), gram, {"norm_layer": nn.LayerNorm}, "norm_layer must be InstanceNorm2d, BatchNorm2d"),
         (name("KAGN"), gram, {"degree": 4}, "degree must be 3"),
         (name("KAJN"), jacobi, {"groups": 3}, "groups must be 1"),
+        (name("KAJN"), jacobi, {"a": -2}, "^a must be finite and greater than -1, got -2"),
         (name("KAJN"), jacobi, {"input_dim": 3}, "input_dim must be 4"),
         (name("KABN"), bernstein, {"kernel_size": 5}, r"kernel_size must be \(3, 3\)"),
         (name("KAN"), kan, {"grid_size": 5}, "grid_size must be 4"),

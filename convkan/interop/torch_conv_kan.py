@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from convkan.basis import Chebyshev, Jacobi
+from convkan.basis.jacobi import check_exponent
 from convkan.interop.branches import TwoBranches
 from convkan.interop.layers import State
 from convkan.interop.peer_bases import ActivatedGram
@@ -217,7 +218,7 @@ def jacobi_conv(
     coefficients = by_function(tensors["poly_weights"].flatten(0, 1), parts.in_group)
     agree(degree=(degree, coefficients.shape[2] - 1))
     layer = feature_padded(
-        Jacobi(coefficients.shape[2] - 1, a, b),
+        Jacobi(coefficients.shape[2] - 1, check_exponent("a", a), check_exponent("b", b)),
         "identity",
         coefficients,
         parts.joined(tensors, "base_conv"),
