@@ -423,6 +423,27 @@ def test_named_and_masked_edges_count_at_the_padding_too():
     assert layer.symbolic.affine.grad[:, 1:].all()
 
 
+@pytest.mark.parametrize(
+    ("source", "build", "key"),
+    [
+        (name("KAGN"), gram, "beta_weights"),
+        (name("BottleNeckKAGN"), bottleneck, "beta_weights"),
+        (name("ReLUKAN"), relu_kan, "phase_low"),
+        (name("WavKAN"), wavelet, "wavelet_conv.0.scale"),
+        (name("FastKAN"), fast, "rbf.grid"),
+    ],
+)
+def test_states_for_other_numbers_of_the_basis_are_refused(source, build, key):
+    peer, _ = build()
+    states = (peer.state | {key: peer.state[key] + change} for change in (0.05, 0.15))
+    one, other = (load_peer(source, state, **peer.config) for state in states)
+    before = {key: value for key, value in one.state_dict().items() if not key.endswith("basis_numbers")}
+    one.load_state_dict({key: value.half() for key, value in one.state_dict().items()})
+    one.load_state_dict(before)  # as states were before they had the numbers
+    with pytest.raises(RuntimeError, match=r"basis_numbers must be \[.*, with which the functions of this layer were"):
+        one.load_state_dict(other.state_dict())
+
+
 def test_feature_padding_is_a_leaf_and_takes_single_images():
     layer = FeaturePadded(KANConv2d(2, 3, 3, padding=(1, 2), stride=2))
     x = torch.randn(2, 2, 6, 5)

@@ -1,5 +1,7 @@
 """What convolutions of other libraries do around the functions: zeros around features, and a second branch."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -8,8 +10,10 @@ from torch.fx import Proxy
 
 from convkan.basis import get_activation
 from convkan.basis.functions import get_function
+from convkan.interop.peer_bases import FixedBasis
 from convkan.nn import KANConv1d, KANConv2d, KANConv3d
 from convkan.nn.tracing import Whole, call_as_leaf
+from convkan.ops import is_concrete
 
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -20,6 +24,9 @@ class FeaturePadded(Whole, nn.Module):
     y = layer(x) − the sum of φ[o,c,tap](0) over taps on the padding. That sum is one convolution of a single plane, 1
     on the padding and 0 within, and follows the layer's weights while they train, its masks and its named edges.
     Tracers of ``torch.fx`` take it as a whole, as they do the layer.
+
+    The numbers of a ``FixedBasis``, which no parameter holds, are in its state as "basis_numbers", and a state with
+    others is refused. One without them, as states were before, is taken to have the same.
 
     Args:
         layer: The convolution, with explicit amounts of zeros as its padding.
@@ -78,6 +85,32 @@ class FeaturePadded(Whole, nn.Module):
         _, b, c, d = named.affine.unbind(1)
         constants = [c[row] * get_function(name).at(b[row]) + d[row] for row, name in enumerate(named.functions)]
         return functions.index_put(tuple(named.edges.T), torch.stack(constants).to(functions), accumulate=True)
+
+    def _basis_numbers(self) -> Tensor | None:
+        """The numbers of the basis that are in no parameter, if there are any."""
+        basis = getattr(self.layer, "basis", None)  # a layer that was simplified has none
+        return torch.tensor(basis.numbers, dtype=torch.float64, device="cpu") if isinstance(basis, FixedBasis) else None
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """With the numbers of the basis, as no buffer: averages of weights compute with these."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        numbers = self._basis_numbers()
+        if numbers is not None:
+            destination[f"{prefix}basis_numbers"] = numbers
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Refuse weights for a basis with other numbers."""
+        own, key = self._basis_numbers(), f"{prefix}basis_numbers"
+        if own is not None and key in state_dict:
+            state_dict = dict(state_dict)
+            theirs = state_dict.pop(key)
+            # In the precision of the state, which may have been cast as a whole.
+            if is_concrete(theirs) and not torch.equal(theirs, own.to(theirs)):
+                args[-1].append(
+                    f"{key} must be {own.tolist()}, with which the functions of this layer were made; got "
+                    f"{theirs.tolist()} (load_peer makes a layer with these from the peer's own state)"
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class TwoBranches(nn.Module):
