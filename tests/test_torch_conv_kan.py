@@ -16,8 +16,11 @@ from convkan.interop import (
     FeaturePadded,
     OneWavelet,
     ScatteredReLU,
+    TwoBranches,
     load_peer,
+    simplify,
 )
+from convkan.interpret import fix
 from convkan.nn import KANConv2d
 from convkan.testing import assert_agree, check_basis
 
@@ -351,6 +354,32 @@ def test_a_norm_that_learns_is_in_the_state():
 
 
 @pytest.mark.parametrize(
+    ("source", "build", "channels", "classes"),
+    [
+        (name("KAN"), kan, 3, [nn.InstanceNorm2d]),
+        (name("FastKAN"), fast, 2, [nn.InstanceNorm2d, nn.BatchNorm2d]),
+        (name("KAGN"), gram, 3, [nn.InstanceNorm2d, nn.BatchNorm2d]),
+    ],
+)
+def test_running_statistics_are_those_of_the_norm_that_is_named(source, build, channels, classes):
+    peer, _ = build(groups=2)
+    for g in range(2):
+        theirs = nn.BatchNorm2d(channels, dtype=F64)  # of an instance norm that learns and tracks, too
+        theirs.running_mean += torch.randn(channels)
+        peer.state |= {f"layer_norm.{g}.{key}": value for key, value in theirs.state_dict().items()}
+    for kind in classes:
+        given = {} if len(classes) == 1 else {"norm_layer": kind}
+        model = load_peer(source, peer.state, **peer.config, **given, eps=0.5, affine=True, track_running_stats=True)
+        (norm,) = (module for module in model.modules() if isinstance(module, nn.InstanceNorm2d | nn.BatchNorm2d))
+        assert (type(norm), norm.eps, norm.affine) == (kind, 0.5, True)
+        assert torch.equal(norm.running_mean, torch.cat([peer.state[f"layer_norm.{g}.running_mean"] for g in range(2)]))
+        assert model(image(peer)).isfinite().all()
+    if len(classes) > 1:
+        with pytest.raises(ValueError, match="norm_layer must be given: the state has running statistics, which Batch"):
+            load_peer(source, peer.state, **peer.config)
+
+
+@pytest.mark.parametrize(
     "basis",
     [ActivatedGram((0.2, -0.1, 0.3)), ScatteredReLU((-1.0, 0.2), (0.5, 3.0), 0.7), OneWavelet(Morlet(), 1.5, 0.2)],
     ids=repr,
@@ -371,6 +400,71 @@ def test_features_of_the_padding_are_zero():
     assert_agree(layer(x), y + F.conv2d(x.sigmoid(), inner.base_weight, None, 2, (1, 2), 1, 2))
     with pytest.raises(ValueError, match="layer must be padded by numbers of zeros, got 'same'"):
         FeaturePadded(KANConv2d(1, 1, 3, padding="same"))
+
+
+def test_named_and_masked_edges_count_at_the_padding_too():
+    layer, bare = (KANConv2d(2, 4, 3, padding=amount, groups=2, dtype=F64) for amount in (3, 0))
+    fix(layer, (1, 0, 0, 0), "cos", (1.0, 0.5, 2.0, 3.0))
+    fix(layer, (3, 0, 2, 1), "exp", (2.0, 0.0, -1.0, 0.0))
+    alive = torch.ones(layer.edge_shape, dtype=torch.bool)
+    alive[0, 0, 0, 0] = False
+    layer.mask_edges(alive)
+    bare.load_state_dict(layer.state_dict())
+    padded = FeaturePadded(layer)
+    values = padded.at_zero()
+    assert_agree(values[1, 0, 0, 0], torch.tensor(2 * math.cos(0.5) + 3, dtype=F64))
+    assert (values[0, 0, 0, 0], values[3, 0, 2, 1]) == (0, -1)
+    y = padded(torch.zeros(1, 2, 1, 1, dtype=F64))  # around the 3×3 positions that see the pixel, all see padding
+    assert_agree(y[..., 1:4, 1:4].sum((2, 3)), bare(torch.zeros(1, 2, 3, 3, dtype=F64)).flatten(1))
+    assert_agree(F.pad(y[..., 1:4, 1:4], (1, 1, 1, 1)), y)
+    y.square().sum().backward()
+    assert not layer.base_weight.grad[0, 0, 0, 0]
+    assert not layer.basis_weight.grad[0, :, 0, 0].any()
+    assert layer.symbolic.affine.grad[:, 1:].all()
+
+
+@pytest.mark.parametrize(
+    ("source", "build", "key"),
+    [
+        (name("KAGN"), gram, "beta_weights"),
+        (name("BottleNeckKAGN"), bottleneck, "beta_weights"),
+        (name("ReLUKAN"), relu_kan, "phase_low"),
+        (name("WavKAN"), wavelet, "wavelet_conv.0.scale"),
+        (name("FastKAN"), fast, "rbf.grid"),
+    ],
+)
+def test_states_for_other_numbers_of_the_basis_are_refused(source, build, key):
+    peer, _ = build()
+    states = (peer.state | {key: peer.state[key] + change} for change in (0.05, 0.15))
+    one, other = (load_peer(source, state, **peer.config) for state in states)
+    before = {key: value for key, value in one.state_dict().items() if not key.endswith("basis_numbers")}
+    one.load_state_dict({key: value.half() for key, value in one.state_dict().items()})
+    one.load_state_dict(before)  # as states were before they had the numbers
+    with pytest.raises(RuntimeError, match=r"basis_numbers must be \[.*, with which the functions of this layer were"):
+        one.load_state_dict(other.state_dict())
+
+
+def test_feature_padding_is_a_leaf_and_takes_single_images():
+    layer = FeaturePadded(KANConv2d(2, 3, 3, padding=(1, 2), stride=2))
+    x = torch.randn(2, 2, 6, 5)
+    assert_agree(layer(x[0]), layer(x)[0])
+    for model in (layer, nn.Sequential(layer, nn.ReLU())):
+        traced = torch.fx.symbolic_trace(model)
+        assert torch.equal(traced(x), model(x))
+
+
+@pytest.mark.parametrize(("padding", "becomes"), [(0, nn.Conv2d), (1, KANConv2d)])
+def test_simplify_leaves_what_features_are_padded_around(padding, becomes):
+    state = {"base_conv.0.weight": torch.randn(4, 2, 3, 3), "poly_weights": torch.randn(1, 4, 8, 3, 3)}
+    model, x = load_peer(name("KABN"), state, padding=padding), torch.randn(1, 2, 6, 6)
+    found = simplify(model, [x])
+    assert type(found.model[0].layer) is becomes
+    assert_agree(found.model(x), model(x), factor=100)
+
+
+def test_two_branches_need_an_activation():
+    with pytest.raises(ValueError, match="base_activation must be the name of an activation, got None"):
+        TwoBranches(nn.Identity(), nn.Identity(), None)
 
 
 def changed(build, key, value):
@@ -407,6 +501,7 @@ def spread(tensor):
         (name("KAGN"), gram, {"norm_layer": nn.LayerNorm}, "norm_layer must be InstanceNorm2d, BatchNorm2d"),
         (name("KAGN"), gram, {"degree": 4}, "degree must be 3"),
         (name("KAJN"), jacobi, {"groups": 3}, "groups must be 1"),
+        (name("KAJN"), jacobi, {"a": -2}, "^a must be finite and greater than -1, got -2"),
         (name("KAJN"), jacobi, {"input_dim": 3}, "input_dim must be 4"),
         (name("KABN"), bernstein, {"kernel_size": 5}, r"kernel_size must be \(3, 3\)"),
         (name("KAN"), kan, {"grid_size": 5}, "grid_size must be 4"),

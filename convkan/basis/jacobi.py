@@ -33,6 +33,15 @@ def jacobi_slopes(t: Float[Tensor, "*shape"], degree: int, alpha: float, beta: f
     return [torch.zeros_like(t), *((n + alpha + beta + 1) / 2 * p for n, p in enumerate(higher, 1))]
 
 
+def check_exponent(argument: str, value: object) -> float:
+    """A number greater than −1, or an error that names the argument."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{argument} must be a number, got {value!r}")
+    if not (isfinite(value) and value > -1):
+        raise ValueError(f"{argument} must be finite and greater than -1, got {value!r}")
+    return float(value)
+
+
 @dataclass(frozen=True)
 class Jacobi(SquashedPolynomials):
     """P_n^{(α,β)}(tanh x) for n = 0 … ``degree``, orthogonal on [−1, 1] under (1 − t)^α·(1 + t)^β.
@@ -64,12 +73,7 @@ class Jacobi(SquashedPolynomials):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("alpha", "beta"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                raise TypeError(f"{name} must be a number, got {value!r}")
-            if not (isfinite(value) and value > -1):
-                raise ValueError(f"{name} must be finite and greater than -1, got {value!r}")
-            object.__setattr__(self, name, float(value))
+            object.__setattr__(self, name, check_exponent(name, getattr(self, name)))
 
     def polynomials(self, t: Tensor) -> list[Tensor]:
         """P_n^{(α,β)}(t)."""

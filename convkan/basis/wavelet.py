@@ -63,9 +63,7 @@ class Wavelets(Basis):
             raise ValueError(f"the {type(self).__name__} basis has no grid")
         levels = next((n for n in range(1, 30) if 2**n - 1 + n >= num_functions), 0)
         if 2**levels - 1 + levels != num_functions:
-            raise ValueError(
-                f"no {type(self).__name__} basis has {num_functions} functions: 2, 5, 10, 19, … it may have"
-            )
+            raise ValueError(f"a {type(self).__name__} basis has 2, 5, 10, 19, … functions, not {num_functions}")
         return replace(self, num_levels=levels)  # type: ignore[type-var]
 
     def _positions(self, x: Tensor) -> tuple[Tensor, Tensor]:

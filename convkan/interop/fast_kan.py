@@ -8,11 +8,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convkan.basis import RBF, Basis, get_activation
+from convkan.interop.peer_bases import FixedBasis
 from convkan.nn import KANLinear
 
 
 @dataclass(frozen=True)
-class ScatteredRBF(Basis):
+class ScatteredRBF(FixedBasis):
     """exp(−((x − c)/width)²) for centres c that need not be evenly spaced, with a width of their own.
 
     Source: Li, "Kolmogorov-Arnold Networks are Radial Basis Function Networks" (arXiv 2405.06721), eq. 6,
@@ -39,6 +40,11 @@ class ScatteredRBF(Basis):
             raise ValueError("centers must not be empty")
         if not self.width > 0:
             raise ValueError(f"width must be positive, got {self.width}")
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Centres and width."""
+        return *self.centers, self.width
 
     @property
     def num_functions(self) -> int:

@@ -1,5 +1,6 @@
 """Bases of other libraries' checkpoints: the numbers that those learned are part of the description."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,6 +14,11 @@ from convkan.basis.wavelet import Wavelets
 
 class FixedBasis(Basis):
     """A basis of one size: the numbers of others could not be guessed."""
+
+    @property
+    @abstractmethod
+    def numbers(self) -> tuple[float, ...]:
+        """What was learned elsewhere: without these the weights of a layer say nothing."""
 
     def resized(self, num_functions: int, num_knots: int | None) -> Self:
         """This basis, if it has the right size."""
@@ -36,6 +42,11 @@ class ActivatedGram(FixedBasis):
     """
 
     shares: tuple[float, ...]
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """The shares."""
+        return self.shares
 
     @property
     def num_functions(self) -> int:
@@ -81,6 +92,11 @@ class ScatteredReLU(FixedBasis):
     height: float
 
     @property
+    def numbers(self) -> tuple[float, ...]:
+        """Starts, ends and height."""
+        return *self.starts, *self.ends, self.height
+
+    @property
     def num_functions(self) -> int:
         """K, the number of bumps."""
         return len(self.starts)
@@ -118,6 +134,11 @@ class OneWavelet(FixedBasis):
     family: Wavelets
     scale: float
     translation: float
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Scale and translation."""
+        return self.scale, self.translation
 
     @property
     def num_functions(self) -> int:

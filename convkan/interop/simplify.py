@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from convkan.grid.inputs import on_host
 from convkan.interop.activations import WrittenBack
 from convkan.interop.aliasing import calls_of, writes_privately
+from convkan.interop.branches import FeaturePadded
 from convkan.interop.finding import has_forward
 from convkan.interop.replacing import names_of, outputs, replace, tied_parameters
 from convkan.interop.rerouting import rerouted_parts, restore
@@ -40,8 +41,9 @@ def simplify(model: nn.Module, batches: Iterable[Tensor] | None = None, *, toler
     """Put plain layers in place of KAN layers whose functions turned out straight, and activations likewise.
 
     A convolution or linear layer all of whose functions are lines becomes that of torch, with their slopes for weights
-    and their intercepts in the bias (a transposed convolution where these are 0); a learnable activation becomes the
-    one it is based on, ReLU, PReLU, or nothing. Right after ``convert`` this is the model that was converted.
+    and their intercepts in the bias (a transposed convolution where these are 0, and none whose features are padded by
+    ``FeaturePadded``); a learnable activation becomes the one it is based on, ReLU, PReLU, or nothing. Right after
+    ``convert`` this is the model that was converted.
 
     Args:
         model: A model with KAN layers. It is run in eval mode, and left as it is.
@@ -76,6 +78,8 @@ def simplify(model: nn.Module, batches: Iterable[Tensor] | None = None, *, toler
     names = names_of(simpler)
     parts = {part for layer in names if isinstance(layer, EdgeLayer) for part in layer.modules() if part is not layer}
     layers = {layer: known_as[0] for layer, known_as in names.items() if isinstance(layer, EdgeLayer)}
+    # What takes φ(0) back at the padding needs the functions: no plain layer has them.
+    parts |= {module.layer for module in names if isinstance(module, FeaturePadded) and module.pads}
     layers = {layer: name for layer, name in layers.items() if layer not in parts}
     seen = {} if given is None else _inputs(simpler, layers, given)
     found = _plain(simpler, layers, seen, tolerance)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from convkan.basis import Chebyshev, Jacobi
+from convkan.basis.jacobi import check_exponent
 from convkan.interop.branches import TwoBranches
 from convkan.interop.layers import State
 from convkan.interop.peer_bases import ActivatedGram
@@ -45,7 +46,7 @@ def gram_conv(
 ) -> nn.Sequential:
     """SiLU of its Gram polynomials of tanh x, SiLU as base, norm, SiLU."""
     parts = in_groups(state, "base_conv", input_dim, output_dim, kernel_size, groups)
-    layout = parts.layout("base_conv", norm=True) | {"poly_weights": parts.stacked(), "beta_weights": "functions"}
+    layout = parts.layout("base_conv", norm="out") | {"poly_weights": parts.stacked(), "beta_weights": "functions"}
     tensors, _ = read_state(state, layout, ignored=parts.ignored)
     coefficients = by_function(tensors["poly_weights"].flatten(0, 1), parts.in_group)
     layer = feature_padded(
@@ -102,7 +103,7 @@ def bottleneck_gram_conv(
 ) -> nn.Sequential:
     """The functions between two pointwise convolutions, added to a convolution of silu(x); norm, SiLU."""
     parts = in_groups(state, "base_conv", input_dim, output_dim, kernel_size, groups)
-    layout = parts.layout("base_conv", "inner_proj", "out_proj", norm=True)
+    layout = parts.layout("base_conv", "inner_proj", "out_proj", norm="out")
     layout |= {"poly_weights": parts.stacked("inner", "inner_planes"), "beta_weights": "functions"}
     tensors, sizes = read_state(state, layout, ignored=parts.ignored)
     window, pointwise = Window(stride, padding, dilation, parts.groups), Window(1, 0, 1, parts.groups)
@@ -149,7 +150,7 @@ def chebyshev_conv(
     if functions is None:
         raise ValueError("degree must be given, since the state does not have the buffer arange")
     parts = in_groups(state, "poly_conv", input_dim, output_dim, kernel_size, groups, functions=functions)
-    tensors, _ = read_state(state, parts.layout("poly_conv", norm=True), ignored={"arange", *parts.ignored})
+    tensors, _ = read_state(state, parts.layout("poly_conv", norm="out"), ignored={"arange", *parts.ignored})
     agree(degree=(given, functions - 1))
     coefficients = by_channel(parts.joined(tensors, "poly_conv"), parts.in_group)
     layer = feature_padded(
@@ -179,7 +180,7 @@ def bernstein_conv(
     """The input itself as base, norm, SiLU, and a constant: its recursion begins with 1 for all, and stays there."""
     parts = in_groups(state, "base_conv", input_dim, output_dim, kernel_size, groups)
     tensors, _ = read_state(
-        state, parts.layout("base_conv", norm=True) | {"poly_weights": parts.stacked()}, ignored=parts.ignored
+        state, parts.layout("base_conv", norm="out") | {"poly_weights": parts.stacked()}, ignored=parts.ignored
     )
     coefficients = by_channel(tensors["poly_weights"].flatten(0, 1), parts.in_group)
     agree(degree=(degree, coefficients.shape[2] - 1))
@@ -212,12 +213,12 @@ def jacobi_conv(
     """P_n^{(a,b)}(tanh x), the input itself as base, norm, SiLU."""
     parts = in_groups(state, "base_conv", input_dim, output_dim, kernel_size, groups)
     tensors, _ = read_state(
-        state, parts.layout("base_conv", norm=True) | {"poly_weights": parts.stacked()}, ignored=parts.ignored
+        state, parts.layout("base_conv", norm="out") | {"poly_weights": parts.stacked()}, ignored=parts.ignored
     )
     coefficients = by_function(tensors["poly_weights"].flatten(0, 1), parts.in_group)
     agree(degree=(degree, coefficients.shape[2] - 1))
     layer = feature_padded(
-        Jacobi(coefficients.shape[2] - 1, a, b),
+        Jacobi(coefficients.shape[2] - 1, check_exponent("a", a), check_exponent("b", b)),
         "identity",
         coefficients,
         parts.joined(tensors, "base_conv"),

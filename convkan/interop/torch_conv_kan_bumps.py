@@ -14,7 +14,7 @@ from convkan.interop.branches import TwoBranches
 from convkan.interop.layers import State
 from convkan.interop.peer_bases import OneWavelet, ScatteredReLU
 from convkan.interop.state import activation_name, agree, rbf_basis, read_state
-from convkan.interop.torch_conv_kan_parts import Window, by_channel, feature_padded, in_groups, norm_of
+from convkan.interop.torch_conv_kan_parts import INSTANCE_NORMS, Window, by_channel, feature_padded, in_groups, norm_of
 
 Size = int | Sequence[int]
 
@@ -32,11 +32,13 @@ def kan_conv(
     grid_size: int | None = None,
     base_activation: object = "gelu",
     grid_range: Sequence[float] = (-1.0, 1.0),
+    eps: float = 1e-5,
 ) -> nn.Sequential:
     """B-splines, instance norm, PReLU."""
     parts = in_groups(state, "spline_conv", input_dim, output_dim, kernel_size, groups)
-    layout = parts.layout("base_conv", "spline_conv") | {f"prelus.{g}.weight": "one" for g in range(parts.groups)}
-    tensors, _ = read_state(state, layout)
+    layout = parts.layout("base_conv", "spline_conv", norm="out")
+    layout |= {f"prelus.{g}.weight": "one" for g in range(parts.groups)}
+    tensors, _ = read_state(state, layout, ignored=parts.ignored)
     coefficients = by_channel(parts.joined(tensors, "spline_conv"), parts.in_group)
     order = spline_order
     agree(grid_size=(grid_size, coefficients.shape[2] - order))
@@ -57,7 +59,7 @@ def kan_conv(
     prelu = nn.PReLU(parts.outputs, device=slopes.device, dtype=slopes.dtype)
     with torch.no_grad():
         prelu.weight.copy_(slopes.repeat_interleave(parts.outputs // parts.groups))
-    return nn.Sequential(layer, norm_of(state, parts, "instance"), prelu)
+    return nn.Sequential(layer, norm_of(state, parts, "instance", INSTANCE_NORMS[parts.dims], eps), prelu)
 
 
 def fast_kan_conv(
@@ -72,10 +74,13 @@ def fast_kan_conv(
     grid_size: int | None = None,
     base_activation: object = "silu",
     grid_range: Sequence[float] = (-2.0, 2.0),
+    norm_layer: object = None,
+    eps: float = 1e-5,
 ) -> TwoBranches:
-    """Gaussians of the instance-normalised input, and a convolution of the activated one."""
+    """Gaussians of the normalised input, and a convolution of the activated one."""
     parts = in_groups(state, "spline_conv", input_dim, output_dim, kernel_size, groups)
-    tensors, _ = read_state(state, parts.layout("base_conv", "spline_conv") | {"rbf.grid": "centers"})
+    layout = parts.layout("base_conv", "spline_conv", norm="in") | {"rbf.grid": "centers"}
+    tensors, _ = read_state(state, layout, ignored=parts.ignored)
     coefficients = by_channel(parts.joined(tensors, "spline_conv"), parts.in_group)
     agree(grid_size=(grid_size, coefficients.shape[2]))
     window = Window(stride, padding, dilation, parts.groups)
@@ -87,7 +92,7 @@ def fast_kan_conv(
         window,
         parts.inputs,
     )
-    norm = norm_of(state, parts, "instance", channels=parts.inputs)
+    norm = norm_of(state, parts, "instance", norm_layer, eps, channels=parts.inputs)
     base = window.plain(parts.joined(tensors, "base_conv"), parts.inputs)
     return TwoBranches(nn.Sequential(norm, functions), base, activation_name("base_activation", base_activation))
 
@@ -110,7 +115,9 @@ def relu_kan_conv(
     parts = in_groups(state, "relukan_conv", input_dim, output_dim, kernel_size, groups)
     space = " ".join(f"single{d}" for d in range(parts.dims))
     phases = dict.fromkeys(("phase_low", "phase_high"), f"one in functions {space}")
-    tensors, _ = read_state(state, parts.layout("base_conv", "relukan_conv", norm=True) | phases, ignored=parts.ignored)
+    tensors, _ = read_state(
+        state, parts.layout("base_conv", "relukan_conv", norm="out") | phases, ignored=parts.ignored
+    )
     coefficients = by_channel(parts.joined(tensors, "relukan_conv"), parts.in_group)
     if g + k != coefficients.shape[2]:
         raise ValueError(f"g and k must add up to the {coefficients.shape[2]} functions of the state, got {g} and {k}")
@@ -169,7 +176,7 @@ def wavelet_conv(
             "(and torch-conv-kan's Shannon wavelet has a window over the channels: it is no function of a number)"
         )
     parts = in_groups(state, "base_conv", input_dim, output_dim, kernel_size, groups)
-    layout = parts.layout("base_conv", norm=True) | parts.wavelets(wav_version)
+    layout = parts.layout("base_conv", norm="out") | parts.wavelets(wav_version)
     tensors, _ = read_state(state, layout, ignored=parts.ignored)
     scales = torch.stack([tensors[f"wavelet_conv.{n}.scale"].flatten() for n in range(parts.groups)])
     shifts = torch.stack([tensors[f"wavelet_conv.{n}.translation"].flatten() for n in range(parts.groups)])

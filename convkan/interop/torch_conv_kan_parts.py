@@ -18,8 +18,9 @@ from convkan.nn.sizes import per_dimension
 Size = int | Sequence[int]
 _PLAIN: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _KAN: dict[int, type[KANConv1d | KANConv2d | KANConv3d]] = {1: KANConv1d, 2: KANConv2d, 3: KANConv3d}
+INSTANCE_NORMS: dict[int, type[nn.Module]] = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _NORMS: dict[str, dict[int, type[nn.Module]]] = {
-    "instance": {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d},
+    "instance": INSTANCE_NORMS,
     "batch": {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
 }
 _NORM_KEYS = ("weight", "bias", "running_mean", "running_var")
@@ -92,8 +93,8 @@ class Parts:
     def _kernel(self) -> str:
         return " ".join(f"kernel{d}" for d in range(self.dims))
 
-    def layout(self, *names: str, norm: bool = False) -> dict[str, str]:
-        """Keys and dimensions of module lists of convolutions, and of the norm."""
+    def layout(self, *names: str, norm: Literal["in", "out"] | None = None) -> dict[str, str]:
+        """Keys and dimensions of module lists of convolutions, and of the norm, if it is of its inputs or outputs."""
         single = " ".join(f"single{d}" for d in range(self.dims))
         shapes = {
             "base_conv": f"out in {self._kernel}",
@@ -103,7 +104,7 @@ class Parts:
         planes = f"out planes {self._kernel}"
         layout = {f"{name}.{group}.weight": shapes.get(name, planes) for name in names for group in range(self.groups)}
         if norm:
-            layout |= {f"layer_norm.{group}.{key}": "out" for group in range(self.groups) for key in self.norm_keys}
+            layout |= {f"layer_norm.{group}.{key}": norm for group in range(self.groups) for key in self.norm_keys}
         return layout
 
     def stacked(self, outputs: str = "out", planes: str = "planes") -> str:
@@ -250,8 +251,12 @@ def norm_of(
     """One norm in place of one a group: both kinds that there are here treat each channel by itself.
 
     Raises:
-        ValueError: It is of another kind.
+        ValueError: It is of another kind, or it was left out and the state leaves open which it is.
     """
+    if norm_layer is None and default == "instance" and "running_mean" in parts.norm_keys:
+        raise ValueError(
+            "norm_layer must be given: the state has running statistics, which BatchNorm has and InstanceNorm may have"
+        )
     kind = (
         default
         if norm_layer is None
