@@ -7,15 +7,23 @@ the other's.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from timm.layers import SelectAdaptivePool2d  # type: ignore[attr-defined]
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import (
+    PretrainedCfg,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    resolve_pretrained_cfg,
+)
 from torch import Tensor, nn
 
-from convkan.models import Weights, get_weights, list_models
-from convkan.models.pretrained import weights_of
+from convkan.models import Description, Weights, get_weights, list_models, model_options
+from convkan.models.pretrained import check_agrees, weights_of
 from convkan.models.registry import build_model
+from convkan.models.saved import KEY, description_in, read_safetensors
 from convkan.models.stack import Stage
 
 IMAGE = (3, 32, 32)  # what models without weights say that they are for
@@ -213,17 +221,23 @@ def build_timm_model(name: str, pretrained: bool, *, pretrained_cfg: Any = None,
     Args:
         name: Name of the model, without a tag.
         pretrained: Whether to load the weights of the tag.
-        pretrained_cfg: The tag, or a configuration of timm's.
+        pretrained_cfg: The tag, or a configuration of timm's. Where its weights are a file of ours, as those of a tag
+            are, that decides the options of the model.
         **options: Those of timm, of ``TimmClassifier`` and of the model. With ``features_only``, ``out_indices`` are
             the stages, all by default; there may be more than the network has, see ``levels`` of ``TimmClassifier``.
 
     Raises:
-        ValueError: There are no weights of this tag, or a size is out of range.
+        ValueError: There are no weights of this tag, a size is out of range, or weights are to be loaded that are of
+            another model, or were trained with another option than is given.
         TypeError: The model has no such option.
     """
-    weights = [get_weights(name, pretrained_cfg)] if isinstance(pretrained_cfg, str) else TAGGED[name][:1]
-    if weights and (pretrained_cfg is None or isinstance(pretrained_cfg, str)):
-        options = weights[0].description().options | options
+    if isinstance(pretrained_cfg, str):
+        get_weights(name, pretrained_cfg)  # refuses other tags, and says which there are
+    described = _described(resolve_pretrained_cfg(name, pretrained_cfg, options.get("pretrained_cfg_overlay")))
+    if described is not None:
+        if pretrained:
+            _check_trained(described, name, options)
+        options = (described.options if described.model == name else {}) | options
     if options.get("features_only") and isinstance(options.get("out_indices"), Sequence):
         options["levels"] = max(options["out_indices"], default=0) + 1
     return build_model_with_cfg(
@@ -238,9 +252,37 @@ def build_timm_model(name: str, pretrained: bool, *, pretrained_cfg: Any = None,
     )
 
 
+def _described(configuration: PretrainedCfg) -> Description | None:
+    """What the file of a configuration of timm's was trained as; None unless it is one of ours that is there."""
+    file = configuration.file
+    if configuration.state_dict or not file or Path(file).suffix != ".safetensors":
+        return None
+    metadata = read_safetensors(file)[1]
+    return description_in(file, metadata) if KEY in metadata else None
+
+
+def _check_trained(described: Description, name: str, options: dict[str, Any]) -> None:
+    """Refuse weights of another model, or trained with other options; nothing that is trained depends on dropout."""
+    if described.model != name:
+        raise ValueError(f"weights must be those of {name}, got those of {described.model}")
+    own = model_options(name).keys() - {"dropout"}
+    check_agrees(described, None, {key: value for key, value in options.items() if key in own})
+
+
 def _without_other_head(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A state without the head, where that of ``model`` is for other classes."""
+    """A state without the head, where that of ``model`` is for other classes.
+
+    Raises:
+        ValueError: The body has other tensors than that of ``model``, some of which would stay as they were drawn.
+    """
     own = model.state_dict()
+    optional = {f"{name}.{key}" for name, module in model.named_modules() for key in getattr(module, "constants", ())}
+    differing = sorted(key for key in (state.keys() ^ own.keys()) - optional if not key.startswith("head."))
+    if differing:
+        raise ValueError(
+            "pretrained weights must be of the model's options: its body and theirs do not both have "
+            f"{', '.join(differing)}"
+        )
     common = [name for name in state if name.startswith("head.") and name in own]
     if all(own[name].shape[:1] == state[name].shape[:1] for name in common):  # grids may have been refined
         return state

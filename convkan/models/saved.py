@@ -165,7 +165,7 @@ def load_classifier(
         ModuleNotFoundError: The package safetensors is not installed.
     """
     state, metadata = read_safetensors(path)
-    description = description or _description_in(path, metadata)
+    description = description or description_in(path, metadata)
     try:
         model = description.create()
         model.load_state_dict(state)
@@ -183,10 +183,10 @@ def read_description(path: str | os.PathLike[str]) -> tuple[Description, dict[st
         ModuleNotFoundError: The package safetensors is not installed.
     """
     _, metadata = read_safetensors(path)
-    return _description_in(path, metadata), json.loads(metadata.get(RECORD_KEY, "{}"))
+    return description_in(path, metadata), json.loads(metadata.get(RECORD_KEY, "{}"))
 
 
-def _description_in(path: str | os.PathLike[str], metadata: dict[str, str]) -> Description:
+def description_in(path: str | os.PathLike[str], metadata: dict[str, str]) -> Description:
     """The description in a file's header."""
     if KEY not in metadata:
         raise ValueError(f"{path} holds weights, but not of a convkan classifier: its header has no {KEY!r} entry")
