@@ -86,6 +86,11 @@ def test_classes_that_the_weights_know_keep_their_head(pictures, trained, tmp_pa
         (("--weights", "mnist"), "weights must be among"),
         (("--weights", "nowhere"), "nowhere does not exist"),
         (("--freeze_body", "true"), "freeze_body must come with weights"),
+        (
+            ("--weights", "x", "--freeze_body", "true", "--adapt_every", 5),
+            "freeze_body must come without adapt_every and refine, which change grids of the body, got 5 and {}",
+        ),
+        (("--weights", "x", "--freeze_body", "true", "--refine", "{1: 9}"), "body, got 0 and {1: 9}"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_in_one_line(call, pictures, flags, words):

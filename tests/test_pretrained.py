@@ -18,7 +18,7 @@ from convkan.models import (
     load_classifier,
     pretrained,
 )
-from convkan.models.heads import head_name
+from convkan.models.heads import head_name, replace_head
 from convkan.models.images import normalize
 from convkan.training import ImageData, save_classifier
 from convkan.training.datasets import DataError
@@ -120,6 +120,21 @@ def test_a_frozen_body_stays_and_the_head_learns():
 def test_a_model_without_a_known_head_is_refused():
     with pytest.raises(ValueError, match="model must have a module called head, or be an nn.Sequential"):
         freeze_body(torch.nn.Linear(2, 3))
+
+
+def test_a_last_layer_without_parameters_is_no_head():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LogSoftmax(-1))
+    for change in (freeze_body, lambda model: replace_head(model, copy.deepcopy(model))):
+        with pytest.raises(ValueError, match="its logits, got LogSoftmax, which has no parameters"):
+            change(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_body_that_depends_on_the_classes_takes_no_other_head():
+    three, five = (torch.nn.Sequential(torch.nn.Linear(2, n), torch.nn.PReLU()) for n in (3, 5))
+    with pytest.raises(ValueError, match="in its head '1' alone, got other sizes of 0.weight, 0.bias"):
+        replace_head(three, five)
+    assert three(torch.rand(1, 2)).shape == (1, 3)
 
 
 class TestWhatIsKnown:
