@@ -67,7 +67,7 @@ def go_on_with_weights(folder: Path, data: ImageData) -> tuple[nn.Module, Descri
         return None
     try:
         description = Description.from_config(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a readable description: {error}") from error
     _match_data(data, description)
     return description.create(), description
