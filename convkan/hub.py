@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from convkan.files import write_atomically
 from convkan.interpret.plot import plot_edges
-from convkan.models import Description, Weights, load_classifier, save_classifier, twin
+from convkan.models import Description, Weights, load_classifier, model_task, save_classifier, twin
 from convkan.models.images import ImageTransform
 from convkan.models.saved import read_description
 from convkan.nn import KANLayer
@@ -26,12 +26,15 @@ class HubClassifier(nn.Module, ModelHubMixin):
     """A classifier and what it was trained as: huggingface_hub's mixin saves, loads and pushes it.
 
     Args:
-        network: A model of ``convkan.models``.
+        network: A classifier of ``convkan.models``.
         description: What it takes to rebuild it.
         record: What is known about its weights, for the card: figures, and where they come from.
 
     Shape:
         (batch, in_channels, height, width) → (batch, classes).
+
+    Raises:
+        ValueError: The model is for another task than classification.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -45,6 +48,8 @@ class HubClassifier(nn.Module, ModelHubMixin):
     """
 
     def __init__(self, network: nn.Module, description: Description, record: dict[str, Any] | None = None) -> None:
+        if model_task(description.model) != "classification":
+            raise ValueError(f"description must be of a classifier, got {description.model!r}")
         super().__init__()
         self.network, self.description, self.record = network, description, dict(record or {})
         self.training = network.training
@@ -95,7 +100,10 @@ class HubClassifier(nn.Module, ModelHubMixin):
         path: str | os.PathLike[str] = Path(model_id) / WEIGHTS
         if not Path(model_id).is_dir():
             path = hf_hub_download(model_id, WEIGHTS, **download)
-        described = None if config is None else Description.from_config(config)
+        try:
+            described = None if config is None else Description.from_config(config)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{Path(model_id) / 'config.json'} does not describe a model: {error}") from error
         network, description = load_classifier(path, described)
         return cls(network, description, read_description(path)[1])
 
@@ -110,7 +118,7 @@ class HubClassifier(nn.Module, ModelHubMixin):
             library_name="convkan",
             pipeline_tag="image-classification",
             tags=["kolmogorov-arnold", "kan", "model_hub_mixin"],
-            datasets=None if data is None else [data],
+            datasets=None if data in (None, "folder") else [data],  # a folder of images is no data set of the Hub
             model_name=self.description.model if results else None,
             eval_results=results,
         )

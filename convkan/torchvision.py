@@ -21,8 +21,8 @@ from convkan.models.saved import read_safetensors
 class PackagedWeights(WeightsEnum):
     """Weights in a file of ours; there is an enumeration of them for each model."""
 
-    def get_state_dict(self) -> dict[str, Tensor]:
-        """The tensors in the file."""
+    def get_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The tensors in the file; torchvision's arguments are about downloads, and nothing is downloaded."""
         return read_safetensors(self.weights.path)[0]
 
     @property

@@ -42,7 +42,13 @@ from experiments.common.counting import (
     count_step_memory_bytes,
     peak_memory_bytes,
 )
-from experiments.common.fine_tuning import at_size_of_weights, begin_with_weights
+from experiments.common.fine_tuning import (
+    at_size_of_weights,
+    begin_with_weights,
+    go_on_with_weights,
+    note_description,
+    with_absolute_weights,
+)
 from experiments.common.folders import claimed, new_folder, tidy
 from experiments.common.parent import end_with_parent
 from experiments.common.records import DIVERGED, environment, packed, published, write_record
@@ -89,7 +95,7 @@ def start(config: TrainConfig) -> tuple[TrainConfig, Path]:
         UserError: There is one of this name.
     """
     config.recipe()  # checked before anything is left on disk
-    config = at_size_of_weights(config)
+    config = with_absolute_weights(at_size_of_weights(config))
     root = Path(config.runs_root)
     if config.run_name is not None and not is_below(config.run_name):
         raise UserError(f"run_name must be that of a folder within runs_root, got {config.run_name!r}")
@@ -134,9 +140,10 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         torch.set_num_threads(config.threads)
     L.seed_everything(config.seed, verbose=False)
     data = data_of(config, config.seed)
-    check_data(folder, data)
     before = earlier_record(folder)
-    model, description = begin(config, data)
+    gone_on = None if checkpoint is None else go_on_with_weights(folder, data)
+    model, description = gone_on or begin(config, data)
+    check_data(folder, data)  # whose classes are in the model's order by now
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     steps = config.epochs * -(-len(data.train) // config.batch_size)
@@ -156,6 +163,8 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         for note in data.notes:
             print(note)
         note_data(folder, data)
+        if config.weights is not None:
+            note_description(folder, description)
         print(f"in {folder}; if it is stopped, go on with: {GOING_ON} {folder}")
     if config.freeze_body:
         freeze_body(model)

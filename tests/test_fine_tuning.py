@@ -1,6 +1,7 @@
 """Training that begins with trained weights, on pictures in folders."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from PIL import Image
 from convkan.models import Description, Weights, get_weights, load_classifier, save_classifier
 from convkan.training import DataError, ImageData
 from experiments import train
+from experiments.common.fine_tuning import begin_with_weights
+from experiments.common.train_config import TrainConfig
 
 TINY = ("--threads", 1, "--accelerator", "cpu", "--epochs", 1, "--dataset", "folder")
 
@@ -76,6 +79,36 @@ def test_classes_that_the_weights_know_keep_their_head(pictures, trained, tmp_pa
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in ("1.basis_weight", "1.base_weight"))
 
 
+def test_classes_in_another_order_keep_their_head(pictures, tmp_path):
+    names = ["dark", "bright"]
+    description = Description("kan_cnn", 3, (8, 8), names, [0.4] * 3, [0.2] * 3, {"widths": [2, 3]})
+    path = save_classifier(tmp_path / "model.safetensors", description.create(), description)
+    data = ImageData("folder", data_root=pictures, image_size=8)
+    data.setup()
+    bright = data.train.pixels[data.train.labels == 0]
+    model, described = begin_with_weights(TrainConfig(dataset="folder", weights=str(path)), data)
+    assert described.class_names == data.class_names == names
+    assert torch.equal(data.train.pixels[data.train.labels == 1], bright)
+    assert torch.equal(model.head[1].base_weight, load_classifier(path)[0].head[1].base_weight)
+
+
+@pytest.mark.parametrize("names", [["dark", "bright"], ["a", "b", "c"]])
+def test_a_run_goes_on_without_the_weights_it_began_with(call, names, pictures, tmp_path, monkeypatch):
+    description = Description("kan_cnn", 3, (8, 8), names, [0.4] * 3, [0.2] * 3, {"widths": [2, 3]})
+    save_classifier(tmp_path / "source.safetensors", description.create(), description)
+    monkeypatch.chdir(tmp_path)
+    folder = finished(tmp_path / "tuned", "--data_root", pictures, "--weights", "source.safetensors", *TINY)
+    began_with = record(folder)["config"]["weights"]
+    assert began_with == str(tmp_path / "source.safetensors")
+    before = load_classifier(folder / "model.safetensors")[1]
+    Path(began_with).unlink()
+    assert call(train, "--resume", folder, "--epochs", 2).status == 0
+    assert record(folder)["epochs"] == 2
+    assert load_classifier(folder / "model.safetensors")[1] == before
+    (folder / "description.json").write_text("{", encoding="utf-8")
+    assert_refused(call(train, "--resume", folder, "--epochs", 3), folder / "description.json", "is not a readable")
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -86,6 +119,11 @@ def test_classes_that_the_weights_know_keep_their_head(pictures, trained, tmp_pa
         (("--weights", "mnist"), "weights must be among"),
         (("--weights", "nowhere"), "nowhere does not exist"),
         (("--freeze_body", "true"), "freeze_body must come with weights"),
+        (
+            ("--weights", "x", "--freeze_body", "true", "--adapt_every", 5),
+            "freeze_body must come without adapt_every and refine, which change grids of the body, got 5 and {}",
+        ),
+        (("--weights", "x", "--freeze_body", "true", "--refine", "{1: 9}"), "body, got 0 and {1: 9}"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_in_one_line(call, pictures, flags, words):

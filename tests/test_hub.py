@@ -81,6 +81,11 @@ class TestCard:
         for part in ("| epochs | 3 |", "(functions.png)", 'from_pretrained("somebody/pets")', "cat, dog", "apache-2.0"):
             assert part in card.text
 
+    def test_names_no_data_set_for_a_folder_of_images(self):
+        card = classifier(record={"test_accuracy": 0.75, "dataset": "folder"}).generate_model_card()
+        assert card.data.datasets is None
+        assert card.data.eval_results[0].metric_value == 0.75
+
     def test_says_what_is_not_known(self):
         card = classifier("plain_cnn").generate_model_card()
         assert card.data.eval_results is None
@@ -116,4 +121,26 @@ def test_pushing_uploads_what_is_saved(monkeypatch):
 
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors does not exist"):
+        HubClassifier.from_pretrained(tmp_path)
+
+
+def test_a_model_that_is_no_classifier_is_refused():
+    with pytest.raises(ValueError, match="description must be of a classifier, got 'kan_unet'"):
+        classifier("kan_unet")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"colour": 1}, "missing or unknown: colour"),
+        ({"image_size": 3}, "image_size must be a height and a width, got 3"),
+        ({"options": []}, r"options must be a mapping, got \[\]"),
+    ],
+)
+def test_a_config_that_describes_no_model_is_refused_by_its_file(change, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("convkan.hub.plot_edges", lambda layer, title: new_figure((1, 1)))
+    classifier().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"config.json does not describe a model: .*{words}"):
         HubClassifier.from_pretrained(tmp_path)

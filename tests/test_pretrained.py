@@ -1,4 +1,5 @@
 import copy
+import json
 import os
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import torch
 from bumps import Bumps
 from PIL import Image
+from safetensors.torch import save_file
 
 from convkan.basis import RBF, BSpline, Chebyshev
 from convkan.models import (
@@ -18,7 +20,7 @@ from convkan.models import (
     load_classifier,
     pretrained,
 )
-from convkan.models.heads import head_name
+from convkan.models.heads import head_name, replace_head
 from convkan.models.images import normalize
 from convkan.training import ImageData, save_classifier
 from convkan.training.datasets import DataError
@@ -120,6 +122,58 @@ def test_a_frozen_body_stays_and_the_head_learns():
 def test_a_model_without_a_known_head_is_refused():
     with pytest.raises(ValueError, match="model must have a module called head, or be an nn.Sequential"):
         freeze_body(torch.nn.Linear(2, 3))
+
+
+def test_a_last_layer_without_parameters_is_no_head():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LogSoftmax(-1))
+    for change in (freeze_body, lambda model: replace_head(model, copy.deepcopy(model))):
+        with pytest.raises(ValueError, match="its logits, got LogSoftmax, which has no parameters"):
+            change(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_body_that_depends_on_the_classes_takes_no_other_head():
+    three, five = (torch.nn.Sequential(torch.nn.Linear(2, n), torch.nn.PReLU()) for n in (3, 5))
+    with pytest.raises(ValueError, match="in its head '1' alone, got other sizes of 0.weight, 0.bias"):
+        replace_head(three, five)
+    assert three(torch.rand(1, 2)).shape == (1, 3)
+
+
+class TestHeaders:
+    @staticmethod
+    def written(path, record="{}", **change):
+        """A file of a small model whose header says something else."""
+        description = Description("kan_cnn", 1, (8, 8), ["a", "b"], [0.5], [0.5])
+        config = {key: value for key, value in (description.to_config() | change).items() if value is not None}
+        save_file(description.create().state_dict(), path, {"convkan": json.dumps(config), "convkan_record": record})
+        return path
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"options": []}, r"options must be a mapping, got \[\]"),
+            ({"options": {"basis": {"basis": "rbf", "colour": 1}}}, "colour"),
+            ({"class_names": 3}, "class_names must be a list, got 3"),
+            ({"std": None}, "missing or unknown: std"),
+            ({"image_size": [8]}, r"image_size must be a height and a width, got \[8\]"),
+        ],
+    )
+    def test_that_are_damaged_are_refused_by_the_name_of_the_file(self, change, words, tmp_path):
+        path = self.written(tmp_path / "damaged.safetensors", **change)
+        for read in (load_classifier, Weights.of_file):
+            with pytest.raises(ValueError, match=rf"damaged\.safetensors does not fit .*{words}"):
+                read(path)
+
+    @pytest.mark.parametrize("record", ["{", "[]"])
+    def test_with_a_damaged_record_are_refused_where_it_is_read(self, record, tmp_path):
+        path = self.written(tmp_path / "damaged.safetensors", record=record)
+        with pytest.raises(ValueError, match=r"damaged\.safetensors has no readable record"):
+            Weights.of_file(path)
+        load_classifier(path)
+
+    def test_without_options_are_of_the_models_own(self, tmp_path):
+        path = self.written(tmp_path / "model.safetensors", options=None)
+        assert load_classifier(path)[1].options == {}
 
 
 class TestWhatIsKnown:

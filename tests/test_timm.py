@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from convkan import KANConv2d
 from convkan.grid import refine_grids
-from convkan.models import Description, create_model, list_models, list_weights, save_classifier
+from convkan.models import Description, create_model, get_weights, list_models, list_weights, save_classifier
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of what timm itself calls
@@ -21,6 +22,13 @@ SMALL = {"kan_cnn": {"widths": (3, 5)}, "kan_resnet8": {"width": 3.0}, "kan_vgg"
 
 def small(name, **options):
     return timm.create_model(name, **SMALL[name] | options)
+
+
+def mask_an_edge(model):
+    layer = next(layer for layer in model.modules() if isinstance(layer, KANConv2d))
+    alive = torch.ones(layer.edge_shape, dtype=torch.bool)
+    alive[0, 0] = False
+    layer.mask_edges(alive)
 
 
 def test_all_kans_are_registered_and_packaged_weights_are_tags():
@@ -45,6 +53,37 @@ class TestTrainedModels:
     def test_a_name_alone_is_its_first_tag(self):
         model = timm.create_model("kan_vgg", pretrained=True)
         assert (model.pretrained_cfg["tag"], model.num_classes) == ("cifar10", 10)
+
+    def test_a_configuration_is_its_tag(self):
+        configuration = timm.get_pretrained_cfg("kan_vgg.mnist")
+        model = timm.create_model("kan_vgg", pretrained=True, pretrained_cfg=configuration, in_chans=1).eval()
+        x = torch.rand(2, 1, 28, 28)
+        torch.testing.assert_close(model(x), create_model("kan_vgg", weights="mnist")(x))
+
+    def test_take_what_nothing_trained_depends_on(self):
+        options = {"drop_rate": 0.2, "global_pool": "max", "width": 15.875, "features_only": True}
+        extractor = timm.create_model("kan_vgg.cifar10", pretrained=True, **options).eval()
+        x = torch.rand(2, 3, 32, 32)
+        torch.testing.assert_close(extractor(x)[-1], create_model("kan_vgg", weights="cifar10").features(x))
+
+    @pytest.mark.parametrize("num_classes", [10, 3])
+    @pytest.mark.parametrize("option", [{"base_activation": "relu"}, {"kind": "full"}, {"grid_size": 9}])
+    def test_refuse_other_options_than_they_were_trained_with(self, option, num_classes):
+        [name] = option
+        with pytest.raises(ValueError, match=f"{name} must be .*, as these weights were trained with"):
+            timm.create_model("kan_vgg.cifar10", pretrained=True, num_classes=num_classes, **option)
+
+    def test_without_options_of_theirs_load_the_whole_body_or_not_at_all(self):
+        overlay = {"state_dict": create_model("kan_vgg", weights="cifar10").state_dict(), "file": None}
+        with pytest.raises(ValueError, match="its body and theirs do not both have features"):
+            timm.create_model(
+                "kan_vgg", width=15.875, kind="full", num_classes=3, pretrained=True, pretrained_cfg_overlay=overlay
+            )
+
+    def test_of_another_model_are_refused(self):
+        overlay = {"file": str(get_weights("kan_mobilenet", "fashion_mnist").path)}
+        with pytest.raises(ValueError, match="weights must be those of kan_vgg, got those of kan_mobilenet"):
+            timm.create_model("kan_vgg", pretrained=True, pretrained_cfg_overlay=overlay)
 
     @pytest.mark.parametrize("head", ["linear", "kan"])
     def test_load_from_files_of_ours(self, head, tmp_path):
@@ -112,12 +151,14 @@ def test_stages_beyond_those_of_the_network_are_its_last_averaged():
     assert extractor.feature_info.reduction() == [2, 8]
 
 
-def test_refined_grids_load():
-    model, x = small("kan_vgg", head="kan", num_classes=2).eval(), torch.randn(2, 3, 8, 8)
-    refine_grids(model, 9)
+@pytest.mark.parametrize("change", [lambda model: refine_grids(model, 9), mask_an_edge], ids=["refined", "pruned"])
+def test_what_training_makes_of_a_model_loads(change):
+    model, x = small("kan_vgg", head="kan", num_classes=2, kind="full").eval(), torch.randn(2, 3, 8, 8)
+    change(model)
     again = small(
         "kan_vgg",
         head="kan",
+        kind="full",
         num_classes=2,
         pretrained=True,
         pretrained_cfg_overlay={"state_dict": model.state_dict(), "file": None, "num_classes": 2},

@@ -23,7 +23,7 @@ def test_packaged_weights_are_an_enumeration_with_transforms_and_meta(weights):
     assert member.meta == weights.meta
     assert member.weights == weights
     model = registry.get_model(weights.model, weights=member)
-    state = member.get_state_dict()
+    state = member.get_state_dict(progress=False, check_hash=True)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert not model.training
     for again in (copy.deepcopy(member), pickle.loads(pickle.dumps(member))):  # noqa: S301  (what was just made)

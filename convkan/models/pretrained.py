@@ -195,7 +195,7 @@ def create_model(
     if weights.model != name:
         raise ValueError(f"weights must be those of {name}, got {weights.name!r} of {weights.model}")
     model, description = load_classifier(weights.path)
-    _check_agrees(description, in_channels, options)
+    check_agrees(description, in_channels, options)
     if num_classes not in (None, len(description.class_names)):
         put_fresh_head(model, description, num_classes)
     return model
@@ -217,7 +217,13 @@ def put_fresh_head(model: nn.Module, description: Description, num_classes: int)
     model.train()
 
 
-def _check_agrees(description: Description, in_channels: int | None, options: dict[str, Any]) -> None:
+def check_agrees(description: Description, in_channels: int | None, options: dict[str, Any]) -> None:
+    """Refuse what differs from what weights were trained with.
+
+    Raises:
+        ValueError: An option, or ``in_channels``, unless it is None, differs.
+        TypeError: The model has no such option.
+    """
     trained = model_options(description.model) | description.options
     unknown = sorted(set(options) - set(trained))
     if unknown:

@@ -69,11 +69,32 @@ class Description:
     def from_config(cls, config: dict[str, Any]) -> "Description":
         """The description that ``to_config`` gave, also after JSON made lists of its tuples.
 
+        Options may be left out, as there were none.
+
         Raises:
-            KeyError, TypeError, ValueError: It is none.
+            TypeError, ValueError: It is none: something is missing, unknown or of another kind.
         """
-        options = {name: _decoded(value) for name, value in config["options"].items()}
-        return cls(**{**config, "image_size": tuple(config["image_size"]), "options": options})
+        given = _mapping("a description", config)
+        known = {item.name for item in fields(cls)}
+        if differing := sorted(given.keys() ^ known - ({"options"} - given.keys())):
+            raise ValueError(
+                f"a description must have {', '.join(sorted(known))} and no more; "
+                f"missing or unknown: {', '.join(differing)}"
+            )
+        size = given["image_size"]
+        if not isinstance(size, list | tuple) or [type(side) for side in size] != [int, int]:
+            raise ValueError(f"image_size must be a height and a width, got {size!r}")
+        for name in ("class_names", "mean", "std"):
+            if not isinstance(given[name], list | tuple):
+                raise TypeError(f"{name} must be a list, got {given[name]!r}")
+        options = {name: _decoded(value) for name, value in _mapping("options", given.get("options", {})).items()}
+        return cls(**{**given, "image_size": tuple(size), "options": options})
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be a mapping, got {value!r}")
+    return value
 
 
 def _encoded(name: str, value: Any) -> Any:
@@ -165,7 +186,7 @@ def load_classifier(
         ModuleNotFoundError: The package safetensors is not installed.
     """
     state, metadata = read_safetensors(path)
-    description = description or _description_in(path, metadata)
+    description = description or description_in(path, metadata)
     try:
         model = description.create()
         model.load_state_dict(state)
@@ -183,16 +204,24 @@ def read_description(path: str | os.PathLike[str]) -> tuple[Description, dict[st
         ModuleNotFoundError: The package safetensors is not installed.
     """
     _, metadata = read_safetensors(path)
-    return _description_in(path, metadata), json.loads(metadata.get(RECORD_KEY, "{}"))
+    description = description_in(path, metadata)
+    try:
+        return description, _mapping("it", json.loads(metadata.get(RECORD_KEY, "{}")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} has no readable record in its header, {RECORD_KEY!r}: {error}") from error
 
 
-def _description_in(path: str | os.PathLike[str], metadata: dict[str, str]) -> Description:
-    """The description in a file's header."""
+def description_in(path: str | os.PathLike[str], metadata: dict[str, str]) -> Description:
+    """The description in a file's header.
+
+    Raises:
+        ValueError: There is none, or it is damaged.
+    """
     if KEY not in metadata:
         raise ValueError(f"{path} holds weights, but not of a convkan classifier: its header has no {KEY!r} entry")
     try:
         return Description.from_config(json.loads(metadata[KEY]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} does not fit the model it describes: {error}") from error
 
 

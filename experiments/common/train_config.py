@@ -25,7 +25,7 @@ class TrainConfig:
         weights: Trained weights to begin with, for fine-tuning: a name of the package's, as mnist, or the folder of a
             run or a file of its weights, of the same model. They decide its options and how images are normalised; its
             head is fresh where classes are others.
-        freeze_body: With weights: train the head alone.
+        freeze_body: With weights, and without adapt_every and refine: train the head alone.
         epochs: Passes over the training part.
         batch_size: Images a step.
         optimizer: adamw, adam or sgd.
@@ -144,6 +144,11 @@ class TrainConfig:
             raise ValueError(f"gradient_clip must not be negative, got {self.gradient_clip}")
         if self.freeze_body and self.weights is None:
             raise ValueError("freeze_body must come with weights: a body that is drawn anew has nothing to keep")
+        if self.freeze_body and (self.adapt_every or self.refine):
+            raise ValueError(
+                "freeze_body must come without adapt_every and refine, which change grids of the body, "
+                f"got {self.adapt_every} and {self.refine}"
+            )
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
 

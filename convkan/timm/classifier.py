@@ -1,26 +1,13 @@
-"""The KANs of ``convkan.models`` among timm's models: ``import convkan.timm`` registers all that are called ``kan_*``.
+"""A network of ``convkan.models`` as timm wants its models."""
 
-``timm.create_model("kan_vgg.cifar10", pretrained=True)`` has the weights that come with the package. A tag decides the
-options of its model (``convkan.models.model_options``), and the first one those of the name alone, as it does in timm;
-others may be given. Parameters have the names that they have in ``convkan.models``, so that a file of either is one of
-the other's.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from timm.layers import SelectAdaptivePool2d  # type: ignore[attr-defined]
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from convkan.models import Weights, get_weights, list_models
-from convkan.models.pretrained import weights_of
 from convkan.models.registry import build_model
 from convkan.models.stack import Stage
-
-IMAGE = (3, 32, 32)  # what models without weights say that they are for
-# The weights of each model, its default first.
-TAGGED = {name: weights_of(name) for name in list_models("kan_*", task="classification")}
 
 
 class TimmClassifier(nn.Module):
@@ -64,7 +51,7 @@ class TimmClassifier(nn.Module):
         network = self._network(num_classes)
         for child, module in network.named_children():
             self.add_module(child, module)
-        self._stages = _stages_of(network)
+        self._stages = stages_of(network)
         for _ in range(levels - len(self._stages)):
             self._stages.append(Stage((), self._stages[-1].channels, 2 * self._stages[-1].reduction))
         self.feature_info = [
@@ -199,94 +186,9 @@ class TimmClassifier(nn.Module):
         return x
 
 
-def _stages_of(network: nn.Module) -> list[Stage]:
+def stages_of(network: nn.Module) -> list[Stage]:
     """What of a network works at one resolution each."""
     if not hasattr(network, "stages"):
         raise TypeError(f"name must be that of a model with a method stages, got one of {type(network).__name__}")
     stages: list[Stage] = network.stages()  # type: ignore[operator]
     return stages
-
-
-def build_timm_model(name: str, pretrained: bool, *, pretrained_cfg: Any = None, **options: Any) -> nn.Module:
-    """What ``timm.create_model`` calls: a ``TimmClassifier``, or timm's extractor of its features.
-
-    Args:
-        name: Name of the model, without a tag.
-        pretrained: Whether to load the weights of the tag.
-        pretrained_cfg: The tag, or a configuration of timm's.
-        **options: Those of timm, of ``TimmClassifier`` and of the model. With ``features_only``, ``out_indices`` are
-            the stages, all by default; there may be more than the network has, see ``levels`` of ``TimmClassifier``.
-
-    Raises:
-        ValueError: There are no weights of this tag, or a size is out of range.
-        TypeError: The model has no such option.
-    """
-    weights = [get_weights(name, pretrained_cfg)] if isinstance(pretrained_cfg, str) else TAGGED[name][:1]
-    if weights and (pretrained_cfg is None or isinstance(pretrained_cfg, str)):
-        options = weights[0].description().options | options
-    if options.get("features_only") and isinstance(options.get("out_indices"), Sequence):
-        options["levels"] = max(options["out_indices"], default=0) + 1
-    return build_model_with_cfg(
-        TimmClassifier,
-        name,
-        pretrained,
-        pretrained_cfg=pretrained_cfg,
-        pretrained_filter_fn=_without_other_head,
-        feature_cfg={"feature_cls": "getter", "out_indices": None},
-        name=name,
-        **options,
-    )
-
-
-def _without_other_head(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A state without the head, where that of ``model`` is for other classes."""
-    own = model.state_dict()
-    common = [name for name in state if name.startswith("head.") and name in own]
-    if all(own[name].shape[:1] == state[name].shape[:1] for name in common):  # grids may have been refined
-        return state
-    return {name: value for name, value in state.items() if not name.startswith("head.")}
-
-
-def _configuration(weights: Weights) -> dict[str, Any]:
-    """What timm knows of trained weights."""
-    description = weights.description()
-    first = _stages_of(description.create())[0].modules[0]
-    return {
-        "file": str(weights.path),
-        "input_size": (description.in_channels, *description.image_size),
-        "num_classes": len(description.class_names),
-        "label_names": tuple(description.class_names),
-        "mean": tuple(description.mean),
-        "std": tuple(description.std),
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "first_conv": first,
-        "classifier": "head",
-        "license": "mit",
-    }
-
-
-def _entrypoint(name: str) -> Callable[..., nn.Module]:
-    def build(pretrained: bool = False, **options: Any) -> nn.Module:
-        return build_timm_model(name, pretrained, **options)
-
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"The model ``{name}`` of ``convkan.models``; see ``convkan.timm``."
-    return build
-
-
-__all__ = ["TimmClassifier", "build_timm_model"]  # timm adds its models
-
-default_cfgs = generate_default_cfgs(
-    {
-        tagged: configuration
-        for name, found in TAGGED.items()
-        for tagged, configuration in (
-            [(f"{name}.{weights.name}", _configuration(weights)) for weights in found]
-            or [(name, {"input_size": IMAGE, "crop_pct": 1.0, "classifier": "head"})]
-        )
-    }
-)
-
-for _name in TAGGED:
-    register_model(_entrypoint(_name))
