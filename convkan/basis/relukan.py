@@ -77,11 +77,11 @@ class ReLUKAN(GriddedBasis):
         return replace(self, grid_size=num_functions - order, order=order)
 
     def _positions(self, x: Tensor, knots: Tensor | None) -> tuple[Tensor, Tensor]:
-        """u, shape (*batch, K, channels), and 1/(e − s); 1 and 0 where all knots of a bump coincide, and it is none."""
+        """u up to ±2, shape (*batch, K, channels), and 1/(e − s); 1 and 0 where all knots of a bump coincide, and it is none."""
         knots = self.checked(knots).mT
         width = self.order + 1
         starts, ends = knots[..., :-width, :], knots[..., width:, :]
         span = ends - starts
         reciprocal = torch.where(span > 0, 1 / torch.where(span > 0, span, 1), 0)
         u = torch.where(span > 0, (2 * x.unsqueeze(-2) - starts - ends) * reciprocal, 1)
-        return u, reciprocal
+        return u.clamp(-2, 2), reciprocal  # the same far out, where a square would overflow
