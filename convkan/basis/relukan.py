@@ -77,7 +77,7 @@ class ReLUKAN(GriddedBasis):
         return replace(self, grid_size=num_functions - order, order=order)
 
     def _positions(self, x: Tensor, knots: Tensor | None) -> tuple[Tensor, Tensor]:
-        """u up to ±2, shape (*batch, K, channels), and 1/(e − s); 1 and 0 where all knots of a bump coincide, and it is none."""
+        """u, shape (*batch, K, channels), and 1/(e − s); 1 and 0 where all knots of a bump coincide, and it is none."""
         knots = self.checked(knots).mT
         width = self.order + 1
         starts, ends = knots[..., :-width, :], knots[..., width:, :]

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from numbers import Integral
 
+import torch
+from torch import Tensor
+
 
 def check_channels(**sizes: int) -> tuple[int, ...]:
     """The sizes as Python's integers (they may be numpy's); raises unless every one is a positive integer."""
@@ -27,3 +30,16 @@ def per_dimension(name: str, value: int | Sequence[int], dims: int, minimum: int
     if min(values) < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
     return tuple(int(v) for v in values)
+
+
+def sizes_of_space(name: str, value: Sequence[int], dims: int, all_dims: int) -> tuple[int, ...]:
+    """The sizes of the last ``dims`` dimensions, out of as many or of those of all dimensions.
+
+    They may be symbols of ``torch.export``, or tensors where ``torch.jit.trace`` follows them.
+    """
+    sizes = tuple(value) if hasattr(value, "__iter__") else None
+    if sizes is None or not all(is_integer(size) or isinstance(size, torch.SymInt | Tensor) for size in sizes):
+        raise TypeError(f"{name} must be a sequence of integers, got {value!r}")
+    if len(sizes) not in (dims, all_dims):
+        raise ValueError(f"{name} must have {dims} or {all_dims} entries, got {sizes}")
+    return sizes[-dims:]
