@@ -1,4 +1,4 @@
-"""Sizes as layers take them."""
+"""Sizes and types of numbers as layers take them."""
 
 from collections.abc import Sequence
 from numbers import Integral
@@ -15,6 +15,12 @@ def check_channels(**sizes: int) -> tuple[int, ...]:
         if size < 1:
             raise ValueError(f"{name} must be positive, got {size}")
     return tuple(int(size) for size in sizes.values())
+
+
+def check_floating_point(dtype: torch.dtype) -> None:
+    """Raise TypeError unless parameters may be of this type."""
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating point type, got {dtype}")
 
 
 def is_integer(value: object) -> bool:
