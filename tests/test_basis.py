@@ -32,6 +32,7 @@ from convkan.basis import (
 )
 from convkan.ops.plan import spread
 from convkan.testing import assert_agree, laws_of
+from convkan.testing.functions import knots_of
 from convkan.testing.uses import (
     LAYER_LAWS,
     gradients_far_out_are_finite_in_half_precision,
@@ -72,6 +73,26 @@ def points(basis, knots, count=60):
     low, high = basis.ends(knots)
     inside = low + torch.rand(count, len(knots), dtype=knots.dtype) * (high - low)
     return torch.cat([inside, knots[:, basis.order : basis.order + basis.grid_size + 1].T])
+
+
+BOUNDED = [basis for basis in BASIS_CASES if getattr(basis, "extrapolation", None) != "linear"]
+
+
+@pytest.mark.parametrize("basis", BOUNDED, ids=repr)
+def test_functions_are_finite_at_all_finite_inputs(basis):
+    most = torch.finfo(torch.float32).max
+    x = torch.cat([10.0 ** torch.arange(39), torch.tensor([2e38, most])]).unsqueeze(1)
+    x = torch.cat([x, -x]).requires_grad_()
+    knots = knots_of(basis, 1)
+    knots = None if knots is None else knots.float()
+    for fast in (False, True):
+        for values in (basis.evaluate(x, knots, fast=fast), basis.derivative(x, knots, fast=fast)):
+            assert values.isfinite().all()
+    values = basis.evaluate(x, knots)
+    if values.requires_grad:
+        (slope,) = torch.autograd.grad(values.sum(), x)
+        assert slope.isfinite().all()
+        assert basis.evaluate(torch.tensor([[torch.nan]]), knots).isnan().any()
 
 
 def expected_bsplines(basis, x, knots, derivative=0):

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from convkan import KANConv2d, KANLinear, LearnableActivation, LowRankKANConv2d, SharedActivation
 from convkan.basis import BASES
 from convkan.interop import analyze_flops
+from convkan.interop.counting import uncompiled
 from convkan.models import create_model
 from convkan.testing import LAYERS, make_uneven
 
@@ -25,6 +26,20 @@ def by_torch(module, x):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(x)
     return counter.get_total_flops() // 2
+
+
+def test_no_part_stays_compiled_however_deep_or_often_it_is():
+    layer = torch.compile(KANLinear(3, 3))
+    inner = torch.compile(nn.Sequential(layer, nn.ReLU(), layer))
+    for model in (nn.Sequential(inner, layer), torch.compile(nn.Sequential(inner, layer))):
+        plain, x = uncompiled(model), torch.randn(2, 3)
+        assert not any(hasattr(part, "_orig_mod") for part in plain.modules())
+        assert any(hasattr(part, "_orig_mod") for part in model.modules())
+        torch.compiler.set_stance("force_eager")
+        try:
+            assert torch.equal(plain(x), model(x))
+        finally:
+            torch.compiler.set_stance("default")
 
 
 class TestFvcore:

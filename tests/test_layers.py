@@ -1,5 +1,6 @@
 import inspect
 import pickle
+import re
 from copy import deepcopy
 from functools import partial
 from itertools import cycle, product
@@ -202,6 +203,24 @@ class TestShapes:
     def test_sizes_that_a_transposed_convolution_cannot_have_are_refused(self, size):
         with pytest.raises(ValueError, match="output_size must .* got"):
             LAYERS["transposed2d"]()(LAYERS["transposed2d"].input(), size)
+
+    @pytest.mark.parametrize("size", [9, (5.0, 8), "58"])
+    def test_sizes_of_a_transposed_convolution_are_integers(self, size):
+        with pytest.raises(TypeError, match=f"output_size must be a sequence of integers, got {re.escape(repr(size))}"):
+            LAYERS["transposed2d"]()(LAYERS["transposed2d"].input(), size)
+
+    @pytest.mark.parametrize(("kernel", "stride", "padding", "side"), [(1, 3, 1, 1), (2, 4, 2, 1), (1, 3, 2, 2)])
+    def test_a_size_may_be_asked_for_where_the_layer_alone_would_have_no_output(self, kernel, stride, padding, side):
+        plain, x = nn.ConvTranspose1d(2, 3, kernel, stride, padding), torch.randn(2, 2, side)
+        layer = KANConvTranspose1d.from_conv(plain)
+        most = (side - 1) * stride - 2 * padding + kernel + stride - 1
+        with pytest.raises(ValueError, match="input must be large enough"):
+            layer(x)
+        for size in range(1, most + 1):
+            assert_agree(layer(x, output_size=[size]), plain(x, output_size=[size]))
+        for size in (0, most + 1):
+            with pytest.raises(ValueError, match=rf"output_size must lie between \(1,\) and \({most},\) .* got"):
+                layer(x, output_size=[size])
 
     def test_linear_takes_any_leading_dimensions(self):
         layer, x = KANLinear(3, 2, dtype=torch.float64), torch.randn(2, 4, 5, 3, dtype=torch.float64)

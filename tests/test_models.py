@@ -193,6 +193,9 @@ def test_unet_brings_what_was_before_the_pooling_back():
 
 def test_models_are_listed_by_their_task():
     assert list_models(task="segmentation") == ["kan_unet", "unet"]
+    for refused in (lambda: list_models(task="foo"), lambda: register_model("foo", twin="foo", task="foo")):
+        with pytest.raises(ValueError, match="task must be one of classification, segmentation; got 'foo'"):
+            refused()
     assert set(list_models(task="classification")) == set(list_models()) - {"kan_unet", "unet"}
 
 

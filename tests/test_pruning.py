@@ -142,8 +142,19 @@ def test_every_model_can_be_followed(name):
 
 @pytest.mark.parametrize("kind", [nn.ConvTranspose2d, KANConvTranspose2d])
 def test_transposed_convolutions_are_refused_by_name(kind):
-    with pytest.raises(ValueError, match=f"through 0 .{kind.__name__}.: it is not known which channels"):
+    with pytest.raises(ValueError, match=f"through 0 .{kind.__name__}.: channels .* transposed .* not followed"):
         channel_graph(nn.Sequential(kind(1, 4, 2), nn.Conv2d(4, 2, 1)))
+
+
+def test_edges_of_models_with_transposed_convolutions_are_measured_without_following_channels():
+    for model, x in (
+        (KANConvTranspose2d(4, 6, 3, groups=2), torch.randn(2, 4, 5, 5)),
+        (create_model("kan_unet", width=4), torch.randn(1, 1, 28, 28)),
+    ):
+        with pytest.raises(ValueError, match=r"\((KAN)?ConvTranspose2d\): .*not followed; .*propagate=False"):
+            importance(model, [x])
+        scores = importance(model, [x], propagate=False)
+        assert all(scores[name].edges.shape == layer.edge_shape for name, layer in kan_layers(model).items())
 
 
 def test_residual_additions_tie_channels():

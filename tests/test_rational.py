@@ -79,7 +79,8 @@ def test_a_state_is_the_whole_function():
         ({"num_channels": 6, "dim": 2}, "dim must be 1 or -1, got 2"),
         ({"num_channels": 6, "numerator_degree": 2}, "numerator_degree must be at least 3, got 2"),
         ({"num_channels": 6, "denominator_degree": 1}, "denominator_degree must be at least 2, got 1"),
-        ({"num_channels": 6, "start": "swish"}, "must be .*silu.* got 'swish'"),
+        ({"num_channels": 6, "start": "swish"}, "^start must be one of .*silu.* got 'swish'"),
+        ({"num_channels": 6, "start": None}, "^start must be one of .*silu.* got None"),
         ({"num_channels": 0}, "num_channels must"),
     ],
 )
@@ -88,3 +89,5 @@ def test_bad_arguments_are_named(options, message):
         RationalActivation(**options)
     with pytest.raises(ValueError, match=r"input must have 6 channels in dimension 1, got \(2, 5\)"):
         RationalActivation(6)(torch.zeros(2, 5))
+    with pytest.raises(TypeError, match="dtype must be a floating point type, got torch.int32"):
+        RationalActivation(6, dtype=torch.int32)

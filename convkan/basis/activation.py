@@ -91,8 +91,15 @@ def get_activation(name: str | None) -> Activation | None:
     Raises:
         ValueError: No activation has this name; the message lists those there are.
     """
-    if name is None:
-        return None
+    return None if name is None else named_activation(name, "base_activation", "None or ")
+
+
+def named_activation(name: str, argument: str, others: str = "") -> Activation:
+    """The activation called ``name``, for an argument that must be one, or what ``others`` says.
+
+    Raises:
+        ValueError: No activation has this name; the message names the argument and lists those there are.
+    """
     found = None
     if isinstance(name, str):
         found = ACTIVATIONS.get(name) or NETWORK_ACTIVATIONS.get(name) or _member(name)
@@ -100,7 +107,7 @@ def get_activation(name: str | None) -> Activation | None:
         names = ", ".join(
             [*sorted(ACTIVATIONS | NETWORK_ACTIVATIONS), *(f"{family}(…)" for family in sorted(FAMILIES))]
         )
-        raise ValueError(f"base_activation must be None or one of {names}; got {name!r}")
+        raise ValueError(f"{argument} must be {others}one of {names}; got {name!r}")
     return found
 
 

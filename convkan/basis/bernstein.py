@@ -47,13 +47,13 @@ class Bernstein(Basis):
         """C(n, k)·s^k·(1 − s)^{n−k}, shape (*batch, K, channels)."""
         rising, falling = self._exponents(x)
         logarithms = lgamma(self.degree + 1) - torch.lgamma(rising + 1) - torch.lgamma(falling + 1)
-        x = x.unsqueeze(-2)
+        x = _near(x).unsqueeze(-2)
         return torch.exp(logarithms + rising * F.logsigmoid(2 * x) + falling * F.logsigmoid(-2 * x))
 
     def derivative(self, x: Tensor, knots: Tensor | None = None, *, fast: bool = False) -> Tensor:
         """2·(k·(1 − s) − (n − k)·s) times the polynomial, as s' = 2s(1 − s); shape (*batch, K, channels)."""
         rising, falling = self._exponents(x)
-        s = x.unsqueeze(-2)
+        s = _near(x).unsqueeze(-2)
         return 2 * (rising * torch.sigmoid(-2 * s) - falling * torch.sigmoid(2 * s)) * self.evaluate(x)
 
     def resized(self, num_functions: int, num_knots: int | None) -> Self:
@@ -66,3 +66,8 @@ class Bernstein(Basis):
         """The exponents k and n − k, each (K, 1)."""
         rising = torch.arange(self.degree + 1, dtype=x.dtype, device=x.device).unsqueeze(-1)
         return rising, self.degree - rising
+
+
+def _near(x: Tensor) -> Tensor:
+    """``x``, but no further out than where s is 0 or 1 in float64, too: twice x is finite, and so are logarithms."""
+    return x.clamp(-400.0, 400.0)

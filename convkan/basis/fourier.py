@@ -50,13 +50,13 @@ class Fourier(Basis):
 
     def evaluate(self, x: Tensor, knots: Tensor | None = None, *, fast: bool = False) -> Tensor:
         """The constant, then all cosines, then all sines, shape (*batch, K, channels)."""
-        angle = self._frequencies(x) * x.unsqueeze(-2)
+        angle = self._angles(x, self._frequencies(x))
         return torch.cat([torch.ones_like(x).unsqueeze(-2), angle.cos(), angle.sin()], dim=-2)
 
     def derivative(self, x: Tensor, knots: Tensor | None = None, *, fast: bool = False) -> Tensor:
         """0, −kω·sin(kωx), kω·cos(kωx), shape (*batch, K, channels)."""
         frequencies = self._frequencies(x)
-        angle = frequencies * x.unsqueeze(-2)
+        angle = self._angles(x, frequencies)
         constant = torch.zeros_like(x).unsqueeze(-2)
         return torch.cat([constant, -frequencies * angle.sin(), frequencies * angle.cos()], dim=-2)
 
@@ -72,3 +72,9 @@ class Fourier(Basis):
         """kω, shape (num_frequencies, 1)."""
         numbers = torch.arange(1, self.num_frequencies + 1, dtype=x.dtype, device=x.device).unsqueeze(-1)
         return numbers * (2 * pi / self.period)
+
+    def _angles(self, x: Tensor, frequencies: Tensor) -> Tensor:
+        """kωx, shape (*batch, num_frequencies, channels), of inputs for which all of them are finite."""
+        highest = self.num_frequencies * 2 * pi / self.period
+        most = 0.99 * torch.finfo(x.dtype).max / max(1.0, highest)
+        return frequencies * x.clamp(-most, most).unsqueeze(-2)

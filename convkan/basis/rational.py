@@ -76,7 +76,8 @@ class Rational(Basis):
         self, x: Float[Tensor, "*shape"]
     ) -> tuple[list[Float[Tensor, "*shape"]], list[Float[Tensor, "*shape"]], Float[Tensor, "*shape"]]:
         """cos(nθ) and sin(nθ) for n = 0 … degree, and 1/(1 + u²)."""
-        u = x / self.scale
+        most = torch.finfo(x.dtype).max / 4  # of which twice is finite
+        u = (x / self.scale).clamp(-most, most)
         share = 1 / (1 + u.square())
         cosines, sines = [torch.ones_like(x), 2 * share - 1], [torch.zeros_like(x), 2 * u * share]
         for _ in range(self.degree - 1):

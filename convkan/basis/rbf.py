@@ -9,11 +9,18 @@ from torch import Tensor
 
 from convkan.basis.base import Basis, check_positive_int, check_range
 
+FAR = 30.0  # where exp(−u²) is 0
+
 
 def gaussian_bumps(
     x: Float[Tensor, "*batch channels"], low: float, spacing: float, num_centers: int
 ) -> tuple[Float[Tensor, "*batch centers channels"], Float[Tensor, "*batch centers channels"]]:
-    """The signed distances u = (x − c)/h to each centre, in units of their spacing h, and exp(−u²)."""
+    """The signed distances u = (x − c)/h to each centre, in units of their spacing h, and exp(−u²).
+
+    Inputs stay near enough for u² to be finite, and far enough for all bumps to be 0 there, in float64, too.
+    """
+    far = (FAR + num_centers) * spacing
+    x = x.clamp(low - far, low + far)
     centers = low + spacing * torch.arange(num_centers, dtype=x.dtype, device=x.device)
     distance = (x.unsqueeze(-2) - centers.unsqueeze(-1)) / spacing
     return distance, torch.exp(-distance.square())

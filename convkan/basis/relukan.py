@@ -84,4 +84,4 @@ class ReLUKAN(GriddedBasis):
         span = ends - starts
         reciprocal = torch.where(span > 0, 1 / torch.where(span > 0, span, 1), 0)
         u = torch.where(span > 0, (2 * x.unsqueeze(-2) - starts - ends) * reciprocal, 1)
-        return u, reciprocal
+        return u.clamp(-2, 2), reciprocal  # the same far out, where a square would overflow

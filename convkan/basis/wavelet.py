@@ -103,16 +103,18 @@ class MexicanHat(Wavelets):
 
     def mother(self, u: Tensor) -> Tensor:
         """ψ, of norm 1 in L²."""
-        square = u.square()
+        square = _near(u).square()
         return _HAT * (1 - square) * torch.exp(-square / 2)
 
     def mother_slope(self, u: Tensor) -> Tensor:
         """The factor of ψ times u·(u² − 3)·exp(−u²/2)."""
+        u = _near(u)
         square = u.square()
         return _HAT * u * (square - 3) * torch.exp(-square / 2)
 
 
 _HAT = 2 / (sqrt(3) * pi**0.25)
+_FAR = 40.0  # where exp(−u²/2) is 0 in float64, too
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,12 @@ class Morlet(Wavelets):
 
     def mother(self, u: Tensor) -> Tensor:
         """ψ, of height 1."""
+        u = _near(u)
         return torch.cos(self.frequency * u) * torch.exp(-u.square() / 2)
 
     def mother_slope(self, u: Tensor) -> Tensor:
         """−(ω·sin(ωu) + u·cos(ωu))·exp(−u²/2)."""
+        u = _near(u)
         angle = self.frequency * u
         return -(self.frequency * torch.sin(angle) + u * torch.cos(angle)) * torch.exp(-u.square() / 2)
 
@@ -182,9 +186,15 @@ class DoG(Wavelets):
 
     def mother(self, u: Tensor) -> Tensor:
         """ψ."""
+        u = _near(u)
         return -u * torch.exp(-u.square() / 2)
 
     def mother_slope(self, u: Tensor) -> Tensor:
         """(u² − 1)·exp(−u²/2)."""
-        square = u.square()
+        square = _near(u).square()
         return (square - 1) * torch.exp(-square / 2)
+
+
+def _near(u: Tensor) -> Tensor:
+    """``u`` where it is near, and else a value at which a Gaussian is 0, too, but no power overflows; NaN stays."""
+    return u.clamp(-_FAR, _FAR)

@@ -44,7 +44,8 @@ def uncompiled(model: nn.Module) -> nn.Module:
     if not any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules()):
         return model
     model = copy.deepcopy(model)  # which leaves behind what ``nn.Module.compile`` did
-    for name, part in list(model.named_modules()):
+    # Innermost first, while the names of those around still hold; and a module that has several names under each.
+    for name, part in reversed(list(model.named_modules(remove_duplicate=False))):
         if hasattr(part, "_orig_mod"):
             model.set_submodule(name, part._orig_mod)
     return model

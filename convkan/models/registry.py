@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from importlib import import_module
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from torch import nn
 
@@ -52,7 +52,7 @@ def register_model(
         task: "classification", or "segmentation" for a model that returns (batch, classes, height, width).
 
     Raises:
-        ValueError: The name is taken.
+        ValueError: The name is taken, or there is no such task.
 
     Example:
         >>> @register_model("pixels", twin="pixels")
@@ -65,6 +65,7 @@ def register_model(
         Linear(in_features=16, out_features=3, bias=True)
         >>> del MODELS["pixels"]
     """
+    _check_task(task)
 
     def register(build: Builder) -> Builder:
         if name in MODELS:
@@ -83,12 +84,14 @@ def list_models(pattern: str = "*", *, task: Task | None = None) -> list[str]:
         task: Only models for it.
 
     Raises:
-        ValueError: CONVKAN_MODELS names a module that cannot be imported.
+        ValueError: There is no such task, or CONVKAN_MODELS names a module that cannot be imported.
 
     Example:
         >>> list_models("kkan*")
         ['kkan_medium', 'kkan_small']
     """
+    if task is not None:
+        _check_task(task)
     import_named()
     chosen = (name for name, entry in MODELS.items() if task in (None, entry.task))
     return sorted(name for name in chosen if fnmatchcase(name, pattern))
@@ -167,6 +170,11 @@ def import_named() -> None:
             raise ValueError(
                 f"{MODULES_VARIABLE} must name modules that can be imported, got {module!r}: {error}"
             ) from error
+
+
+def _check_task(task: Task) -> None:
+    if task not in get_args(Task):
+        raise ValueError(f"task must be one of {', '.join(get_args(Task))}; got {task!r}")
 
 
 def _entry(name: str) -> ModelEntry:

@@ -15,6 +15,7 @@ from convkan.nn.lineage import Lineage
 from convkan.nn.masking import MaskedEdges
 from convkan.nn.named_edges import SymbolicEdges
 from convkan.nn.reparametrized import check_own
+from convkan.nn.sizes import check_floating_point
 from convkan.nn.tracing import Whole
 from convkan.ops import Expansion, Geometry, Plan, check_backend_name, is_concrete
 
@@ -177,8 +178,7 @@ class KANLayer(AdoptsStates, EdgeLayer):
         check_backend_name(backend)
         get_activation(base_activation)
         dtype = torch.get_default_dtype() if dtype is None else dtype
-        if not dtype.is_floating_point:
-            raise TypeError(f"dtype must be a floating point type, got {dtype}")
+        check_floating_point(dtype)
         self._basis = create_basis(basis)
         self._base_activation = base_activation
         self.backend = backend

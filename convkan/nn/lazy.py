@@ -33,6 +33,10 @@ class LazyLayer(LazyModuleMixin):
     Its arguments are those of that class without the first, the number of inputs, and are checked at once. Parameters
     and grid are ``torch.nn.UninitializedParameter`` and ``UninitializedBuffer`` until then, and stay the same objects.
 
+    A state tells the number of inputs by its grid or its base weight, and sizes of the basis may differ from those
+    given. Where it has neither, its weights are as well those of more inputs with fewer functions: they are taken to
+    be of the basis given, and a state of another is refused for its shapes, or makes a layer of other inputs.
+
     Raises:
         TypeError, ValueError: As of that class.
         AttributeError: Something is asked for that depends on the sizes.

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from convkan.basis import get_activation
+from convkan.basis.activation import named_activation
 from convkan.basis.base import check_positive_int
-from convkan.nn.sizes import check_channels
+from convkan.nn.sizes import check_channels, check_floating_point
 from convkan.nn.tracing import Whole, call_as_leaf
 
 ROUNDS = 30  # of the fit to the activation it starts as
@@ -44,7 +44,7 @@ class RationalActivation(Whole, nn.Module):
         denominator: b, (num_groups, n), from the power 1.
 
     Raises:
-        TypeError: A size or a degree is not an integer.
+        TypeError: A size or a degree is not an integer, or ``dtype`` no floating point type.
         ValueError: A size or a degree is too small, the groups do not divide the channels, the activation is unknown,
             or ``dim`` is not 1 or −1.
 
@@ -77,11 +77,11 @@ class RationalActivation(Whole, nn.Module):
         check_positive_int("denominator_degree", denominator_degree, 2)
         if dim not in (1, -1):
             raise ValueError(f"dim must be 1 or -1, got {dim!r}")
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        check_floating_point(dtype)
         self.dim, self.start = dim, start
         found = _fitted(start, numerator_degree, denominator_degree)
-        numerator, denominator = (
-            torch.tensor(values, dtype=torch.float64).to(device, dtype or torch.get_default_dtype()) for values in found
-        )
+        numerator, denominator = (torch.tensor(values, dtype=torch.float64).to(device, dtype) for values in found)
         self.numerator = nn.Parameter(numerator.repeat(self.num_groups, 1))
         self.denominator = nn.Parameter(denominator.repeat(self.num_groups, 1))
 
@@ -131,9 +131,7 @@ def _fitted(name: str, numerator_degree: int, denominator_degree: int) -> tuple[
     Raises:
         ValueError: There is no such activation.
     """
-    activation = get_activation(name)
-    if activation is None:
-        raise ValueError("start must be the name of an activation, got None")
+    activation = named_activation(name, "start")
     x = torch.linspace(-REACH, REACH, 1201, dtype=torch.float64, device="cpu")
     y, weight = activation.value(x), torch.exp(-(x / DEVIATION).square() / 4)
     upper = torch.stack([x**i for i in range(numerator_degree + 1)], dim=1)

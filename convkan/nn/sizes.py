@@ -1,7 +1,10 @@
-"""Sizes as layers take them."""
+"""Sizes and types of numbers as layers take them."""
 
 from collections.abc import Sequence
 from numbers import Integral
+
+import torch
+from torch import Tensor
 
 
 def check_channels(**sizes: int) -> tuple[int, ...]:
@@ -12,6 +15,12 @@ def check_channels(**sizes: int) -> tuple[int, ...]:
         if size < 1:
             raise ValueError(f"{name} must be positive, got {size}")
     return tuple(int(size) for size in sizes.values())
+
+
+def check_floating_point(dtype: torch.dtype) -> None:
+    """Raise TypeError unless parameters may be of this type."""
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating point type, got {dtype}")
 
 
 def is_integer(value: object) -> bool:
@@ -27,3 +36,16 @@ def per_dimension(name: str, value: int | Sequence[int], dims: int, minimum: int
     if min(values) < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
     return tuple(int(v) for v in values)
+
+
+def sizes_of_space(name: str, value: Sequence[int], dims: int, all_dims: int) -> tuple[int, ...]:
+    """The sizes of the last ``dims`` dimensions, out of as many or of those of all dimensions.
+
+    They may be symbols of ``torch.export``, or tensors where ``torch.jit.trace`` follows them.
+    """
+    sizes = tuple(value) if hasattr(value, "__iter__") else None
+    if sizes is None or not all(is_integer(size) or isinstance(size, torch.SymInt | Tensor) for size in sizes):
+        raise TypeError(f"{name} must be a sequence of integers, got {value!r}")
+    if len(sizes) not in (dims, all_dims):
+        raise ValueError(f"{name} must have {dims} or {all_dims} entries, got {sizes}")
+    return sizes[-dims:]

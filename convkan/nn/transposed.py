@@ -16,9 +16,9 @@ from convkan.nn.initialization import initialize_edges
 from convkan.nn.layer import KANLayer
 from convkan.nn.memory import in_memory_format, keeps_channels_last
 from convkan.nn.plain import LINEAR, silence, take_over, transposed_arguments, where
-from convkan.nn.sizes import check_channels, per_dimension
+from convkan.nn.sizes import check_channels, per_dimension, sizes_of_space
 from convkan.nn.tracing import call_as_leaf
-from convkan.ops import Plan, TransposedConvolution, evaluate
+from convkan.ops import Geometry, Plan, TransposedConvolution, evaluate
 from convkan.ops.transposed import by_output, by_plane
 
 _LAYOUT = "(g f c) o ..."
@@ -122,33 +122,31 @@ class TransposedLayer(SpatialLayer, KANLayer):
                 for this call, as in torch.
 
         Raises:
+            TypeError: The size is no sequence of integers.
             ValueError: The input or the size does not fit the layer.
         """
         if isinstance(x, Proxy):
             return call_as_leaf(self, x, **({} if output_size is None else {"output_size": output_size}))
-        self.check_input(x)
-        plan, rows = self.plan, self.as_batch(x)
+        plan = self.plan
         if output_size is not None:
             plan = self._largest.with_spacing(plan.expansion.uniform)
+        self.check_input(x, plan.geometry)
+        kept, rows = () if output_size is None else self._kept(x, output_size), self.as_batch(x)
         y = evaluate(rows, *self.edge_weights(), self.grid, plan, self.backend)
         if self.bias is not None:
             y = y + self.bias.to(y.dtype).view(-1, *(1,) * self.dims)
         y = self.add_named(y, rows, plan.geometry)
-        if output_size is not None:
-            y = y[(slice(None), slice(None), *self._kept(x, output_size))]
+        if kept:
+            y = y[(slice(None), slice(None), *kept)]
         y = in_memory_format(y, keeps_channels_last(rows) or keeps_channels_last(self.basis_weight))
         return y if rows is x else y.squeeze(0)
 
     def _kept(self, x: Tensor, output_size: Sequence[int]) -> tuple[slice, ...]:
         """What is asked for of the largest output."""
-        sizes = tuple(output_size)
-        if len(sizes) == x.ndim:
-            sizes = sizes[-self.dims :]
-        if len(sizes) != self.dims:
-            raise ValueError(f"output_size must have {self.dims} or {x.ndim} entries, got {tuple(output_size)}")
+        sizes = sizes_of_space("output_size", output_size, self.dims, x.ndim)
         most = self._largest.geometry.positions(x.shape[-self.dims :], self.kernel_size)
-        if not all(high - step < size <= high for size, high, step in zip(sizes, most, self.stride, strict=True)):
-            least = tuple(high - step + 1 for high, step in zip(most, self.stride, strict=True))
+        least = tuple(max(1, high - step + 1) for high, step in zip(most, self.stride, strict=True))
+        if not all(low <= size <= high for low, size, high in zip(least, sizes, most, strict=True)):
             raise ValueError(f"output_size must lie between {least} and {most} for this input, got {sizes}")
         return tuple(slice(size) for size in sizes)
 
@@ -158,15 +156,15 @@ class TransposedLayer(SpatialLayer, KANLayer):
         padding = tuple(step - 1 for step in self.stride)
         self._largest = Plan(self._plan.expansion, replace(self.geometry, output_padding=padding))
 
-    def check_input(self, x: Tensor) -> None:
-        """Raise unless ``x`` has the layer's channels and is large enough for one output position."""
+    def check_input(self, x: Tensor, geometry: Geometry | None = None) -> None:
+        """Raise unless ``x`` has the layer's channels and is large enough for one output position, here or as given."""
         if is_jit_traced():
             return
         dims = self.dims
         if x.ndim not in (dims + 1, dims + 2) or x.shape[-dims - 1] != self.in_channels:
             space = ", ".join(["depth", "height", "width"][-dims:])
             raise ValueError(f"input must have shape ([batch,] {self.in_channels}, {space}), got {tuple(x.shape)}")
-        positions = self.geometry.positions(x.shape[-dims:], self.kernel_size)
+        positions = (geometry or self.geometry).positions(x.shape[-dims:], self.kernel_size)
         if any(size < 1 or count < 1 for size, count in zip(x.shape[-dims:], positions, strict=True)):
             raise ValueError(
                 f"input must be large enough for one output position, got {tuple(x.shape[-dims:])} with "

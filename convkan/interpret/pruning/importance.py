@@ -62,13 +62,15 @@ def importance(
     every batch adds at most 1024 inputs of each channel, evenly spread.
 
     Args:
-        model: A model that ``channel_graph`` can follow, or a single layer.
+        model: A model that ``channel_graph`` can follow, or a single layer; without transposed convolutions, through
+            which channels are not followed.
         batches: Inputs of the model; of a tuple or list, as loaders yield, the first is taken.
         propagate: Without, ``edges`` are ``local``, and any model that runs will do.
         progress: Show a bar; needs rich.
 
     Returns:
-        For each layer by name, KAN or plain. Without ``propagate``, of those that were called.
+        For each layer by name, KAN or plain. Without ``propagate``, of those that were called, plain
+        transposed convolutions excepted.
 
     Raises:
         ValueError: Channels cannot be followed, there are no batches, or the inputs of a layer are not finite.

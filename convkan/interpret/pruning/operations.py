@@ -37,6 +37,11 @@ def is_convolution(module: nn.Module) -> bool:
     return plain or (isinstance(module, EdgeLayer) and module.geometry.cuts)
 
 
+def is_transposed(module: nn.Module) -> bool:
+    """Whether a module is a transposed convolution, plain or KAN."""
+    return isinstance(module, conv._ConvTransposeNd) or (isinstance(module, EdgeLayer) and not module.geometry.cuts)
+
+
 def tensors(node: fx.Node) -> list[fx.Node]:
     """The arguments that are results of other nodes."""
     return [argument for argument in (*node.args, *node.kwargs.values()) if isinstance(argument, fx.Node)]
