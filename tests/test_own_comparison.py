@@ -24,10 +24,11 @@ from convkan.models.registry import MODELS
 from convkan.training import DATASETS, ImageData, Source, register_dataset
 from experiments.common.cli import UserError
 from experiments.compare import __main__ as compare
-from experiments.compare import exports, jobs
+from experiments.compare import exports, figures, jobs
 from experiments.compare.plugins import import_plugins
 from experiments.compare.schedule import Schedule
 from experiments.compare.suite import load_suite
+from experiments.compare.tables import runs_of
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300  # seconds, which only a failure takes, or a busy machine
@@ -254,6 +255,12 @@ class TestExports:
             )
             assert float(row["test_accuracy"]) == run["test_accuracy"]
             assert json.loads(row["model_options"]) == run["options"]["model_options"]
+
+    def test_milliseconds_in_the_picture_of_costs_are_no_minutes(self, record):
+        runs = runs_of(record)
+        figure = figures._pareto(runs, dict.fromkeys(runs["entry"], ("black", "o", True)), [])
+        written = {axis.get_xlabel(): axis.xaxis.get_major_formatter()(0.06) for axis in figure.axes}
+        assert written["time an epoch"] == "60 ms"
 
     def test_latex_has_mean_and_deviation_and_escaped_names(self, record):
         name = r"50 % of_a $x^2$ & {b}\c ~ #1 <--> \end{tabular}"
