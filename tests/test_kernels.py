@@ -60,6 +60,7 @@ def count_compiled(monkeypatch):
 SHARP = [
     (BSpline(1), False, "conv2d-grouped"),
     (BSpline(1, 1, extrapolation="linear"), True, "conv2d-grouped"),
+    (BSpline(1), True, "conv2d-grouped"),  # the recursion on knots of any kind, above order 1
     (Chebyshev(3), False, "conv2d-grouped"),
     *((RBF(2), False, name) for name in ("linear", "conv2d", "conv2d-grouped", "activation")),
     (RBF(kernels.MOST_UNROLLED + 1), False, "activation-2"),  # more functions than are summed one by one

@@ -5,9 +5,12 @@ import io
 import json
 import os
 import re
+import shutil
 import statistics
+import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import forked_suite
@@ -21,8 +24,11 @@ from convkan.models.registry import MODELS
 from convkan.training import DATASETS, ImageData, Source, register_dataset
 from experiments.common.cli import UserError
 from experiments.compare import __main__ as compare
-from experiments.compare import exports, jobs
+from experiments.compare import exports, figures, jobs
+from experiments.compare.plugins import import_plugins
+from experiments.compare.schedule import Schedule
 from experiments.compare.suite import load_suite
+from experiments.compare.tables import runs_of
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300  # seconds, which only a failure takes, or a busy machine
@@ -42,7 +48,7 @@ def restored(monkeypatch):
     """Models, data sets, modules and the environment as they were."""
     known = set(sys.modules)
     monkeypatch.setattr("sys.path", list(sys.path))
-    for variable in ("PYTHONPATH", "CONVKAN_MODELS"):
+    for variable in ("CONVKAN_MODELS_PATH", "CONVKAN_MODELS"):
         monkeypatch.setenv(variable, os.environ.get(variable, ""))
     tables = [(table, dict(table)) for table in (MODELS, DATASETS)]
     yield
@@ -97,6 +103,57 @@ def test_the_pages_own_models_and_pictures_are_compared_through_a_kill(tmp_path,
     assert found == [("pets", *entry) for entry in entries]
     assert "learnable functions against ReLU on pets" in (runs / "report" / "report.md").read_text(encoding="utf-8")
     assert_is_latex((runs / "report" / "results.tex").read_text(encoding="utf-8"), rows=2)
+
+
+def test_the_runs_that_the_page_explains_are_those_of_its_kan(tmp_path):
+    suite = load_suite(suite_of_page(tmp_path))
+    page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
+    kans = [f"{d}-{e.slug}-seed0" for d in ("pets", "stripes") for e in suite.entries if not e.is_plain]
+    assert sorted(re.findall(rf"--run runs/compare/{suite.name}/(\S+)", page)) == kans
+
+
+@pytest.mark.parametrize("change", ["other folder", "another size", "another name"])
+def test_runs_on_other_pictures_are_refused(tmp_path, change):
+    path = suite_of_page(tmp_path)
+    suite = load_suite(path)
+
+    def job(suite=suite):
+        return Schedule(suite, tmp_path / "runs", None, tmp_path).final_jobs("pets", suite.entries[0])[0]
+
+    before = job()
+    before.folder.mkdir()
+    (before.folder / "config.yaml").write_text(yaml.safe_dump(before.options))
+    before.check()  # of a run from before its images were kept
+    before.images_path.parent.mkdir()
+    before.images_path.write_text(f"{before.images}\n")
+    job().check()
+    picture = tmp_path / "pictures" / "cat" / "0.png"
+    if change == "other folder":
+        shutil.copytree(tmp_path / "pictures", tmp_path / "pictures2")
+        suite = replace(suite, folders={"pets": "pictures2"})
+    elif change == "another size":
+        picture.write_bytes(picture.read_bytes() + b" ")
+    else:
+        picture.rename(picture.with_name("new.png"))
+    with pytest.raises(UserError, match=r"pets-relu-seed0 was run on other images .*: remove it, or rename the suite"):
+        job(suite).check()
+
+
+def test_a_plugins_folder_takes_the_place_of_no_other_module(tmp_path):
+    (tmp_path / "statistics.py").write_text("raise RuntimeError")
+    (tmp_path / "my_one.py").write_text(ONE_MODEL.format(name="one"))
+    import_plugins(["my_one"], tmp_path)
+    code = "from convkan.models import list_models; import statistics as _; assert 'one' in list_models()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["../own/my_one.py", "my_link.py"])
+def test_plugins_may_lie_elsewhere(tmp_path, name):
+    for folder in ("own", "suite"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "own" / "my_one.py").write_text(ONE_MODEL.format(name="one"))
+    (tmp_path / "suite" / "my_link.py").symlink_to(tmp_path / "own" / "my_one.py")
+    assert import_plugins([name], tmp_path / "suite")[0].registered == {"one"}
 
 
 def test_a_data_set_is_known_in_processes_that_only_the_environment_tells_of_it(tmp_path, monkeypatch):
@@ -198,6 +255,12 @@ class TestExports:
             )
             assert float(row["test_accuracy"]) == run["test_accuracy"]
             assert json.loads(row["model_options"]) == run["options"]["model_options"]
+
+    def test_milliseconds_in_the_picture_of_costs_are_no_minutes(self, record):
+        runs = runs_of(record)
+        figure = figures._pareto(runs, dict.fromkeys(runs["entry"], ("black", "o", True)), [])
+        written = {axis.get_xlabel(): axis.xaxis.get_major_formatter()(0.06) for axis in figure.axes}
+        assert written["time an epoch"] == "60 ms"
 
     def test_latex_has_mean_and_deviation_and_escaped_names(self, record):
         name = r"50 % of_a $x^2$ & {b}\c ~ #1 <--> \end{tabular}"

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,6 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 from torch import nn
 
 MODULES_VARIABLE = "CONVKAN_MODELS"  # names modules that register more models, separated by commas
+PATH_VARIABLE = "CONVKAN_MODELS_PATH"  # folders to look for them in when Python knows no module of that name
 
 Task = Literal["classification", "segmentation"]
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
@@ -158,11 +160,16 @@ def suggested_learning_rate(name: str) -> float:
 
 
 def import_named() -> None:
-    """Import the modules that CONVKAN_MODELS names.
+    """Import the modules that CONVKAN_MODELS names, which may lie in the folders that CONVKAN_MODELS_PATH names.
+
+    These come last in Python's path, so that nothing in them takes the place of what others import.
 
     Raises:
         ValueError: One of them cannot be imported.
     """
+    for folder in filter(None, os.environ.get(PATH_VARIABLE, "").split(os.pathsep)):
+        if folder not in sys.path:
+            sys.path.append(folder)
     for module in filter(None, map(str.strip, os.environ.get(MODULES_VARIABLE, "").split(","))):
         try:
             import_module(module)

@@ -19,9 +19,10 @@ from experiments.compare.tables import median_seconds
 COSTS = {
     "parameters": "parameters",
     "multiply_adds": "multiply-adds an image",
-    "seconds": "seconds an epoch",
-    "step_memory_bytes": "memory that a training step keeps, bytes",
+    "seconds": "time an epoch",
+    "step_memory_bytes": "memory that a training step keeps",
 }
+UNITS = {"seconds": "s", "step_memory_bytes": "B"}  # so that a thousandth is not read as a minute
 WIDTH = 11.0  # inches
 MARKERS = "osD^vP*X"
 MOST_CURVES = len(PALETTE)
@@ -91,7 +92,7 @@ def _pareto(runs: pd.DataFrame, styles: dict[str, Any], classes: list[str]) -> F
             axis.xaxis.set_minor_formatter(NullFormatter())
         else:
             axis.xaxis.set_major_locator(MaxNLocator(5))
-        axis.xaxis.set_major_formatter(EngFormatter())
+        axis.xaxis.set_major_formatter(EngFormatter(unit=UNITS.get(cost, "")))
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     for axis in axes[:, 0]:

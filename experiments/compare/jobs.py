@@ -32,12 +32,14 @@ class Job:
         folder: Where it leaves its results.
         options: Options of the training script, but for those that say where.
         data_root: Where its data set lies; None for where the suite's do.
+        images: What tells whether the images there are others than before; None for a data set that does not change.
     """
 
     label: str
     folder: Path
     options: dict[str, Any]
     data_root: str | None = None
+    images: str | None = None
 
     @property
     def is_done(self) -> bool:
@@ -62,6 +64,11 @@ class Job:
         except OSError:
             return 0
 
+    @property
+    def images_path(self) -> Path:
+        """Where it is kept on what images it was run."""
+        return self.folder.parent / "configs" / f"{self.folder.name}.images"
+
     def record(self) -> dict[str, Any]:
         """What it left when it was done.
 
@@ -71,7 +78,7 @@ class Job:
         return read_record(self.folder / "result.json")
 
     def check(self) -> None:
-        """Raise if its folder holds a run with other options.
+        """Raise if its folder holds a run with other options or on other images.
 
         Raises:
             UserError: It does; the message names them.
@@ -85,6 +92,12 @@ class Job:
         if changed:
             raise UserError(
                 f"{self.folder} was run with other options ({', '.join(changed)}): remove it, or rename the suite"
+            )
+        # A run from before this was kept is taken as it is.
+        images = self.images_path.read_text(encoding="utf-8").strip() if self.images_path.exists() else self.images
+        if images != self.images:
+            raise UserError(
+                f"{self.folder} was run on other images ({images}; now {self.images}): remove it, or rename the suite"
             )
 
 
@@ -159,6 +172,10 @@ def _start(job: Job, slot: int, processes: int, gpus: int, data_root: str | None
         options = {"threads": threads, **job.options, "runs_root": str(job.folder.parent), "run_name": job.folder.name}
         path = job.folder.parent / "configs" / f"{job.folder.name}.yaml"
         write_text(path, yaml.safe_dump(options, sort_keys=False))
+        if job.images is None:
+            job.images_path.unlink(missing_ok=True)
+        else:
+            write_text(job.images_path, job.images + "\n")
         command += ["--config", str(path)]
     log = _log(job)
     log.parent.mkdir(parents=True, exist_ok=True)

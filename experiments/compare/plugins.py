@@ -1,7 +1,7 @@
 """A user's own modules, which register the models and data sets that a suite names.
 
-They are imported as those that the environment variable CONVKAN_MODELS names, and put there, so that the processes
-started from this one have them, too.
+They are imported as those that the environment variable CONVKAN_MODELS names, and put there and their folders into
+CONVKAN_MODELS_PATH, so that the processes started from this one have them, too.
 """
 
 import importlib
@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from convkan.models.registry import MODELS, MODULES_VARIABLE
+from convkan.models.registry import MODELS, MODULES_VARIABLE, PATH_VARIABLE
 from convkan.training.datasets import DATASETS
 from experiments.common.cli import UserError
-
-PATH_VARIABLE = "PYTHONPATH"
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,8 @@ def _plugin(key: str, name: str, folder: Path) -> Plugin:
         sys.path.append(str(home))  # last, so that nothing in it takes the place of what others import
     _extend(PATH_VARIABLE, str(home), os.pathsep)
     before, is_new = {**MODELS, **DATASETS}, module not in sys.modules
-    _check_origin(key, name, home, _imported(key, name, module))
+    _imported(key, name, module)
+    _check_origin(key, name, home, sys.modules[module.partition(".")[0]])
     after = {**MODELS, **DATASETS}
     taken = [known for known, value in before.items() if after.get(known) is not value]
     if taken:
@@ -74,31 +73,33 @@ def _plugin(key: str, name: str, folder: Path) -> Plugin:
 
 def _located(key: str, name: str, folder: Path) -> tuple[str, Path]:
     """The name of a module, and the folder to find it in."""
-    path = folder.resolve() / name
-    module, home = (path.stem, path.parent) if path.suffix == ".py" else (name, folder.resolve())
+    path = folder / name
+    module, home = (path.stem, path.parent.resolve()) if path.suffix == ".py" else (name, folder.resolve())
     if path.suffix == ".py" and not path.is_file():
-        raise UserError(f"{key} must be a module or .py file that can be imported, got {name!r}: there is no {path}")
+        raise UserError(
+            f"{key} must be a module or .py file that can be imported, got {name!r}: there is no {path.resolve()}"
+        )
     if not all(part.isidentifier() for part in module.split(".")):
         raise UserError(f"{key} must be named as Python names modules, got {name!r}")
     return module, home
 
 
-def _imported(key: str, name: str, module: str) -> ModuleType:
+def _imported(key: str, name: str, module: str) -> None:
     importlib.invalidate_caches()  # the file may be younger than this process
     try:
-        return importlib.import_module(module)
+        importlib.import_module(module)
     except Exception as error:
         raise UserError(
             f"{key} must be a module or .py file that can be imported, got {name!r}: {type(error).__name__}: {error}"
         ) from error
 
 
-def _check_origin(key: str, name: str, home: Path, module: ModuleType) -> None:
+def _check_origin(key: str, name: str, home: Path, top: ModuleType) -> None:
     """Refuse another module than the one beside the suite, which other processes may find first."""
-    top = module.__name__.partition(".")[0]
-    is_beside = (home / f"{top}.py").is_file() or (home / top / "__init__.py").is_file()
-    origin = Path(module.__file__ or "").resolve()
-    if is_beside and not origin.is_relative_to(home):
+    paths = (home / f"{top.__name__}.py", home / top.__name__ / "__init__.py")
+    beside = [path.resolve() for path in paths if path.is_file()]  # as links lead there
+    origin = Path(top.__file__ or "").resolve()
+    if beside and origin not in beside:
         raise UserError(f"{key} must have a name of its own, got {name!r}, as which Python knows {origin}: rename it")
 
 

@@ -4,11 +4,12 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from convkan.training import ImageData
+from convkan.training.folders import find_parts, list_pictures
 from experiments.common.cli import UserError
 from experiments.common.records import write_record
 from experiments.compare.jobs import Job
@@ -46,7 +47,7 @@ class Schedule:
                 options["refine"] = {epoch: size for epoch, size in options["refine"].items() if epoch < search.epochs}
             digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
             folder = self.folder / "trials" / f"{dataset}-{entry.model}-{digest}"
-            jobs.append(Job(f"{entry.name} on {dataset}, trial {number}", folder, options, self._folder_of(dataset)))
+            jobs.append(Job(f"{entry.name} on {dataset}, trial {number}", folder, options, *self._images(dataset)))
         return jobs
 
     def best_settings(self, dataset: str, entry: Entry) -> dict[str, Any]:
@@ -70,7 +71,7 @@ class Schedule:
                 f"{entry.name} on {dataset}, seed {seed}",
                 self.folder / f"{dataset}-{entry.slug}-seed{seed}",
                 self._options(dataset, entry, settings, {"seed": seed, "test": self.suite.test}),
-                self._folder_of(dataset),
+                *self._images(dataset),
             )
             for seed in self.suite.seeds
         ]
@@ -79,6 +80,16 @@ class Schedule:
         """Where the images lie, if the suite names a folder of them so."""
         folder = self.suite.folders.get(dataset)
         return None if folder is None else str((self.home / Path(folder).expanduser()).resolve())
+
+    def _images(self, dataset: str) -> tuple[str | None, str | None]:
+        """Where the images lie, and what tells whether they are others; nothing of a registered data set."""
+        return self._folder_of(dataset), self._states.get(dataset)
+
+    @cached_property
+    def _states(self) -> dict[str, str]:
+        """The state of each folder of images, once for all runs: it takes a look at every file."""
+        used = {dataset: self._folder_of(dataset) for dataset in self.suite.datasets}
+        return {dataset: state_of(Path(folder)) for dataset, folder in used.items() if folder is not None}
 
     def _options(self, dataset: str, entry: Entry, settings: dict[str, Any], budget: dict[str, Any]) -> dict[str, Any]:
         """Those of the training script."""
@@ -109,6 +120,21 @@ class Schedule:
             known[key] = matched_options(model, options, match, shape, len(classes), step)
             write_record(path, known)
         return known[key]
+
+
+def state_of(root: Path) -> str:
+    """Where a folder of images lies, and a digest of the names and sizes of its pictures.
+
+    Raises:
+        DataError: There are no pictures, or in folders that can be read in two ways.
+    """
+    digest = hashlib.sha256()
+    for part, folder in find_parts(root)[0].items():
+        for label, pictures in list_pictures(folder)[0].items():
+            for path in pictures:
+                what = [part, label, path.relative_to(folder).as_posix(), path.stat().st_size]
+                digest.update(json.dumps(what).encode())
+    return f"{root} {digest.hexdigest()[:12]}"
 
 
 @cache
