@@ -835,3 +835,29 @@ class TestChannels:
     def test_that_cannot_be_told_are_named(self, model, message):
         with pytest.raises(ValueError, match=message):
             convert(model, per_channel=True, batches=[torch.randn(2, 4)])
+
+
+def test_what_layers_become_says_which_are_meant():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(100, 2))
+    x = torch.randn(2, 3, 9, 9)
+
+    def kinds(**options):
+        kan = convert(model, **options)
+        torch.testing.assert_close(kan(x), model(x), rtol=1e-4, atol=1e-5)
+        return [type(layer).__name__ for layer in kan if type(layer).__module__.startswith("convkan")]
+
+    assert kinds(to="activation") == kinds() == ["SharedActivation"] * 2
+    assert kinds(where="1") == ["SharedActivation"]
+    assert kinds(to="full") == ["KANConv2d", "KANConv2d", "KANLinear"]
+    assert kinds(to="full", where=nn.Linear) == ["KANLinear"]
+    assert kinds(to="lowrank") == ["LowRankKANConv2d"] * 2
+    assert kinds(to="lowrank", where=lambda name, module: name == "2") == ["LowRankKANConv2d"]
+    assert kinds(to="full", where=["0", nn.Linear]) == ["KANConv2d", "KANLinear"]
+    with pytest.raises(ValueError, match="to must be one of activation, lowrank, full; got 'half'"):
+        convert(model, to="half")
+    with pytest.raises(ValueError, match="layers must come without to and where"):
+        convert(model, "0", to="full")
+    with pytest.raises(ValueError, match="where must choose something that can be converted, got 'head'|where must"):
+        convert(model, where="head")
+    with pytest.raises(TypeError, match="where must be patterns of names"):
+        convert(model, where=3)

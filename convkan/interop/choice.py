@@ -59,6 +59,21 @@ class Choices:
             )
 
 
+def narrowed(kinds: tuple[type[nn.Module], ...], where: Choice | Sequence[Choice]) -> Choice:
+    """Modules of some types, and of these what ``where`` chooses.
+
+    Raises:
+        TypeError: ``where`` is no choice.
+    """
+    choices = Choices.of_user("where", where)
+
+    def chosen(name: str, module: nn.Module) -> bool:
+        return isinstance(module, kinds) and choices.hold([name], module)
+
+    chosen.__name__ = ", ".join(map(_name, choices.of))
+    return chosen
+
+
 def _holds(choice: Choice, name: str, module: nn.Module) -> bool:
     if isinstance(choice, str):
         return fnmatchcase(name, choice)

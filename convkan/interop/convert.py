@@ -12,7 +12,7 @@ from convkan.basis import Basis, BSpline
 from convkan.interop.activations import WrittenBack, learnable
 from convkan.interop.calibration import calibrate
 from convkan.interop.channels import channels_of
-from convkan.interop.choice import Choice, Choices
+from convkan.interop.choice import Choice, Choices, narrowed
 from convkan.interop.finding import Found, find
 from convkan.interop.plain_activations import ACTIVATIONS, plain_class
 from convkan.interop.refusals import check_model, nearest_parameter
@@ -26,13 +26,22 @@ from convkan.nn.recording import evaluating, input_of, undisturbed
 FOR_ACTIVATIONS = BSpline(grid_size=6, grid_range=(-3, 3), extrapolation="clamp")
 FOR_PRELU = BSpline(grid_size=6, grid_range=(-3, 3), extrapolation="linear")
 FOR_LAYERS = BSpline(grid_size=6, grid_range=(-3, 3))
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# What becomes what ``to`` says.
+KINDS: dict[str, tuple[type[nn.Module], ...]] = {
+    "activation": ACTIVATIONS,
+    "lowrank": (nn.Conv2d,),
+    "full": (*CONVOLUTIONS, nn.Linear),
+}
 SAME = 1e-2  # more than rounding makes of a deep network, in float32
 
 
 def convert(
     model: nn.Module,
-    layers: Choice | Sequence[Choice] = ACTIVATIONS,
+    layers: Choice | Sequence[Choice] | None = None,
     *,
+    to: Literal["activation", "lowrank", "full"] | None = None,
+    where: Choice | Sequence[Choice] | None = None,
     exclude: Choice | Sequence[Choice] = (),
     basis: Basis | str | None = None,
     base_activation: Literal["same"] | None = "same",
@@ -63,6 +72,9 @@ def convert(
         layers: What to convert: patterns of names ("layer4.*"), types, or functions of a name and a module; one or
             several. By default all activations. An activation that is called as a function goes by the name and type
             of the module that it becomes.
+        to: In place of ``layers``, what to convert to: "activation" takes all activations, "full" all convolutions and
+            linear layers, and "lowrank" all ``nn.Conv2d``, with one function a channel unless ``rank`` says otherwise.
+        where: Of these, which, likewise chosen by names, types or functions. By default of all activations.
         exclude: What to leave, likewise.
         basis: The univariate basis, or its name. By default cubic splines on a grid of six intervals over (−3, 3), for
             activations with ``extrapolation="clamp"`` (for PReLU, which is in part a line, with "linear").
@@ -99,7 +111,8 @@ def convert(
         raise ValueError(f"base_activation must be 'same' or None, got {base_activation!r}")
     check_model(model)
     batches = None if batches is None else list(batches)
-    chosen, left = Choices.of_user("layers", layers), Choices.of_user("exclude", exclude)
+    chosen, left = _chosen(layers, to, where), Choices.of_user("exclude", exclude)
+    rank = 1 if to == "lowrank" and rank is None else rank
     before = _result(model, batches) if batches else None
     if not inplace:
         try:
@@ -122,6 +135,22 @@ def convert(
         _check_same(before, model, batches)
         calibrate(model, batches)
     return model
+
+
+def _chosen(
+    layers: Choice | Sequence[Choice] | None, to: str | None, where: Choice | Sequence[Choice] | None
+) -> Choices:
+    """What to convert, by either way to say it."""
+    if layers is not None:
+        if to is not None or where is not None:
+            raise ValueError(f"layers must come without to and where, got {layers!r} with to={to!r}, where={where!r}")
+        return Choices.of_user("layers", layers)
+    if to is not None and to not in KINDS:
+        raise ValueError(f"to must be one of {', '.join(KINDS)}; got {to!r}")
+    kinds = KINDS[to or "activation"]
+    if where is not None:
+        return Choices("where", (narrowed(kinds, where),))
+    return Choices("layers" if to is None else "to", kinds)
 
 
 @dataclass(frozen=True)
