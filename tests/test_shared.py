@@ -7,7 +7,7 @@ import torch
 from networks import images, pickled, timm
 from torch import nn
 
-from convkan import KANConv2d, KANLinear, LearnableActivation, SharedActivation
+from convkan import BSpline, KANConv2d, KANLinear, LearnableActivation, SharedActivation
 
 
 class TestSharedActivation:
@@ -89,3 +89,14 @@ class TestSharedActivation:
                 LearnableActivation(4, **options)
         with pytest.raises(ValueError, match="4 channels in dimension -1"):
             last(x.movedim(-1, 1))
+
+
+def test_an_activation_without_channels_is_one_function_for_all():
+    activation = LearnableActivation(inplace=True, basis=BSpline(3), base_activation="relu")
+    assert type(activation) is SharedActivation
+    assert (activation.basis.grid_size, activation.base_activation, activation.inplace) == (3, "relu", True)
+    x = torch.randn(2, 3, 4)
+    assert torch.equal(copy.deepcopy(activation)(x), activation(x))
+    assert type(copy.deepcopy(LearnableActivation(3))) is LearnableActivation
+    with pytest.raises(ValueError, match="num_channels must be given where num_functions, padding or dim are"):
+        LearnableActivation(num_functions=2)

@@ -1,7 +1,7 @@
 """Learnable activations: functions of every channel, shared by all taps and outputs."""
 
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -36,7 +36,8 @@ class LearnableActivation(KANLayer):
     (num_channels·num_functions, K), row c·num_functions + r.
 
     Args:
-        num_channels: Channels of the input (dimension 1).
+        num_channels: Channels of the input (dimension 1). Without, one function serves all of them: what is made is a
+            ``SharedActivation``.
         num_functions: Functions R of each channel.
         padding: Zeros put around the input first, as ``torch.nn.functional.pad`` takes them; there the output is ψ(0).
         dim: The dimension of the channels: 1, or −1 where they are last, as behind ``nn.Linear``.
@@ -62,9 +63,11 @@ class LearnableActivation(KANLayer):
         torch.Size([4, 6, 8, 8])
     """
 
+    for_all_channels: ClassVar[type["LearnableActivation"]]  # what one without channels is: see ``convkan.nn.shared``
+
     def __init__(
         self,
-        num_channels: int,
+        num_channels: int | None = None,
         num_functions: int = 1,
         *,
         padding: Sequence[int] = (),
@@ -76,6 +79,19 @@ class LearnableActivation(KANLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        if num_channels is None and type(self) is LearnableActivation:
+            if num_functions != 1 or len(padding) or dim != 1:
+                raise ValueError("num_channels must be given where num_functions, padding or dim are")
+            self.__class__ = self.for_all_channels
+            self.__init__(  # type: ignore[misc]
+                inplace=inplace,
+                basis=basis,
+                base_activation=base_activation,
+                backend=backend,
+                device=device,
+                dtype=dtype,
+            )
+            return
         num_channels, num_functions = check_channels(num_channels=num_channels, num_functions=num_functions)
         padding = check_padding(padding)
         if dim not in (1, -1) or (dim == -1 and padding):

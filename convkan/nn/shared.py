@@ -84,3 +84,6 @@ class SharedActivation(LearnableActivation):
     def extra_repr(self) -> str:
         """Options."""
         return super().extra_repr().removeprefix("1, num_functions=1, ")
+
+
+LearnableActivation.for_all_channels = SharedActivation

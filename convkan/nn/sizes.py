@@ -7,14 +7,16 @@ import torch
 from torch import Tensor
 
 
-def check_channels(**sizes: int) -> tuple[int, ...]:
+def check_channels(**sizes: int | None) -> tuple[int, ...]:
     """The sizes as Python's integers (they may be numpy's); raises unless every one is a positive integer."""
+    checked = []
     for name, size in sizes.items():
-        if not is_integer(size):
+        if size is None or not is_integer(size):
             raise TypeError(f"{name} must be an integer, got {size!r}")
         if size < 1:
             raise ValueError(f"{name} must be positive, got {size}")
-    return tuple(int(size) for size in sizes.values())
+        checked.append(int(size))
+    return tuple(checked)
 
 
 def check_floating_point(dtype: torch.dtype) -> None:
