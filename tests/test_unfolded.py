@@ -5,7 +5,7 @@ import torch
 
 from convkan import KANConv1d, KANConv2d, KANConv3d
 from convkan.ops import unfolded
-from convkan.ops.geometry import Convolution
+from convkan.ops.convolution import Convolution
 from convkan.ops.unfolded import Unfolded, suited
 from convkan.testing import assert_agree, outputs_and_gradients, randomize, with_backend
 

@@ -11,7 +11,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from convkan.ops.geometry import Channelwise, Convolution, Linear, expanded_weight
+from convkan.ops.convolution import Convolution
+from convkan.ops.geometry import Channelwise, Linear, expanded_weight
 from convkan.ops.plan import Plan
 from convkan.ops.transposed import TransposedConvolution
 

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convkan.modes import is_concrete
-from convkan.ops.geometry import Convolution, Geometry, Linear, Sizes
+from convkan.ops.convolution import Convolution
+from convkan.ops.geometry import Geometry, Linear, Sizes
 from convkan.ops.tiles import CPU_BYTES_PER_THREAD
 
 # Weights of fewer bytes stay in the cache, however they are ordered.
