@@ -204,8 +204,8 @@ class Linear(Geometry):
             return grad_features, None
         columns, rows = self.rows(features.to(weights[0].dtype).flatten(-3)), self.rows(grad)
         parts = columns.split([weight.shape[1] for weight in weights], dim=1)
-        # A third faster in this order than transposed.
-        return grad_features, tuple((part.mT @ rows).mT for part in parts)
+        # In this order they are laid out as the weights are; transposed ones autograd would copy.
+        return grad_features, tuple(rows.mT @ part for part in parts)
 
     def output_shape(self, x_shape: Sizes, weight_shape: Sizes) -> tuple[int, ...]:
         """(…, out)."""
