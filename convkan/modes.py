@@ -34,6 +34,11 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def is_differentiated() -> bool:
+    """Whether derivatives are taken of what is computed now, by going backward or forward."""
+    return torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0
+
+
 def is_concrete(x: Tensor) -> bool:
     """Whether ``x`` holds numbers that are worked on now, not traced, transformed or only described."""
     return (

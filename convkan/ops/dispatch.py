@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convkan.modes import is_traced
+from convkan.modes import is_differentiated, is_traced, is_transformed
 from convkan.ops.plan import Plan
 from convkan.ops.reference import reference
-from convkan.ops.tiled import Tiled
+from convkan.ops.tiled import Tiled, Transformed, untracked
 from convkan.ops.traced import traced
 
 Run = Callable[[Tensor, Tensor | None, Tensor, Tensor | None, Plan], Tensor]
@@ -27,16 +27,28 @@ class Backend:
         run: Evaluates (x, base_weight, basis_weight, grid, plan).
         obstacle: Why the backend cannot run this input, or None when it can.
         traced: What to evaluate instead where a compiler or an exporter looks on; None where ``run`` will do.
+        transformed: Likewise within transforms of ``torch.func``.
+        untracked: Likewise where nothing is differentiated.
     """
 
     run: Run
     obstacle: Callable[[Tensor, Plan], str | None] = _runs_everywhere
     traced: Run | None = None
+    transformed: Run | None = None
+    untracked: Run | None = None
+
+    def for_mode(self) -> Run:
+        """The way to evaluate in the mode that torch is in."""
+        if self.traced is not None and is_traced():
+            return self.traced
+        if self.transformed is not None and is_transformed():
+            return self.transformed
+        return self.run if self.untracked is None or is_differentiated() else self.untracked
 
 
 # In order of preference: "auto" takes the first that can run.
 BACKENDS: dict[str, Backend] = {
-    "dense": Backend(Tiled.apply, traced=traced),
+    "dense": Backend(Tiled.apply, traced=traced, transformed=Transformed.apply, untracked=untracked),
     "reference": Backend(reference),
 }
 
@@ -103,8 +115,7 @@ def evaluate(
         ValueError: There is no such backend.
         RuntimeError: The named backend cannot run this input.
     """
-    selected = select_backend(backend, x, plan)
-    run = selected.traced if selected.traced is not None and is_traced() else selected.run
+    run = select_backend(backend, x, plan).for_mode()
     device = x.device.type
     if _autocasts(device) and x.is_floating_point() and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)

@@ -19,6 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Sizes = Sequence[int]
+# Weights of a linear layer of fewer bytes take less time to be joined than a second product would.
+LEAST_BYTES = 2**16
 
 
 def expanded_weight(base_weight: Tensor | None, basis_weight: Tensor) -> Tensor:
@@ -169,16 +171,18 @@ class Linear(Geometry):
         return pixels.squeeze(-2)
 
     def weights(self, base_weight: Tensor | None, basis_weight: Tensor) -> tuple[Tensor, ...]:
-        """Both as they are: to join them would cost as much as a small product."""
-        return (basis_weight,) if base_weight is None else (base_weight, basis_weight)
+        """Both as they are: to join them would cost as much as a small product, unless they are small themselves."""
+        if base_weight is None or basis_weight.nbytes < LEAST_BYTES:
+            return Geometry.weights(self, base_weight, basis_weight)
+        return base_weight, basis_weight
 
     def unweights(
         self, by_weights: Sequence[Tensor] | None, base_weight: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The adjoint: the same two."""
-        if by_weights is None:
-            return None, None
-        return (None, by_weights[0]) if base_weight is None else (by_weights[0], by_weights[1])
+        """The adjoint."""
+        if by_weights is None or len(by_weights) == 1:
+            return Geometry.unweights(self, by_weights, base_weight)
+        return by_weights[0], by_weights[1]
 
     def contract(self, features: Float[Tensor, "*batch 1 features channels"], *weights: Tensor) -> Tensor:
         """A product of matrices for each weight."""

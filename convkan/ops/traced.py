@@ -17,7 +17,7 @@ from convkan.ops import whole
 from convkan.ops.counting import register_formulas
 from convkan.ops.knots import knot_facts
 from convkan.ops.plan import PLANS, Plan
-from convkan.ops.tiled import Tiled, at_once, gradients, keep_arguments, those_needed
+from convkan.ops.tiled import at_once, gradients, keep_arguments, those_needed, untracked
 
 
 def traced(x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, plan: Plan) -> Tensor:
@@ -40,7 +40,7 @@ class SeenThrough(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep the arguments, and nothing else."""
-        keep_arguments(ctx, inputs, output)
+        keep_arguments(ctx, inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -60,9 +60,9 @@ def operation(
     grid: Optional[Tensor],  # noqa: UP045
     plan: str,
 ) -> Tensor:
-    """``Tiled.forward``, its result with channels last in memory."""
+    """The layer tile by tile, its result with channels last in memory."""
     with torch.autocast(x.device.type, enabled=False):
-        y = Tiled.forward(x, base_weight, basis_weight, grid, _plan(plan, grid))
+        y = untracked(x, base_weight, basis_weight, grid, _plan(plan, grid))
     return PLANS[plan].geometry.laid_out(y)
 
 
@@ -90,9 +90,7 @@ def operation_backward(
     grad_x, grad_base, grad_basis = (x.new_empty(0) if gradient is None else gradient for gradient in found)
     if need_x:
         grad_x = PLANS[plan].geometry.laid_out(grad_x)
-    # Those of the weights are views of one tensor, which results of an operation must not be.
-    grad_base, grad_basis = (g.clone(memory_format=torch.contiguous_format) for g in (grad_base, grad_basis))
-    return grad_x, grad_base, grad_basis
+    return grad_x, _owning(grad_base), _owning(grad_basis)
 
 
 @operation_backward.register_fake
@@ -125,6 +123,12 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 operation.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _owning(gradient: Tensor) -> Tensor:
+    """A gradient by a weight, contiguous, and no view of one by both, which results of an operation must not be."""
+    alone = gradient.is_contiguous() and gradient.untyped_storage().nbytes() == gradient.nbytes
+    return gradient if alone else gradient.clone(memory_format=torch.contiguous_format)
 
 
 def _plan(key: str, grid: Tensor | None) -> Plan:

@@ -26,8 +26,11 @@ LEAST_BYTES = CPU_BYTES_PER_THREAD
 class Unfolded(Convolution):
     """``Convolution`` of one group, whose ``contract`` is a product of matrices for each weight."""
 
-    weights = Linear.weights
     unweights = Linear.unweights
+
+    def weights(self, base_weight: Tensor | None, basis_weight: Tensor) -> tuple[Tensor, ...]:
+        """Both as they are."""
+        return (basis_weight,) if base_weight is None else (base_weight, basis_weight)
 
     def contract(self, features: Float[Tensor, "batch *space 1 features channels"], *weights: Tensor) -> Tensor:
         """Patches times weights."""
