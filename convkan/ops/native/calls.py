@@ -16,7 +16,12 @@ from convkan.ops.native import build
 from convkan.ops.plan import Expansion
 
 HIGHEST_ORDER = 5
-BASES = {None: 0, "silu": 1, "relu": 2, "identity": 3, "sigmoid": 4}
+BASES = {
+    name: number
+    for number, name in enumerate(
+        (None, "silu", "relu", "identity", "sigmoid", "gelu", "tanh", "gelu_tanh", "relu6", "hardswish")
+    )
+}
 EXTRAPOLATIONS = {"zero": 0, "clamp": 1, "linear": 2}
 # Channels from which on vectors go over channels; of fewer, where these are last, over pixels.
 MIN_CHANNELS = 8
