@@ -2,6 +2,7 @@
 
 from convkan.basis import RBF, BSpline, Chebyshev
 from convkan.interop import convert, simplify
+from convkan.kan import KAN
 from convkan.nn import (
     KANConv1d,
     KANConv2d,
@@ -26,6 +27,7 @@ from convkan.nn import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "KAN",
     "RBF",
     "BSpline",
     "Chebyshev",

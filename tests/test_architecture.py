@@ -17,7 +17,7 @@ LEVELS = [
     {"basis", "files", "modes", "deprecation"},
     {"ops"},
     {"nn"},
-    {"functional", "grid", "regularization", "models", "interpret", "interop", "optim"},
+    {"functional", "grid", "regularization", "models", "interpret", "interop", "optim", "kan"},
     {"training", "timm", "torchvision", "hub"},
     {"testing"},
 ]

@@ -15,6 +15,7 @@ from convkan.nn.lazy import (
 )
 from convkan.nn.linear import KANLinear
 from convkan.nn.lowrank import LowRankKANConv2d
+from convkan.nn.multiplication import Multiplication
 from convkan.nn.named_edges import SymbolicEdges
 from convkan.nn.rational import RationalActivation
 from convkan.nn.shared import SharedActivation
@@ -41,6 +42,7 @@ __all__ = [
     "LazyLearnableActivation",
     "LearnableActivation",
     "LowRankKANConv2d",
+    "Multiplication",
     "RationalActivation",
     "SharedActivation",
     "SymbolicEdges",

@@ -21,7 +21,7 @@ from convkan.interpret.pruning.operations import (
     is_transposed,
     tensors,
 )
-from convkan.nn import EdgeLayer, KANLinear, LearnableActivation
+from convkan.nn import EdgeLayer, KANLinear, LearnableActivation, Multiplication
 
 
 def channel_graph(model: nn.Module) -> ChannelGraph:
@@ -140,6 +140,8 @@ class _Follower:
             if isinstance(module, nn.GroupNorm):
                 self.spaces.of(source).mixed = f"{self.name(node)} (GroupNorm) normalises them together"
             self.step(node, "inner", source, source)
+        elif isinstance(module, Multiplication):
+            self.refuse(node, "a product needs all of its factors; prune_edges masks edges, products or not")
         else:
             self.refuse(node, "it is not known which channels it makes")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import product
+from math import prod
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor, nn
 
 from convkan.basis.functions import get_function
 from convkan.interpret.edges import edges_of
-from convkan.interpret.symbolic.composition import check_fixed, layers_of
+from convkan.interpret.symbolic.composition import check_fixed, inputs_of, layers_of, outputs_of, steps_of
 from convkan.interpret.symbolic.numbers import evaluated, rounded, within
-from convkan.nn import KANLayer
+from convkan.nn import KANLayer, Multiplication
 from convkan.nn.recording import evaluating, undisturbed
 from convkan.regularization import recorded_inputs
 
@@ -84,15 +85,15 @@ def formula(
         >>> formula(layer, ["t"])
         [1.5*sin(2*t)]
     """
-    layers = layers_of(model)
+    steps, layers = steps_of(model), layers_of(model)
     check_fixed(layers)
-    outputs = len(layers[-1][1].basis_weight)
+    outputs = outputs_of(steps[-1][1])
     if output is not None and not 0 <= output < outputs:
         raise ValueError(f"output must be one of {outputs}, got {output}")
-    values: Any = symbols_of(layers[0][1], variables)
-    seen = [None] * len(layers) if data is None else _extents(model, data)
-    for (_, layer), extent in zip(layers, seen, strict=True):
-        values = _outputs(layer, values, extent)
+    values: Any = symbols_of(steps[0][1], variables)
+    seen = iter([None] * len(layers) if data is None else _extents(model, data))
+    for _, step in steps:
+        values = _products(step, values) if isinstance(step, Multiplication) else _outputs(step, values, next(seen))
     if digits is not None:
         values = [rounded(value, digits) for value in values]
     if simplify:
@@ -135,11 +136,11 @@ def formula_error(model: nn.Module, x: Tensor, *, digits: int | None = None, dat
         digits: See ``formula``.
         data: See ``formula``. The error is NaN if some of ``x`` are outside the domain of the formula for ``data``.
     """
-    layers = layers_of(model)
+    steps, layers = steps_of(model), layers_of(model)
     if not x.numel():
         raise ValueError(f"x must not be empty, got shape {tuple(x.shape)}")
     expressions = formula(model, digits=digits, data=data)
-    found = evaluated(expressions, symbols_of(layers[0][1], None), _columns(layers[0][1], x))
+    found = evaluated(expressions, symbols_of(steps[0][1], None), _columns(steps[0][1], x))
     with evaluating(model):
         y = model(x).double().cpu()
     expected = layers[-1][1].as_batch(y).movedim(1, -1).flatten(0, -2)
@@ -147,7 +148,7 @@ def formula_error(model: nn.Module, x: Tensor, *, digits: int | None = None, dat
     return float(difference.square().mean().sqrt())
 
 
-def symbols_of(layer: KANLayer, variables: Sequence[Any] | None) -> Any:
+def symbols_of(layer: KANLayer | Multiplication, variables: Sequence[Any] | None) -> Any:
     """The symbols of a layer's inputs: a list, or one that takes indices for a convolution.
 
     Raises:
@@ -155,13 +156,13 @@ def symbols_of(layer: KANLayer, variables: Sequence[Any] | None) -> Any:
     """
     import sympy
 
-    if layer.basis_weight.ndim > 2:
+    if isinstance(layer, KANLayer) and layer.basis_weight.ndim > 2:
         if variables is not None:
             raise ValueError(f"variables must be None for a convolution, whose inputs are x[c, i, …]; got {variables}")
         return sympy.IndexedBase("x")
-    names = variables if variables is not None else [f"x_{index + 1}" for index in range(layer.num_inputs)]
-    if len(names) != layer.num_inputs:
-        raise ValueError(f"variables must be one for each of {layer.num_inputs} inputs, got {len(names)}")
+    names = variables if variables is not None else [f"x_{index + 1}" for index in range(inputs_of(layer))]
+    if len(names) != inputs_of(layer):
+        raise ValueError(f"variables must be one for each of {inputs_of(layer)} inputs, got {len(names)}")
     if len({str(name) for name in names}) != len(names):
         raise ValueError(f"variables must differ, got {[str(name) for name in names]}")
     return [sympy.Symbol(name) if isinstance(name, str) else name for name in names]
@@ -204,6 +205,11 @@ def _outputs(layer: KANLayer, inputs: Any, extent: Float[Tensor, "2 channels"] |
     return sums
 
 
+def _products(step: Multiplication, inputs: "list[Expr]") -> "list[Expr]":
+    """Expressions of the products, from those of their factors."""
+    return [prod([inputs[source] for source in step.sources(node)]) for node in range(step.out_features)]
+
+
 def _inside(extent: Float[Tensor, "2"], affine: Sequence[float], ends: tuple[float, float]) -> bool:
     """Whether a·x + b lies between the ends for all x of an extent."""
     a, b = extent.new_tensor(affine)
@@ -217,8 +223,10 @@ def _number(value: float) -> Any:
     return sympy.Integer(round(value)) if value == round(value) else sympy.Float(value)
 
 
-def _columns(layer: KANLayer, x: Tensor) -> Float[Tensor, "channels *kernel samples"]:
+def _columns(layer: KANLayer | Multiplication, x: Tensor) -> Float[Tensor, "channels *kernel samples"]:
     """What the variables of a formula stand for when a model that begins with the layer is called with ``x``."""
+    if isinstance(layer, Multiplication):
+        return x.reshape(-1, layer.in_features).mT
     kernel = layer.edge_shape[2:]
     if not kernel:  # a linear model may flatten its input first
         return layer.samples(x.reshape(-1, layer.num_inputs) if layer.geometry.sums else x)
