@@ -21,12 +21,11 @@ from torch import Tensor, nn
 
 from convkan.grid import spline_layers
 from convkan.interpret.plot import plot_confusion, plot_edges, plot_learning_curves
-from convkan.models import Description, example_input, freeze_body, model_options, model_task
+from convkan.models import Description, example_input, freeze_body, model_options
 from convkan.nn import KANLayer
 from convkan.training import (
     Classifier,
     History,
-    ImageData,
     TrainingDivergedError,
     WatchCoverage,
     naming,
@@ -35,6 +34,7 @@ from convkan.training import (
     write_atomically,
     write_text,
 )
+from experiments.common.beginning import begin
 from experiments.common.cli import UserError, given, parse, run
 from experiments.common.counting import (
     count_multiply_adds,
@@ -44,7 +44,6 @@ from experiments.common.counting import (
 )
 from experiments.common.fine_tuning import (
     at_size_of_weights,
-    begin_with_weights,
     go_on_with_weights,
     note_description,
     with_absolute_weights,
@@ -223,20 +222,6 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
             f"results are in {folder}"
         )
     return record
-
-
-def begin(config: TrainConfig, data: ImageData) -> tuple[nn.Module, Description]:
-    """The model to be trained on ``data``: new, or with trained weights."""
-    if config.weights is not None:
-        return begin_with_weights(config, data)
-    if model_task(config.model) != "classification":
-        raise ValueError(f"model must be a classifier, got {config.model!r}: see python -m experiments.segment")
-    channels, height, width = data.image_shape
-    options = dict(config.model_options)
-    if "image_size" in model_options(config.model):
-        options.setdefault("image_size", [height, width])
-    description = Description(config.model, channels, (height, width), data.class_names, data.mean, data.std, options)
-    return description.create(), description
 
 
 def recall_of(confusion: Tensor, class_names: list[str]) -> dict[str, float | None]:

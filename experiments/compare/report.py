@@ -10,6 +10,7 @@ from experiments.compare import figures
 from experiments.compare.exports import csv_of, latex_of
 from experiments.compare.suite import Suite, suite_of
 from experiments.compare.tables import Table, entry_rows, runs_of, search_rows, summarize
+from experiments.compare.timing import StepTimes
 from experiments.compare.verdict import compare_pairs, verdict_of
 
 
@@ -46,11 +47,11 @@ def context_of(record: dict[str, Any]) -> dict[str, Any]:
         "pairs": [pair.sentence() for pair in pairs],
         "entries": entry_rows(suite),
         "searches": search_rows(record),
-        "protocol": protocol_of(suite, record["runs"]),
+        "protocol": protocol_of(suite, record["runs"], record.get("timings", [])),
     }
 
 
-def protocol_of(suite: Suite, runs: list[dict[str, Any]]) -> list[str]:
+def protocol_of(suite: Suite, runs: list[dict[str, Any]], timings: list[dict[str, Any]]) -> list[str]:
     """How the figures came about."""
     seeds = sorted({run["seed"] for run in runs})
     touched = "was touched once for each final run" if suite.judged_on == "test" else "was not touched"
@@ -58,8 +59,9 @@ def protocol_of(suite: Suite, runs: list[dict[str, Any]]) -> list[str]:
         f"Seeds {', '.join(map(str, seeds))}; the validation split chose the epoch, the test set {touched}.",
         "Common to all: " + ", ".join(f"{key} {value}" for key, value in suite.recipe.items()) + ".",
     ]
-    if suite.match:
-        lines.append(f"Widths chosen for {suite.match.target:,} {suite.match.by.replace('_', ' ')}.")
+    if suite.match and suite.match.size:
+        lines.append(f"Widths chosen for {suite.match.target:,} {suite.match.size.replace('_', ' ')}.")
+    lines += equal_times_of(timings)
     if suite.search:
         search = suite.search
         by = "" if all(suite.chosen_by(entry) == "val_accuracy" for entry in suite.entries) else "by balanced accuracy "
@@ -78,6 +80,28 @@ def protocol_of(suite: Suite, runs: list[dict[str, Any]]) -> list[str]:
     threads = ", ".join(sorted({str(run["threads"]) for run in runs}))
     commits = ", ".join(sorted({str(run["git_commit"])[:12] for run in runs}))
     lines.append(f"On {device}, {threads} thread(s) a run; commit {commits}.")
+    return lines
+
+
+def equal_times_of(timings: list[dict[str, Any]]) -> list[str]:
+    """How epochs were chosen for equal times, and what there is to doubt about it."""
+    lines = []
+    for dataset in dict.fromkeys(found["dataset"] for found in timings):
+        rows = [found for found in timings if found["dataset"] == dataset]
+        listed = "; ".join(
+            f"{row['entry']} {row['epochs']} epochs of {row['steps_per_epoch']:,} steps of "
+            f"{row['step_milliseconds']:.3g} ms, {row['seconds']:.3g} s"
+            for row in rows
+        )
+        spread = max(row["spread"] for row in rows)
+        lines.append(
+            f"Epochs on {dataset} chosen for equal training times, by steps timed in turn before the runs (medians of "
+            f"{len(rows[0]['rounds'])} rounds, which differ by up to {spread:.0%}): {listed}. "
+            "Fractions of an epoch are rounded up for CNNs and down for KANs; schedules end with the last epoch."
+        )
+        for row in rows:
+            times = StepTimes(row["rounds"], row["steps_per_epoch"], row["others"], row["device"])
+            lines += times.doubts(f"{row['entry']} on {dataset}")
     return lines
 
 
