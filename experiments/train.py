@@ -34,6 +34,7 @@ from convkan.training import (
     write_atomically,
     write_text,
 )
+from experiments.common.answers import ValidationAnswers
 from experiments.common.beginning import begin
 from experiments.common.cli import UserError, given, parse, run
 from experiments.common.counting import (
@@ -147,7 +148,9 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         model.to(memory_format=torch.channels_last)
     steps = config.epochs * -(-len(data.train) // config.batch_size)
     watch = WatchCoverage(config.off_grid_warning)
-    trainer, history = build_trainer(config, folder, [*grid_callbacks(config, steps), watch])
+    answers = ValidationAnswers()
+    more = [*grid_callbacks(config, steps), watch, *([] if config.test else [answers])]
+    trainer, history = build_trainer(config, folder, more)
     device = trainer.strategy.root_device
     record: dict[str, Any] = {"config": asdict(config), "seed": config.seed, **environment(device)}
     record["images"] = data.counts()
@@ -184,6 +187,8 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         confusion = classifier.test_confusion.compute()  # on every device: it gathers
         record |= {**test, "confusion": confusion.tolist(), "test_recall": recall_of(confusion, data.class_names)}
         record["test_correct"] = packed(classifier.test_correct.compute() > 0)  # in the order of the test part
+    elif best["epoch"] in answers.by_epoch:  # not those of a run that began before they were kept
+        record |= {"val_correct": answers.by_epoch[best["epoch"]], "val_images": len(data.val)}
     if config.refine and "grid_size" in model_options(config.model):
         description = with_final_grid_size(description, model)
     trained = description.create()  # in single precision, whatever training made of it

@@ -8,8 +8,8 @@ import yaml
 
 from convkan.models import Description, suggested_learning_rate
 from convkan.training import ImageData, Recipe
-from convkan.training.classifier import ClassWeights
 from convkan.training.data import Augmentation, Scaling
+from convkan.training.recipe import ClassWeights
 from experiments.common.cli import UserError
 
 

@@ -29,6 +29,8 @@ COMPARED = (
     "peak_memory_bytes",
     "confusion",
     "test_correct",
+    "val_correct",
+    "val_images",
     "git_commit",
     "device",
     "threads",

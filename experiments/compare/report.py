@@ -8,10 +8,11 @@ from convkan.training import write_text
 from experiments.common.pages import render
 from experiments.compare import figures
 from experiments.compare.exports import csv_of, latex_of
+from experiments.compare.pairs import compare_pairs
 from experiments.compare.suite import Suite, suite_of
 from experiments.compare.tables import Table, entry_rows, runs_of, search_rows, summarize
 from experiments.compare.timing import StepTimes
-from experiments.compare.verdict import compare_pairs, verdict_of
+from experiments.compare.verdict import verdict_of
 
 
 def write_report(record: dict[str, Any], folder: Path) -> list[str]:
@@ -24,7 +25,8 @@ def write_report(record: dict[str, Any], folder: Path) -> list[str]:
     Returns:
         The verdict, line by line.
     """
-    drawn = figures.draw_all(suite_of(record), runs_of(record), record["classes"], folder)
+    suite, runs = suite_of(record), runs_of(record)
+    drawn = figures.draw_all(suite, runs, compare_pairs(suite, runs), record["classes"], folder)
     context = context_of(record)
     for template, place in (("report.md.j2", lambda path: path.name), ("report.html.j2", _inlined)):
         shown = [{"source": place(path), "caption": caption} for path, caption in drawn]
@@ -72,9 +74,11 @@ def protocol_of(suite: Suite, runs: list[dict[str, Any]], timings: list[dict[str
         )
     lines.append(
         "± is the standard deviation over seeds. Balanced accuracy, the mean of the classes' recalls, is told where it "
-        "differs from accuracy; winners are those in accuracy. Intervals are of a paired bootstrap over images and "
-        "seeds. Seconds are medians over epochs, with the first and the last grid where grids grow. Memory is what a "
-        "training step keeps from its forward pass for its backward pass, weights aside."
+        "differs from accuracy; winners are those in accuracy. Intervals are over seeds, with Student's t, and over "
+        "the images that both sides answered; p-values are corrected for the number of pairs after Holm, and a winner "
+        "is named at 5 %. Costs within 10 % are called equal; training time is that of all epochs. Seconds are medians "
+        "over epochs, with the first and the last grid where grids grow. Memory is what a training step keeps from its "
+        "forward pass for its backward pass, weights aside."
     )
     device = ", ".join(sorted({run["device"] for run in runs}))
     threads = ", ".join(sorted({str(run["threads"]) for run in runs}))
