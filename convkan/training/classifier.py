@@ -10,6 +10,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from jaxtyping import Int
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import CatMetric, MeanMetric, MetricCollection
@@ -17,6 +18,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from convkan.optim import create_optimizer, create_schedule, parameter_groups
 from convkan.regularization import total_coefficient_penalty
+from convkan.training.augmentation import mix, transform_images
+from convkan.training.averaging import average_weights
 from convkan.training.balance import BalancedAccuracy, balanced_weights
 from convkan.training.recipe import Recipe
 
@@ -53,7 +56,7 @@ class Classifier(L.LightningModule):
         labels: Int[Tensor, " count"] | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.recipe, self.seed = model, recipe, seed
+        self.model, self.num_classes, self.recipe, self.seed = model, num_classes, recipe, seed
         weights: Sequence[float] | None = None
         if recipe.class_weights == "balanced":
             if labels is None:
@@ -127,9 +130,10 @@ class Classifier(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of a batch, with the penalty if the recipe has one."""
         images, labels = batch
+        images, targets = self._augmented(images, labels)
         logits = self.model(images)
         losses = F.cross_entropy(
-            logits, labels, self.class_weights, reduction="none", label_smoothing=self.recipe.label_smoothing
+            logits, targets, self.class_weights, reduction="none", label_smoothing=self.recipe.label_smoothing
         )
         total = losses.mean()  # over images: by the batch's sum of weights, a rare class would weigh less where it is
         if self.recipe.coefficient_penalty:
@@ -142,6 +146,20 @@ class Classifier(L.LightningModule):
             )
         self._update("train", losses, logits, labels)
         return total
+
+    def _augmented(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch, changed and mixed as the recipe says; mixed labels are probabilities (batch, classes)."""
+        if self.recipe.transforms_images:
+            data = getattr(self.trainer, "datamodule", None)
+            images = transform_images(images, self.recipe, getattr(data, "mean", None), getattr(data, "std", None))
+        if not self.recipe.mixes:
+            return images, labels
+        progress = (self.current_epoch + 1) / max(1, self.trainer.max_epochs or 1)
+        return mix(images, labels, self.recipe, self.num_classes, min(1.0, progress))
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What averages the weights, if the recipe wants that."""
+        return [average_weights(self.recipe.ema)] if self.recipe.ema else []
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Loss, accuracies, and which images are right, on the validation part."""
