@@ -8,6 +8,7 @@ from convkan import LearnableActivation
 from convkan.models import create_model
 from convkan.models.activations import DetachedActivation, Gated, OfEachChannel, Squeezed, TanhExp
 from convkan.models.blocks import Units
+from convkan.models.tiny import MixedDepthwise
 
 DESIGNS = [
     {"order": 1, "grid_size": 8},
@@ -27,7 +28,7 @@ def count(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("network", ["vgg", "resnet8", "mobilenet", "unet"])
+@pytest.mark.parametrize("network", ["vgg", "resnet8", "mobilenet", "unet", "densenet"])
 @pytest.mark.parametrize("options", DESIGNS, ids=str)
 def test_every_design_is_an_option_of_every_network(network, options):
     sizes = {"width": 4} if network == "resnet8" else SMALL
@@ -114,6 +115,34 @@ def test_straight_pieces_have_fewer_coefficients():
     straight, cubic = (create_model("kan_vgg", 3, 1, **SMALL, grid_size=8, order=order) for order in (1, 3))
     channels = sum(m.num_channels for m in straight.modules() if isinstance(m, LearnableActivation))
     assert count(cubic) - count(straight) == 2 * channels
+
+
+def test_densenet_is_that_of_its_paper():
+    model = create_model("densenet", 10, 3, depths=[16, 16, 16], width=12)
+    assert count(model) == 769_162  # 0.8 million, as its authors' own
+    assert [stage.channels for stage in model.stages()] == [108, 150, 342]
+
+
+def test_tiny_is_the_size_counted_by_hand():
+    model = create_model("tiny", 10, 3, depths=[2, 1], width=6)
+    part = lambda before, after: (  # noqa: E731
+        before * 2 * before + 2 * 2 * before + (9 + 25 + 49) * 2 * before // 3 + 2 * 2 * before + 2 * before * after
+    )
+    assert count(model) == 27 * 6 + 2 * part(6, 6) + part(6, 12) + 2 * 12 + 12 * 10 + 10
+    assert any(isinstance(module, Gated) for module in model.modules())
+    with pytest.raises(TypeError, match="tiny has no option gate"):
+        create_model("tiny", gate=False)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 7])
+def test_mixed_kernels_take_each_channel_for_itself(channels):
+    layer = MixedDepthwise(channels)
+    x = torch.randn(1, channels, 9, 9)
+    y = layer(x)
+    assert y.shape == x.shape
+    changed = x.clone()
+    changed[:, 0] += 1
+    assert torch.equal(layer(changed)[:, 1:], y[:, 1:])
 
 
 @pytest.mark.parametrize(
