@@ -25,7 +25,7 @@ from convkan.interpret.plot import BLUE, GREEN, GREY, ORANGE, SKY, new_figure
 from convkan.models import Description, load_classifier
 from convkan.models.images import normalize
 from experiments.common.cli import GOES_ON, check_positive, run
-from experiments.common.statistics import paired_bootstrap
+from experiments.common.statistics import bootstrap_over_images
 from experiments.common.study import Cell, Study, Work
 from experiments.common.train_config import data_for, stored_config
 
@@ -224,11 +224,7 @@ def areas_of(subject: Subject, test: str) -> dict[str, Any]:
     return {
         "curves": {name: found.mean(0).tolist() for name, found in curves.items()},
         "areas": {name: float(found.mean()) for name, found in areas.items()},
-        "differences": {
-            # It draws images, the same for both; that it was made for right and wrong answers does not matter.
-            name: asdict(paired_bootstrap(areas[OURS][None], areas[name][None]))
-            for name in RIVALS
-        },
+        "differences": {name: asdict(bootstrap_over_images(areas[OURS], areas[name])) for name in RIVALS},
     }
 
 

@@ -21,12 +21,11 @@ from torch import Tensor, nn
 
 from convkan.grid import spline_layers
 from convkan.interpret.plot import plot_confusion, plot_edges, plot_learning_curves
-from convkan.models import Description, example_input, freeze_body, model_options, model_task
+from convkan.models import Description, example_input, freeze_body, model_options
 from convkan.nn import KANLayer
 from convkan.training import (
     Classifier,
     History,
-    ImageData,
     TrainingDivergedError,
     WatchCoverage,
     naming,
@@ -35,6 +34,8 @@ from convkan.training import (
     write_atomically,
     write_text,
 )
+from experiments.common.answers import ValidationAnswers
+from experiments.common.beginning import begin
 from experiments.common.cli import UserError, given, parse, run
 from experiments.common.counting import (
     count_multiply_adds,
@@ -44,7 +45,6 @@ from experiments.common.counting import (
 )
 from experiments.common.fine_tuning import (
     at_size_of_weights,
-    begin_with_weights,
     go_on_with_weights,
     note_description,
     with_absolute_weights,
@@ -148,7 +148,9 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         model.to(memory_format=torch.channels_last)
     steps = config.epochs * -(-len(data.train) // config.batch_size)
     watch = WatchCoverage(config.off_grid_warning)
-    trainer, history = build_trainer(config, folder, [*grid_callbacks(config, steps), watch])
+    answers = ValidationAnswers()
+    more = [*grid_callbacks(config, steps), watch, *([] if config.test else [answers])]
+    trainer, history = build_trainer(config, folder, more)
     device = trainer.strategy.root_device
     record: dict[str, Any] = {"config": asdict(config), "seed": config.seed, **environment(device)}
     record["images"] = data.counts()
@@ -185,6 +187,8 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         confusion = classifier.test_confusion.compute()  # on every device: it gathers
         record |= {**test, "confusion": confusion.tolist(), "test_recall": recall_of(confusion, data.class_names)}
         record["test_correct"] = packed(classifier.test_correct.compute() > 0)  # in the order of the test part
+    elif best["epoch"] in answers.by_epoch:  # not those of a run that began before they were kept
+        record |= {"val_correct": answers.by_epoch[best["epoch"]], "val_images": len(data.val)}
     if config.refine and "grid_size" in model_options(config.model):
         description = with_final_grid_size(description, model)
     trained = description.create()  # in single precision, whatever training made of it
@@ -223,20 +227,6 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
             f"results are in {folder}"
         )
     return record
-
-
-def begin(config: TrainConfig, data: ImageData) -> tuple[nn.Module, Description]:
-    """The model to be trained on ``data``: new, or with trained weights."""
-    if config.weights is not None:
-        return begin_with_weights(config, data)
-    if model_task(config.model) != "classification":
-        raise ValueError(f"model must be a classifier, got {config.model!r}: see python -m experiments.segment")
-    channels, height, width = data.image_shape
-    options = dict(config.model_options)
-    if "image_size" in model_options(config.model):
-        options.setdefault("image_size", [height, width])
-    description = Description(config.model, channels, (height, width), data.class_names, data.mean, data.std, options)
-    return description.create(), description
 
 
 def recall_of(confusion: Tensor, class_names: list[str]) -> dict[str, float | None]:

@@ -27,7 +27,8 @@ from experiments.compare import __main__ as compare
 from experiments.compare import exports, figures, jobs
 from experiments.compare.plugins import import_plugins
 from experiments.compare.schedule import Schedule
-from experiments.compare.suite import load_suite
+from experiments.compare.styles import styles_of
+from experiments.compare.suite import load_suite, suite_of
 from experiments.compare.tables import runs_of
 
 ROOT = Path(__file__).parents[1]
@@ -257,10 +258,10 @@ class TestExports:
             assert json.loads(row["model_options"]) == run["options"]["model_options"]
 
     def test_milliseconds_in_the_picture_of_costs_are_no_minutes(self, record):
-        runs = runs_of(record)
-        figure = figures._pareto(runs, dict.fromkeys(runs["entry"], ("black", "o", True)), [])
+        suite, runs = suite_of(record), runs_of(record)
+        figure = figures.draw_costs(runs, styles_of(suite), ["training_seconds"])
         written = {axis.get_xlabel(): axis.xaxis.get_major_formatter()(0.06) for axis in figure.axes}
-        assert written["time an epoch"] == "60 ms"
+        assert written["training time"] == "60 ms"
 
     def test_latex_has_mean_and_deviation_and_escaped_names(self, record):
         name = r"50 % of_a $x^2$ & {b}\c ~ #1 <--> \end{tabular}"

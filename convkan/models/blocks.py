@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from convkan.basis import BASES, Basis, create_basis
+from convkan.models.activations import DetachedActivation, Gated, OfEachChannel, Squeezed, TanhExp
 from convkan.modes import is_jit_traced
 from convkan.nn import KANConv2d, KANConvTranspose2d, KANLinear, LearnableActivation, LowRankKANConv2d
 
@@ -17,10 +18,11 @@ Normalization = Literal["batch", "group", "none"]
 Head = Literal["linear", "kan"]
 
 GROUPED = ("plain", "lowrank", "full", "shared")  # kinds whose channels may be convolved in groups
+EXTENDED = ("plain", "lowrank", "shared")  # kinds that activate apart from convolving: gates and the like fit between
 GRID_RANGE = (-3.0, 3.0)  # three standard deviations of a normalised input
 GROUP_SIZE = 8  # channels normalised together, by "group"
 BOTTLENECK = 4  # how many times fewer channels a bottleneck has
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "tanhexp": TanhExp}
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,13 @@ class Units:
         basis: The univariate basis of KAN parts.
         base_activation: Name of the fixed part of each function, or None.
         normalization: "batch", "group" (of 8 channels) or "none".
-        activation: The fixed activation of plain parts: "relu", "silu" or "gelu".
+        activation: The fixed activation of plain parts: "relu", "silu", "gelu" or "tanhexp".
         dropout: Probability of making a channel zero after it is normalised, before it is activated.
         head: "linear", or "kan" for ``KANLinear`` on normalised features.
+        gate: Multiply each channel's activation with another channel; see ``convkan.models.activations.Gated``.
+        squeeze: Hidden features through which the image's means scale activations, or, with several functions a
+            channel, mix them; 0 for none. See ``convkan.models.activations.Squeezed``.
+        detached: Learnable functions send a gradient to their input by their base activation alone.
 
     Raises:
         ValueError: A name is unknown, or a number out of range.
@@ -53,6 +59,9 @@ class Units:
     activation: str = "relu"
     dropout: float = 0.0
     head: Head = "linear"
+    gate: bool = False
+    squeeze: int = 0
+    detached: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -67,6 +76,12 @@ class Units:
             raise ValueError(f"rank must be a positive integer, got {self.rank!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
+        if not isinstance(self.squeeze, int) or self.squeeze < 0:
+            raise ValueError(f"squeeze must be an integer of at least 0, got {self.squeeze!r}")
+        if self.is_extended and self.kind not in EXTENDED:
+            raise ValueError(
+                f"kind must be one of {', '.join(EXTENDED)} with gate, squeeze or detached; got {self.kind!r}"
+            )
 
     def unit(
         self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, groups: int = 1
@@ -84,7 +99,15 @@ class Units:
         sizes = {"kernel_size": kernel_size, "stride": stride, "padding": kernel_size // 2}
         grouped = sizes | {"groups": groups}
         kan = {"basis": self.basis, "base_activation": self.base_activation}
-        match self.kind:
+        kind = "apart" if self.is_extended else self.kind
+        match kind:
+            case "apart":
+                channels = in_channels * self._outputs(self.rank)
+                layers = [
+                    self._normalized(in_channels),
+                    self._extended(in_channels, self.rank),
+                    nn.Conv2d(channels, out_channels, bias=False, **grouped),  # type: ignore[arg-type]
+                ]
             case "plain" | "shared":
                 layers = [
                     *self.activated(in_channels),
@@ -134,7 +157,12 @@ class Units:
         if self.kind == "full":
             return [self._normalized(in_channels), KANConvTranspose2d(in_channels, out_channels, 2, 2, **kan)]  # type: ignore[arg-type]
         layers, functions = self.activated(in_channels), self.functions
-        if self.kind == "lowrank":
+        if self.is_extended:
+            layers, functions = (
+                [self._normalized(in_channels), self._extended(in_channels, self.rank)],
+                self._outputs(self.rank),
+            )
+        elif self.kind == "lowrank":
             layers, functions = (
                 [self._normalized(in_channels), LearnableActivation(in_channels, self.rank, **kan)],  # type: ignore[arg-type]
                 self.rank,
@@ -144,11 +172,42 @@ class Units:
     @property
     def functions(self) -> int:
         """Channels that ``activated`` makes of one."""
-        return self.rank if self.kind == "shared" else 1
+        return self._outputs(self.rank) if self.kind == "shared" else 1
+
+    @property
+    def is_extended(self) -> bool:
+        """Whether units do more than to normalise, apply functions and convolve."""
+        return self.gate or self.detached or self.squeeze > 0
+
+    def _outputs(self, functions: int) -> int:
+        """Channels that are left of one with so many functions: image by image, several are mixed to one."""
+        return 1 if self.squeeze or self.kind == "plain" else functions
+
+    def _extended(self, channels: int, functions: int) -> nn.Module:
+        """So many functions of each channel, or that all share, and what else is done with them."""
+        functions = 1 if self.kind == "plain" else functions
+        options = {"basis": self.basis, "base_activation": self.base_activation}
+        made = DetachedActivation if self.detached else LearnableActivation
+        match self.kind:
+            case "plain":
+                found: nn.Module = ACTIVATIONS[self.activation]()
+            case "shared":
+                found = nn.Sequential(
+                    nn.Unflatten(1, (1, channels)),
+                    made(1, functions, **options),  # type: ignore[arg-type]
+                    OfEachChannel(),
+                )
+            case _:
+                found = made(channels, functions, **options)  # type: ignore[arg-type]
+        if self.squeeze:
+            found = Squeezed(found, channels, functions, self.squeeze)
+        return Gated(found) if self.gate else found
 
     def activated(self, channels: int) -> list[nn.Module]:
         """Normalisation and activation: what a unit does before it convolves, and a network before it pools."""
         normalized = self._normalized(channels)
+        if self.is_extended:
+            return [normalized, self._extended(channels, self.rank if self.kind == "shared" else 1)]
         if self.kind == "plain":
             return [normalized, ACTIVATIONS[self.activation]()]
         if self.kind == "shared":
@@ -184,21 +243,25 @@ class Units:
         return nn.Identity()
 
 
-def basis_of(basis: Basis | str, grid_size: int | None, grid_range: Sequence[float] | None) -> Basis:
+def basis_of(
+    basis: Basis | str, grid_size: int | None, grid_range: Sequence[float] | None, order: int | None = None
+) -> Basis:
     """A basis from the options of a model.
 
     Args:
         basis: A basis, or its name.
         grid_size: Intervals of the grid, for a basis that has one, by name; 5 by default.
         grid_range: Ends of the grid, likewise; three standard deviations by default.
+        order: Order of its pieces, likewise: 1 for functions of straight pieces; 3 by default.
 
     Raises:
         ValueError: A grid is given for something else than the name of a basis that has one, as "bspline".
     """
     if isinstance(basis, str) and basis in BASES and BASES[basis].has_grid:
         low, high = GRID_RANGE if grid_range is None else grid_range
-        return create_basis(basis, grid_size=5 if grid_size is None else grid_size, grid_range=(low, high))
-    for name, value in (("grid_size", grid_size), ("grid_range", grid_range)):
+        options = {} if order is None else {"order": order}
+        return create_basis(basis, grid_size=5 if grid_size is None else grid_size, grid_range=(low, high), **options)
+    for name, value in (("grid_size", grid_size), ("grid_range", grid_range), ("order", order)):
         if value is not None:
             raise ValueError(
                 f"{name} goes with the name of a basis that has a grid, as 'bspline', only; got {value} with {basis!r}"

@@ -39,9 +39,13 @@ def kan_network(
     basis: Basis | str = "bspline",
     grid_size: int | None = None,
     grid_range: Sequence[float] | None = None,
+    order: int | None = None,
     base_activation: str | None = "silu",
     normalization: Normalization = "batch",
     head: Head = "linear",
+    gate: bool = False,
+    squeeze: int = 0,
+    detached: bool = False,
     unit_dropout: float = 0.0,
     dropout: float = 0.0,
 ) -> nn.Module:
@@ -58,20 +62,27 @@ def kan_network(
         basis: The univariate basis, or its name.
         grid_size: Intervals of the grid, for "bspline"; 5 by default.
         grid_range: Ends of the grid, for "bspline"; three standard deviations by default.
+        order: Order of the splines, for "bspline": 1 for functions of straight pieces; 3 by default.
         base_activation: Name of the fixed part of each function, or None.
         normalization: What keeps inputs on the grid.
         head: "linear" or "kan".
+        gate: Multiply each channel's function with another channel.
+        squeeze: Hidden features by which functions follow the image; 0 for none.
+        detached: Send gradients through base activations alone.
         unit_dropout: Probability of dropping a channel before a unit.
         dropout: Probability of dropping a feature before the head.
     """
     units = Units(
         kind,
         rank,
-        basis_of(basis, grid_size, grid_range),
+        basis_of(basis, grid_size, grid_range, order),
         base_activation,
         normalization=normalization,
         dropout=unit_dropout,
         head=head,
+        gate=gate,
+        squeeze=squeeze,
+        detached=detached,
     )
     return network(units, depths, width, in_channels, num_classes, dropout)
 
@@ -85,9 +96,13 @@ def plain_network(
     depths: Sequence[int] = (2, 2, 2),
     activation: str = "relu",
     normalization: Normalization = "batch",
+    gate: bool = False,
+    squeeze: int = 0,
     unit_dropout: float = 0.0,
     dropout: float = 0.0,
 ) -> nn.Module:
     """The plain network of the same topology; its options are those of ``kan_network``, and its fixed activation."""
-    units = Units("plain", normalization=normalization, activation=activation, dropout=unit_dropout)
+    units = Units(
+        "plain", normalization=normalization, activation=activation, dropout=unit_dropout, gate=gate, squeeze=squeeze
+    )
     return network(units, depths, width, in_channels, num_classes, dropout)

@@ -30,7 +30,7 @@ class PooledClassifier(nn.Module):
         features: From images (batch, in_channels, height, width) to (batch, features, smaller height, smaller width).
         head: From (batch, features) to (batch, num_classes).
         dropout: Probability of dropping a feature before the head.
-        widths: Channels that each stage of ``features`` ends with; all but the first begin with ``nn.MaxPool2d``.
+        widths: Channels that each stage of ``features`` ends with; all but the first begin with pooling.
 
     Shape:
         (batch, in_channels, height, width) → (batch, num_classes).
@@ -51,7 +51,7 @@ class PooledClassifier(nn.Module):
         """The parts of ``features`` that work at one resolution."""
         modules: list[list[str]] = [[]]
         for name, module in self.features.named_children():
-            if isinstance(module, nn.MaxPool2d):
+            if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
                 modules.append([])
             modules[-1].append(f"features.{name}")
         return [

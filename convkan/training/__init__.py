@@ -6,11 +6,12 @@ from convkan.optim import parameter_groups
 from convkan.training.balance import balanced_weights, recalls
 from convkan.training.callbacks import FollowSchedule, History, checkpoints, early_stopping
 from convkan.training.checkpoint_io import AtomicCheckpointIO
-from convkan.training.classifier import Classifier, Recipe, TrainingDivergedError
+from convkan.training.classifier import Classifier, TrainingDivergedError
 from convkan.training.data import ImageData
 from convkan.training.datasets import DATASETS, Source, register_dataset
 from convkan.training.grids import AdaptGrids, RefineGrids, WatchCoverage
 from convkan.training.parts import DataError, Images, Parts
+from convkan.training.recipe import Recipe
 
 __all__ = [
     "DATASETS",

@@ -1,92 +1,31 @@
 """A classifier and how it is trained, as a Lightning module."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import ceil, isfinite
-from typing import Any, Literal, get_args
+from typing import Any
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from jaxtyping import Int
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import CatMetric, MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from convkan.optim import (
-    OptimizerName,
-    ScheduleName,
-    create_optimizer,
-    create_schedule,
-    parameter_groups,
-)
+from convkan.optim import create_optimizer, create_schedule, parameter_groups
 from convkan.regularization import total_coefficient_penalty
+from convkan.training.augmentation import mix, transform_images
+from convkan.training.averaging import average_weights
 from convkan.training.balance import BalancedAccuracy, balanced_weights
-
-ClassWeights = Literal["none", "balanced"]
-
-DECAYS = ("weight_decay", "coefficient_decay", "base_decay")
+from convkan.training.recipe import Recipe
 
 
 class TrainingDivergedError(Exception):
     """The loss is no longer a finite number."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to optimise.
-
-    Attributes:
-        optimizer: "adamw", "adam" or "sgd".
-        learning_rate: The highest rate of the schedule.
-        momentum: For "sgd", with Nesterov's correction.
-        schedule: "cosine", "one_cycle" or "constant".
-        warmup_epochs: Epochs over which the rate rises linearly.
-        weight_decay: Decay of ordinary weights, and of the others unless they are given their own.
-        coefficient_decay: Decay of basis weights.
-        base_decay: Decay of base weights.
-        coefficient_rate: Learning rate of basis weights, as a multiple of ``learning_rate``. With "adamw" and "sgd"
-            decay is proportional to the learning rate, so theirs is multiplied as well.
-        label_smoothing: Probability spread evenly over all classes.
-        coefficient_penalty: Weight of the mean absolute coefficient in the loss.
-        class_weights: "none": each training image counts alike in the loss. "balanced": each class does.
-        restarts: Epochs, counted from 0, at which the schedule begins anew.
-    """
-
-    optimizer: OptimizerName = "adamw"
-    learning_rate: float = 3e-3
-    momentum: float = 0.9
-    schedule: ScheduleName = "cosine"
-    warmup_epochs: float = 0.0
-    weight_decay: float = 1e-4
-    coefficient_decay: float | None = None
-    base_decay: float | None = None
-    coefficient_rate: float = 1.0
-    label_smoothing: float = 0.0
-    coefficient_penalty: float = 0.0
-    class_weights: ClassWeights = "none"
-    restarts: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.class_weights not in get_args(ClassWeights):
-            known = ", ".join(get_args(ClassWeights))
-            raise ValueError(f"class_weights must be one of {known}; got {self.class_weights!r}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
-        for name in ("learning_rate", "coefficient_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("momentum", "warmup_epochs", "coefficient_penalty", *DECAYS):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
-        for name, value in vars(self).items():
-            if isinstance(value, float) and not isfinite(value):
-                raise ValueError(f"{name} must be finite, got {value}")
-        if self.momentum >= 1:
-            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
 
 
 class Classifier(L.LightningModule):
@@ -117,7 +56,7 @@ class Classifier(L.LightningModule):
         labels: Int[Tensor, " count"] | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.recipe, self.seed = model, recipe, seed
+        self.model, self.num_classes, self.recipe, self.seed = model, num_classes, recipe, seed
         weights: Sequence[float] | None = None
         if recipe.class_weights == "balanced":
             if labels is None:
@@ -146,6 +85,7 @@ class Classifier(L.LightningModule):
         )
         self.test_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
         self.test_correct = CatMetric(nan_strategy="ignore")
+        self.val_correct = CatMetric(nan_strategy="ignore")
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
@@ -173,6 +113,7 @@ class Classifier(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Count from nothing."""
         self._begin("val")
+        self.val_correct.reset()
 
     def on_test_epoch_start(self) -> None:
         """Count from nothing: an earlier test counts no more."""
@@ -189,9 +130,10 @@ class Classifier(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of a batch, with the penalty if the recipe has one."""
         images, labels = batch
+        images, targets = self._augmented(images, labels)
         logits = self.model(images)
         losses = F.cross_entropy(
-            logits, labels, self.class_weights, reduction="none", label_smoothing=self.recipe.label_smoothing
+            logits, targets, self.class_weights, reduction="none", label_smoothing=self.recipe.label_smoothing
         )
         total = losses.mean()  # over images: by the batch's sum of weights, a rare class would weigh less where it is
         if self.recipe.coefficient_penalty:
@@ -205,9 +147,24 @@ class Classifier(L.LightningModule):
         self._update("train", losses, logits, labels)
         return total
 
+    def _augmented(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch, changed and mixed as the recipe says; mixed labels are probabilities (batch, classes)."""
+        if self.recipe.transforms_images:
+            data = getattr(self.trainer, "datamodule", None)
+            images = transform_images(images, self.recipe, getattr(data, "mean", None), getattr(data, "std", None))
+        if not self.recipe.mixes:
+            return images, labels
+        progress = (self.current_epoch + 1) / max(1, self.trainer.max_epochs or 1)
+        return mix(images, labels, self.recipe, self.num_classes, min(1.0, progress))
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What averages the weights, if the recipe wants that."""
+        return [average_weights(self.recipe.ema)] if self.recipe.ema else []
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Loss and accuracies on the validation part."""
-        self._evaluate("val", batch)
+        """Loss, accuracies, and which images are right, on the validation part."""
+        logits = self._evaluate("val", batch)
+        self.val_correct.update((logits.argmax(1) == batch[1]).float())
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Loss, accuracies, confusions, and which images are right, on the test part."""

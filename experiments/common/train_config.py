@@ -8,8 +8,8 @@ import yaml
 
 from convkan.models import Description, suggested_learning_rate
 from convkan.training import ImageData, Recipe
-from convkan.training.classifier import ClassWeights
 from convkan.training.data import Augmentation, Scaling
+from convkan.training.recipe import ClassWeights
 from experiments.common.cli import UserError
 
 
@@ -52,6 +52,14 @@ class TrainConfig:
         gradient_clip: Largest norm of the gradient; 0 does not clip.
         augment: standard (shifts, and flips where they keep the class), flip (such flips alone), none, or auto: none
             for MNIST and Fashion-MNIST, standard for the others.
+        ema: Decay a step of a moving average of the weights, by which the model is judged and kept; 0 for none.
+        mixup: Parameter of the Beta distribution by which images of a batch are mixed; 0 does not mix.
+        cutmix: Likewise, for rectangles of other images; with both, one is drawn for each batch.
+        mixup_growing: Mix a share of the batches that grows with the epochs, from none to all.
+        rotation: Largest angle by which an image is turned, in degrees.
+        rand_augment: Strength of two random operations on each image (RandAugment), up to 30; 0 for none.
+        erasing: Probability of erasing a rectangle of an image.
+        cutout: Side in pixels of a square to erase in each image; 0 for none.
         scaling: Of images: standard (mean 0 and standard deviation 1 in each channel) or symmetric (to [-1, 1]).
         val_fraction: Share of the training images held out for validation, unless the data bring a validation part.
         train_fraction: Share of the rest to train on.
@@ -106,6 +114,14 @@ class TrainConfig:
     class_weights: ClassWeights = "none"
     gradient_clip: float = 0.0
     augment: Augmentation = "auto"
+    ema: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mixup_growing: bool = False
+    rotation: float = 0.0
+    rand_augment: int = 0
+    erasing: float = 0.0
+    cutout: int = 0
     scaling: Scaling = "standard"
     val_fraction: float = 0.1
     train_fraction: float = 1.0

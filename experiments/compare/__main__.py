@@ -65,6 +65,7 @@ def main() -> None:
         with claimed(schedule.folder), StudyProgress("epochs") as progress:
             if suite.search is not None:
                 _run("trials", [job for cell in cells for job in schedule.trial_jobs(*cell)], config, progress, True)
+            _measure(schedule, config.processes, progress)
             # Seed by seed, so that a comparison cut short has something to say of every entry.
             by_seed = zip(*(schedule.final_jobs(*cell) for cell in cells), strict=True)
             _run("final runs", [job for jobs in by_seed for job in jobs], config, progress)
@@ -75,6 +76,21 @@ def main() -> None:
         print(line)
     files = "report.md, report.html, figures, results.csv, results.tex"
     print(f"report in {folder}: {files}; all of it in {folder / 'suite.json'}")
+
+
+def _measure(schedule: Schedule, processes: int, progress: StudyProgress) -> None:
+    """Measure the times that epochs follow from, where a suite wants equal times."""
+    match = schedule.suite.match
+    if match is None or not match.time:
+        return
+    task = progress.add_task("times", total=len(schedule.suite.datasets))
+    for dataset in schedule.suite.datasets:
+        doubts = schedule.measure(dataset, processes, lambda now: progress.update(task, description=f"times: {now}"))
+        for line in doubts:
+            print(f"warning: on {dataset}: {line}")
+        progress.update(task, advance=1, description="times")
+        epochs = ", ".join(f"{name} {count}" for name, count in schedule.epochs(dataset).items())
+        print(f"epochs on {dataset} for equal times: {epochs}")
 
 
 def _run(what: str, jobs: list[Job], config: CompareConfig, progress: StudyProgress, may_diverge: bool = False) -> None:

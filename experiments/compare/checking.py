@@ -27,8 +27,9 @@ def checked(key: str, kind: Any, value: Any) -> Any:
     if origin in (Union, UnionType):
         if value is None and NoneType in arguments:
             return None
-        [kind] = [choice for choice in arguments if choice is not NoneType]
-        return checked(key, kind, value)
+        choices = [choice for choice in arguments if choice is not NoneType]
+        fitting = [choice for choice in choices if (get_origin(choice) is list) == isinstance(value, list)]
+        return checked(key, (fitting or choices)[0], value)
     if is_dataclass(origin):
         return _instance(key, origin, value)
     if origin is list and isinstance(value, list):

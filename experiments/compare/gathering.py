@@ -29,6 +29,8 @@ COMPARED = (
     "peak_memory_bytes",
     "confusion",
     "test_correct",
+    "val_correct",
+    "val_images",
     "git_commit",
     "device",
     "threads",
@@ -42,7 +44,7 @@ def gather(schedule: Schedule, cells: list[tuple[str, Entry]]) -> dict[str, Any]
     searches: list[dict[str, Any]] = []
     for dataset, entry in cells:
         trials = schedule.trial_jobs(dataset, entry)
-        if any(not (job.is_done or job.has_diverged) for job in trials):
+        if any(not (job.is_done or job.has_diverged) for job in trials) or not schedule.has_times(dataset):
             continue
         for settings, job in zip(trials_of(schedule.suite, entry) if trials else [], trials, strict=True):
             found: dict[str, Any] = {"dataset": dataset, "entry": entry.name, "settings": settings}
@@ -71,6 +73,11 @@ def gather(schedule: Schedule, cells: list[tuple[str, Entry]]) -> dict[str, Any]
         **environment(torch.device("cpu")),
         "classes": classes,
         "searches": searches,
+        "timings": [
+            timing
+            for dataset in dict.fromkeys(run["dataset"] for run in results)
+            for timing in schedule.timings(dataset)
+        ],
         "runs": results,
     }
 

@@ -80,20 +80,21 @@ def matched_options(
     Args:
         model: Its name.
         options: Its options.
-        match: What is to be equal; None for nothing.
+        match: What is to be equal; None, or time alone, leaves widths as they are.
         image_shape: Channels, height and width of the images it is trained on.
         num_classes: Number of their classes.
-        step: How it is trained, for ``match`` by time.
+        step: How it is trained, for ``match`` by the time of a step.
     """
-    if match is None or "width" in options:
+    if match is None or match.size is None or match.target is None or "width" in options:
         return options
+    size = MEASURES[match.size]
     # Where a model takes widths between integers, each stage is rounded for itself: sizes come close even if narrow.
     grain = 1 / 16 if isinstance(model_options(model)["width"], float) else 1
 
     @cache
     def measure(grains: int) -> float:
         built = create_model(model, num_classes, image_shape[0], **options, width=max(1, grains * grain))
-        return MEASURES[match.by](built, torch.zeros(1, *image_shape), step)
+        return size(built, torch.zeros(1, *image_shape), step)
 
     return {**options, "width": max(1, match_width(measure, match.target, round(WIDEST / grain)) * grain)}
 

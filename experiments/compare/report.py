@@ -8,9 +8,11 @@ from convkan.training import write_text
 from experiments.common.pages import render
 from experiments.compare import figures
 from experiments.compare.exports import csv_of, latex_of
+from experiments.compare.pairs import compare_pairs
 from experiments.compare.suite import Suite, suite_of
 from experiments.compare.tables import Table, entry_rows, runs_of, search_rows, summarize
-from experiments.compare.verdict import compare_pairs, verdict_of
+from experiments.compare.timing import StepTimes
+from experiments.compare.verdict import verdict_of
 
 
 def write_report(record: dict[str, Any], folder: Path) -> list[str]:
@@ -23,7 +25,8 @@ def write_report(record: dict[str, Any], folder: Path) -> list[str]:
     Returns:
         The verdict, line by line.
     """
-    drawn = figures.draw_all(suite_of(record), runs_of(record), record["classes"], folder)
+    suite, runs = suite_of(record), runs_of(record)
+    drawn = figures.draw_all(suite, runs, compare_pairs(suite, runs), record["classes"], folder)
     context = context_of(record)
     for template, place in (("report.md.j2", lambda path: path.name), ("report.html.j2", _inlined)):
         shown = [{"source": place(path), "caption": caption} for path, caption in drawn]
@@ -46,11 +49,11 @@ def context_of(record: dict[str, Any]) -> dict[str, Any]:
         "pairs": [pair.sentence() for pair in pairs],
         "entries": entry_rows(suite),
         "searches": search_rows(record),
-        "protocol": protocol_of(suite, record["runs"]),
+        "protocol": protocol_of(suite, record["runs"], record.get("timings", [])),
     }
 
 
-def protocol_of(suite: Suite, runs: list[dict[str, Any]]) -> list[str]:
+def protocol_of(suite: Suite, runs: list[dict[str, Any]], timings: list[dict[str, Any]]) -> list[str]:
     """How the figures came about."""
     seeds = sorted({run["seed"] for run in runs})
     touched = "was touched once for each final run" if suite.judged_on == "test" else "was not touched"
@@ -58,8 +61,9 @@ def protocol_of(suite: Suite, runs: list[dict[str, Any]]) -> list[str]:
         f"Seeds {', '.join(map(str, seeds))}; the validation split chose the epoch, the test set {touched}.",
         "Common to all: " + ", ".join(f"{key} {value}" for key, value in suite.recipe.items()) + ".",
     ]
-    if suite.match:
-        lines.append(f"Widths chosen for {suite.match.target:,} {suite.match.by.replace('_', ' ')}.")
+    if suite.match and suite.match.size:
+        lines.append(f"Widths chosen for {suite.match.target:,} {suite.match.size.replace('_', ' ')}.")
+    lines += equal_times_of(timings)
     if suite.search:
         search = suite.search
         by = "" if all(suite.chosen_by(entry) == "val_accuracy" for entry in suite.entries) else "by balanced accuracy "
@@ -70,14 +74,38 @@ def protocol_of(suite: Suite, runs: list[dict[str, Any]]) -> list[str]:
         )
     lines.append(
         "± is the standard deviation over seeds. Balanced accuracy, the mean of the classes' recalls, is told where it "
-        "differs from accuracy; winners are those in accuracy. Intervals are of a paired bootstrap over images and "
-        "seeds. Seconds are medians over epochs, with the first and the last grid where grids grow. Memory is what a "
-        "training step keeps from its forward pass for its backward pass, weights aside."
+        "differs from accuracy; winners are those in accuracy. Intervals are over seeds, with Student's t, and over "
+        "the images that both sides answered; p-values are corrected for the number of pairs after Holm, and a winner "
+        "is named at 5 %. Costs within 10 % are called equal; training time is that of all epochs. Seconds are medians "
+        "over epochs, with the first and the last grid where grids grow. Memory is what a training step keeps from its "
+        "forward pass for its backward pass, weights aside."
     )
     device = ", ".join(sorted({run["device"] for run in runs}))
     threads = ", ".join(sorted({str(run["threads"]) for run in runs}))
     commits = ", ".join(sorted({str(run["git_commit"])[:12] for run in runs}))
     lines.append(f"On {device}, {threads} thread(s) a run; commit {commits}.")
+    return lines
+
+
+def equal_times_of(timings: list[dict[str, Any]]) -> list[str]:
+    """How epochs were chosen for equal times, and what there is to doubt about it."""
+    lines = []
+    for dataset in dict.fromkeys(found["dataset"] for found in timings):
+        rows = [found for found in timings if found["dataset"] == dataset]
+        listed = "; ".join(
+            f"{row['entry']} {row['epochs']} epochs of {row['steps_per_epoch']:,} steps of "
+            f"{row['step_milliseconds']:.3g} ms, {row['seconds']:.3g} s"
+            for row in rows
+        )
+        spread = max(row["spread"] for row in rows)
+        lines.append(
+            f"Epochs on {dataset} chosen for equal training times, by steps timed in turn before the runs (medians of "
+            f"{len(rows[0]['rounds'])} rounds, which differ by up to {spread:.0%}): {listed}. "
+            "Fractions of an epoch are rounded up for CNNs and down for KANs; schedules end with the last epoch."
+        )
+        for row in rows:
+            times = StepTimes(row["rounds"], row["steps_per_epoch"], row["others"], row["device"])
+            lines += times.doubts(f"{row['entry']} on {dataset}")
     return lines
 
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -12,6 +14,8 @@ from convkan.training import ImageData
 from convkan.training.folders import find_parts, list_pictures
 from experiments.common.cli import UserError
 from experiments.common.records import write_record
+from experiments.common.train_config import TrainConfig
+from experiments.compare.budget import Times, solve_epochs
 from experiments.compare.jobs import Job
 from experiments.compare.matching import Step, matched_options
 from experiments.compare.search import best_of, split, trials_of
@@ -64,17 +68,90 @@ class Schedule:
         return best_of(trials_of(self.suite, entry), accuracies)
 
     def final_jobs(self, dataset: str, entry: Entry) -> list[Job]:
-        """One run a seed, with the settings found best."""
-        settings = self.best_settings(dataset, entry)
+        """One run a seed, with the settings found best, and the epochs that times ask for.
+
+        Raises:
+            UserError: Entries are to train for equal times, and theirs have not been measured.
+        """
+        options = self._final_options(dataset, entry)
+        if self._is_timed:
+            options["epochs"] = self.epochs(dataset)[entry.name]
         return [
             Job(
                 f"{entry.name} on {dataset}, seed {seed}",
                 self.folder / f"{dataset}-{entry.slug}-seed{seed}",
-                self._options(dataset, entry, settings, {"seed": seed, "test": self.suite.test}),
+                options | {"seed": seed, "test": self.suite.test},
                 *self._images(dataset),
             )
             for seed in self.suite.seeds
         ]
+
+    def _final_options(self, dataset: str, entry: Entry) -> dict[str, Any]:
+        return self._options(dataset, entry, self.best_settings(dataset, entry), {})
+
+    @property
+    def _is_timed(self) -> bool:
+        return self.suite.match is not None and self.suite.match.time
+
+    def measure(self, dataset: str, processes: int, report: Callable[[str], None]) -> list[str]:
+        """Time the steps of all entries, where the suite wants equal times and has not measured them yet.
+
+        Args:
+            dataset: On this data set.
+            processes: Runs at a time, which share the processors.
+            report: Told what is measured now.
+
+        Returns:
+            Why the times may be wrong, a line each.
+        """
+        if not self._is_timed:
+            return []
+        given = {
+            "threads": max(1, (os.cpu_count() or 1) // processes),
+            "data_root": self._folder_of(dataset) or self.data_root,
+        }
+        return self._times(dataset).measure(self._timed_runs(dataset), given, report)
+
+    def epochs(self, dataset: str) -> dict[str, int]:
+        """How many epochs each entry trains on a data set, so that all train for as long."""
+        assert self.suite.match is not None
+        if dataset not in self._solved:
+            runs = self._timed_runs(dataset)
+            own = {name: int(options.get("epochs", TrainConfig.epochs)) for name, options in runs.items()}
+            times = self._times(dataset).of(runs)
+            self._solved[dataset] = solve_epochs(self.suite.match, self.suite.entries, times, own)
+        return self._solved[dataset]
+
+    def timings(self, dataset: str) -> list[dict[str, Any]]:
+        """For the report: each entry's step times, epochs and seconds; nothing where times are not made equal."""
+        if not self._is_timed:
+            return []
+        times, epochs = self._times(dataset).of(self._timed_runs(dataset)), self.epochs(dataset)
+        return [
+            {"dataset": dataset, "entry": name, **asdict(found), "step_milliseconds": found.milliseconds}
+            | {"spread": found.spread, "epochs": epochs[name], "seconds": epochs[name] * found.epoch_seconds}
+            for name, found in times.items()
+        ]
+
+    def has_times(self, dataset: str) -> bool:
+        """Whether the runs on a data set can begin: trials are done, and times measured where they are made equal."""
+        if not self._is_timed:
+            return True
+        trials = [job for entry in self.suite.entries for job in self.trial_jobs(dataset, entry)]
+        if not all(job.is_done or job.has_diverged for job in trials):
+            return False
+        return not self._times(dataset).missing(self._timed_runs(dataset))
+
+    @cached_property
+    def _solved(self) -> dict[str, dict[str, int]]:
+        """Epochs by data set, as far as they have been worked out."""
+        return {}
+
+    def _timed_runs(self, dataset: str) -> dict[str, dict[str, Any]]:
+        return {entry.name: self._final_options(dataset, entry) for entry in self.suite.entries}
+
+    def _times(self, dataset: str) -> Times:
+        return Times(self.folder / "times" / f"{dataset}.json")
 
     def _folder_of(self, dataset: str) -> str | None:
         """Where the images lie, if the suite names a folder of them so."""
@@ -111,9 +188,10 @@ class Schedule:
         shape, classes = images_of(kind, root, of_training.get("image_size"))
         path = self.folder / "widths.json"
         known: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        what: list[Any] = [model, options, shape, len(classes), asdict(match) if match else None]
+        size = {"by": match.size, "target": match.target} if match and match.size else None
+        what: list[Any] = [model, options, shape, len(classes), size]
         step = Step.of(of_training)
-        if match and match.by == "step_time":
+        if match and match.size == "step_time":
             what.append(asdict(step))
         key = json.dumps(what)
         if key not in known:

@@ -4,10 +4,10 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.common.statistics import paired_bootstrap
+from experiments.common.statistics import compare
+from experiments.compare.pairs import correct_answers, cost_ratios
 from experiments.compare.suite import suite_of
-from experiments.compare.tables import Table, median_seconds, runs_of
-from experiments.compare.verdict import correct_answers
+from experiments.compare.tables import Table, runs_of
 
 LEADERS = {"first": "**KAN**", "second": "**CNN**", "neither": "neither"}
 
@@ -34,7 +34,11 @@ def scoreboard(records: dict[str, dict[str, Any]]) -> str:
         return "No record yet."
     rows.sort(key=lambda row: row[0])
     lines = Table.of(pd.DataFrame([row for _, row in rows])).markdown()
-    lines += ["", "The best of each side is chosen by validation; in brackets the 95 % interval of a paired bootstrap."]
+    lines += [
+        "",
+        "The best of each side is chosen by validation; in brackets the 95 % interval over seeds and images, for each "
+        "row by itself.",
+    ]
     if without_cnn:
         lines[-1] += f" Without a CNN: {', '.join(without_cnn)}."
     return "\n".join(lines)
@@ -46,15 +50,16 @@ def _row(name: str, dataset: str, part: str, cnns: pd.DataFrame, kans: pd.DataFr
     points = 100 * (kan["accuracy"].mean() - cnn["accuracy"].mean())
     interval, leader = "on the validation part", "not tested"
     if part == "test":
-        found = paired_bootstrap(correct_answers(kan), correct_answers(cnn))
-        interval, leader = f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]", LEADERS[found.verdict]
+        found = compare(correct_answers(kan), correct_answers(cnn))
+        interval = f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
+        leader = LEADERS[found.verdict] if found.p is not None else "one seed"
     return points, {
         "comparison": name,
         "data": dataset,
         "best CNN": _cell(cnn, cnns),
         "best KAN": _cell(kan, kans),
         "KAN − CNN, points": f"{points:+.2f} {interval}",
-        "time an epoch, KAN / CNN": f"{median_seconds(kan) / median_seconds(cnn):.1f}",
+        "training time, KAN / CNN": f"{cost_ratios(kan, cnn)['training_seconds']:.1f}",
         "leads": leader,
     }
 

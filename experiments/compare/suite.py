@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -14,7 +15,8 @@ from experiments.common.train_config import TrainConfig
 from experiments.compare.checking import check_names, checked
 from experiments.compare.plugins import check_named, import_plugins
 
-Measure = Literal["parameters", "multiply_adds", "step_time"]
+Measure = Literal["parameters", "multiply_adds", "step_time"]  # of a model: what its width is chosen by
+Matched = Literal["parameters", "multiply_adds", "step_time", "time"]
 # What a suite decides for every run, and an entry may not.
 RESERVED = (
     *("dataset", "model", "model_options", "seed", "test", "data_root"),
@@ -24,15 +26,34 @@ RESERVED = (
 
 @dataclass(frozen=True)
 class Match:
-    """How sizes are made equal: each entry's ``width`` is chosen so that it comes closest to the target.
+    """What is made equal: a size, by each entry's ``width``; the time of training, by its epochs; or both.
 
     Attributes:
-        by: "parameters", "multiply_adds" or "step_time" (milliseconds of a training step, measured).
-        target: The figure to come closest to. Entries that give a width keep it.
+        by: "parameters", "multiply_adds" or "step_time" (milliseconds of a training step, measured), whose ``target``
+            each entry comes closest to; "time", for epochs by which all train for as long, as measured; or a list of
+            "time" and one of the others.
+        target: The size to come closest to. Entries that give a width keep it.
+        seconds: For "time", how long each run trains; by default as long as the slowest entry does in its own epochs.
     """
 
-    by: Measure
-    target: float
+    by: Matched | list[Matched]
+    target: float | None = None
+    seconds: float | None = None
+
+    @property
+    def names(self) -> tuple[Matched, ...]:
+        """All that is made equal."""
+        return tuple(self.by) if isinstance(self.by, list) else (self.by,)
+
+    @property
+    def size(self) -> Measure | None:
+        """The measure that widths are chosen by, if there is one."""
+        return next((name for name in self.names if name != "time"), None)
+
+    @property
+    def time(self) -> bool:
+        """Whether epochs are chosen by time."""
+        return "time" in self.names
 
 
 @dataclass(frozen=True)
@@ -99,7 +120,7 @@ class Suite:
         seeds: One run each, for each entry and data set.
         entries: What is compared.
         recipe: Options of the training script for all.
-        match: How sizes are made equal; None to take the entries as they are.
+        match: What is made equal; None to take the entries as they are.
         search: How hyper-parameters are chosen; None to take the recipe as it is.
         test: Whether final runs touch the test set. A suite by which something is to be chosen leaves it alone, and is
             judged on the validation part.
@@ -182,6 +203,8 @@ def load_suite(path: Path) -> Suite:
     names = [entry.name for entry in suite.entries]
     if len({entry.slug for entry in suite.entries}) < len(names) or not names:
         raise UserError(f"entries must have names of their own, and there must be one, got {names}")
+    if suite.match is not None:
+        _check_match(suite.match)
     suite = replace(suite, recipe=_checked_recipe("recipe", suite.recipe))
     suite = replace(suite, entries=[_checked_entry(entry, suite, names) for entry in suite.entries])
     check_named(plugins, {*suite.datasets, *(entry.model for entry in suite.entries)})
@@ -203,17 +226,42 @@ def _checked_entry(entry: Entry, suite: Suite, names: list[str]) -> Entry:
         raise UserError(f"model of {entry.name!r} must be one of {', '.join(list_models())}; got {entry.model!r}")
     known = model_options(entry.model)
     check_names(f"options of {entry.name!r}", entry.options, known)
-    if suite.match and "width" not in known:
+    if suite.match and suite.match.size and "width" not in known:
         raise UserError(f"match needs models with an option width, and {entry.model} has none")
     check_names(f"against of {entry.name!r}", entry.against or [], names)
     if len(suite.datasets) > 1 and "accuracy" in entry.published:
         raise UserError(f"published.accuracy belongs to one data set, and the suite has {', '.join(suite.datasets)}")
     recipe = _checked_recipe(f"recipe of {entry.name!r}", entry.recipe)
     try:
-        TrainConfig(model=entry.model, **{**suite.recipe, **recipe}).recipe()
+        config = TrainConfig(model=entry.model, **{**suite.recipe, **recipe})
+        config.recipe()
     except ValueError as error:
         raise UserError(f"recipe of {entry.name!r}, with the suite's: {error}") from error
+    if suite.match and suite.match.time:
+        _check_steady(entry.name, config)
     return replace(entry, recipe=recipe)
+
+
+def _check_match(match: Match) -> None:
+    if len(match.names) - match.time > 1 or len(set(match.names)) < len(match.names) or not match.names:
+        raise UserError(f"match.by must be one measure, or a list of one of sizes and time, got {match.by}")
+    for name, value, wanted in (("target", match.target, match.size), ("seconds", match.seconds, match.time)):
+        if value is not None and not (wanted and 0 < value < inf):
+            rule = "be positive" if wanted else f"be left out where match.by is {', '.join(match.names)}"
+            raise UserError(f"match.{name} must {rule}, got {value}")
+    if match.size and match.target is None:
+        raise UserError(f"match must have a target where it is by {match.size}, got none")
+
+
+def _check_steady(name: str, config: TrainConfig) -> None:
+    """Raise UserError unless all of a run's steps take as long, to the last of its epochs."""
+    for option, steady in (("refine", {}), ("adapt_every", 0), ("early_stopping", None), ("devices", 1)):
+        value = getattr(config, option)
+        if value != steady:
+            raise UserError(
+                f"match.by must be without time where a run's steps change or its epochs may be fewer, got "
+                f"{option} {value} in the recipe of {name!r}"
+            )
 
 
 def _checked_recipe(key: str, recipe: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The tables of a comparison, made of its record."""
 
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +35,24 @@ class Table:
 
 
 def runs_of(record: dict[str, Any]) -> pd.DataFrame:
-    """The runs, each with the ``accuracy`` that it is judged by: on the test set if it was touched, else validation."""
+    """The runs, each with two figures more.
+
+    These are ``accuracy``, by which it is judged: on the test set if it was touched, else validation; and
+    ``training_seconds``: as planned, where epochs were chosen for equal times, else the median epoch times how many
+    there were, or their sum where grids grow.
+    """
     runs = pd.DataFrame(record["runs"])
-    return runs.assign(accuracy=runs[f"{suite_of(record).judged_on}_accuracy"])
+    planned = {(found["dataset"], found["entry"]): found["seconds"] for found in record.get("timings", [])}
+    keys = ("dataset", "entry", "history", "options")
+    seconds = [
+        planned.get((dataset, entry), _training_seconds(history["epoch_seconds"], options))
+        for dataset, entry, history, options in zip(*(runs[key] for key in keys), strict=True)
+    ]
+    return runs.assign(accuracy=runs[f"{suite_of(record).judged_on}_accuracy"], training_seconds=seconds)
+
+
+def _training_seconds(epochs: list[float], options: dict[str, Any]) -> float:
+    return sum(epochs) if options.get("refine") else len(epochs) * statistics.median(epochs)
 
 
 def summarize(suite: Suite, runs: pd.DataFrame) -> pd.DataFrame:

@@ -1,43 +1,16 @@
 """What a comparison's record says, in words."""
 
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from experiments.common.records import unpacked
-from experiments.common.statistics import Difference, paired_bootstrap
+from experiments.compare.advice import advice_of
+from experiments.compare.pairs import SAME, Pair, compare_pairs
 from experiments.compare.suite import Suite, suite_of
-from experiments.compare.tables import median_seconds, runs_of, summarize
+from experiments.compare.tables import runs_of, summarize
 
-SAME_SIZE = 0.1  # sizes that differ by less are called equal
 LONGEST_LIST = 4  # of what KANs win
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A KAN and the CNN it is held against, on one data set."""
-
-    dataset: str
-    first: str
-    second: str
-    seeds: int
-    difference: Difference
-
-    def sentence(self) -> str:
-        """The comparison in words."""
-        d = self.difference
-        points = f"{abs(100 * d.mean):.2f} points"
-        interval = f"95 % interval {100 * d.low:+.2f} to {100 * d.high:+.2f}"
-        match d.verdict:
-            case "first":
-                return f"On {self.dataset}, **{self.first} beats {self.second}** by {points} ({interval})."
-            case "second":
-                return f"On {self.dataset}, **{self.second} beats {self.first}** by {points} ({interval})."
-        ahead = self.first if d.mean > 0 else self.second
-        found = f"{ahead} is {points} ahead, within chance" if round(100 * d.mean, 2) else "both are as accurate"
-        return f"On {self.dataset}, {self.first} and {self.second} cannot be told apart: {found} ({interval})."
+FEW = 3  # seeds, and fewer are said to be few
 
 
 def verdict(record: dict[str, Any]) -> list[str]:
@@ -46,39 +19,24 @@ def verdict(record: dict[str, Any]) -> list[str]:
     return verdict_of(suite, runs, summarize(suite, runs), compare_pairs(suite, runs))
 
 
-def compare_pairs(suite: Suite, runs: pd.DataFrame) -> list[Pair]:
-    """The paired bootstrap of each pair on each data set where both have runs."""
-    pairs = []
-    for dataset in suite.datasets:
-        correct = {
-            entry: correct_answers(group)
-            for entry, group in runs[runs["dataset"] == dataset].groupby("entry", sort=False)
-            if "test_correct" in group and group["test_correct"].notna().all()
-        }
-        for entry, rival in suite.pairs():
-            if entry.name in correct and rival.name in correct:
-                first, second = correct[entry.name], correct[rival.name]
-                difference = paired_bootstrap(first, second)
-                pairs.append(Pair(dataset, entry.name, rival.name, min(len(first), len(second)), difference))
-    return pairs
-
-
 def verdict_of(suite: Suite, runs: pd.DataFrame, rows: pd.DataFrame, pairs: list[Pair]) -> list[str]:
-    """What a reader should take away, losses of KANs first."""
-    against_cnns = [pair.first not in suite.plain and pair.second in suite.plain for pair in pairs]
-    lines = [pair.sentence() for pair, counts in zip(pairs, against_cnns, strict=True) if not counts]
-    pairs = [pair for pair, counts in zip(pairs, against_cnns, strict=True) if counts]
-    seconds = {name: median_seconds(group) for name, group in runs.groupby(["dataset", "entry"])}
+    """What a reader should take away: what to do, then losses of KANs first."""
+    lines = advice_of(suite, runs, pairs)
+    decided = [pair for pair in pairs if pair.p is not None]
+    against_cnns = [pair.first not in suite.plain and pair.second in suite.plain for pair in decided]
+    others = [pair.sentence() for pair, counts in zip(decided, against_cnns, strict=True) if not counts]
+    undecided = [pair.sentence() for pair in pairs if pair.p is None]
+    pairs = [pair for pair, counts in zip(decided, against_cnns, strict=True) if counts]
     for winner, text in (
         ("second", "The CNN wins {count} of {total} comparisons: {names}."),
         ("neither", "{count} of {total} cannot be told apart: {names}."),
         ("first", "The KAN wins {count} of {total}: {names}."),
     ):
-        found = [pair for pair in pairs if pair.difference.verdict == winner]
+        found = [pair for pair in pairs if pair.verdict == winner]
         if found:
             names = [
-                f"{pair.first} against {pair.second} on {pair.dataset} ({100 * pair.difference.mean:+.2f} points, "
-                f"{seconds[pair.dataset, pair.first] / seconds[pair.dataset, pair.second]:.1f} times the time an epoch)"
+                f"{pair.first} against {pair.second} on {pair.dataset} "
+                f"({', '.join([f'{100 * pair.difference.mean:+.2f} points', *_costs(pair)])})"
                 for pair in found
             ]
             if winner == "first" and len(names) > LONGEST_LIST:  # what KANs do not win is told in full
@@ -86,6 +44,7 @@ def verdict_of(suite: Suite, runs: pd.DataFrame, rows: pd.DataFrame, pairs: list
             lines.append(text.format(count=len(found), total=len(pairs), names="; ".join(names)))
         if winner == "second":
             lines += sizes_of(runs, pairs, suite.plain)
+    lines += [*others, *undecided, *power_of(decided, runs)]
     lines += published_of(suite, runs, pairs)
     where = "test" if suite.judged_on == "test" else "validation"
     for dataset, group in runs.groupby("dataset", sort=False):
@@ -97,8 +56,29 @@ def verdict_of(suite: Suite, runs: pd.DataFrame, rows: pd.DataFrame, pairs: list
             f"{cost} s an epoch."
         )
     fewest = int(rows["seeds"].min())
-    if fewest < 3:
+    if fewest < FEW:
         lines.append(f"Only {fewest} seed{'s' if fewest > 1 else ''} for some entries: take differences with care.")
+    return lines
+
+
+def _costs(pair: Pair) -> list[str]:
+    return ([f"at equal {' and '.join(pair.equal())}"] if pair.equal() else []) + pair.unequal()
+
+
+def power_of(pairs: list[Pair], runs: pd.DataFrame) -> list[str]:
+    """How small a difference could have been found, on each data set."""
+    lines = []
+    for dataset in dict.fromkeys(pair.dataset for pair in pairs):
+        found = [pair for pair in pairs if pair.dataset == dataset]
+        points = sorted(100 * pair.difference.detectable for pair in found if pair.difference.detectable is not None)
+        if not points:
+            continue
+        seeds = sorted({pair.seeds for pair in found})
+        ends = list(dict.fromkeys(f"{end:.2f}" for end in (points[0], points[-1])))
+        lines.append(
+            f"On {dataset}, {' or '.join(map(str, seeds))} seeds find a difference of {' to '.join(ends)} points four "
+            "times in five; a smaller one may be there and not be seen."
+        )
     return lines
 
 
@@ -112,7 +92,7 @@ def sizes_of(runs: pd.DataFrame, pairs: list[Pair], plain: set[str]) -> list[str
             for pair in pairs
             if pair.dataset == dataset
         ]
-        if not ratios or max(*ratios, *(1 / ratio for ratio in ratios)) < 1 + SAME_SIZE:
+        if not ratios or max(*ratios, *(1 / ratio for ratio in ratios)) < 1 + SAME:
             continue
         cnns, kans = means[means.index.isin(plain)], means[~means.index.isin(plain)]
         rivals = [
@@ -146,16 +126,10 @@ def published_of(suite: Suite, runs: pd.DataFrame, pairs: list[Pair]) -> list[st
             if short:
                 line += "; short of it: " + ", ".join(f"{name} ({gain:+.2f} points)" for name, gain in short.items())
             lines.append(f"{line}.")
-            over = [p for p in pairs if p.dataset == dataset and p.second in short and p.difference.verdict == "first"]
+            over = [p for p in pairs if p.dataset == dataset and p.second in short and p.verdict == "first"]
             if over:
                 lines.append(
                     f"On {dataset}, {len(over)} of the wins are over CNNs short of their published accuracy, which a "
                     "better recipe might make smaller."
                 )
     return lines
-
-
-def correct_answers(group: pd.DataFrame) -> np.ndarray:
-    """Whether each test image was right, for each of an entry's runs: (seeds, images)."""
-    count = int(np.sum(group["confusion"].iloc[0]))
-    return np.stack([unpacked(text, count) for text in group["test_correct"]])
