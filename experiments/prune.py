@@ -96,6 +96,7 @@ def prune(config: PruneConfig) -> dict[str, Any]:
         early_stopping=None,
         threads=config.threads,
         devices=1,
+        num_nodes=1,
         strategy="auto",
     )
     rows: dict[str, dict[str, Any]] = {"trained": figures(model, data, description)}

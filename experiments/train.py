@@ -51,6 +51,14 @@ from experiments.common.fine_tuning import (
 )
 from experiments.common.folders import claimed, new_folder, tidy
 from experiments.common.parent import end_with_parent
+from experiments.common.ranks import (
+    as_started,
+    is_begun_again,
+    naming_lost_processes,
+    rank,
+    tell_name,
+    told_name,
+)
 from experiments.common.records import DIVERGED, environment, packed, published, write_record
 from experiments.common.resuming import earlier_record, resume_run
 from experiments.common.run_data import check_data, note_data
@@ -72,17 +80,20 @@ GOING_ON = "python -m experiments.train --resume"
 def main() -> None:
     """Train, test and record one run."""
     end_with_parent()
-    config = parse(TrainConfig, __doc__)
+    config, options = parse(TrainConfig, __doc__), given(sys.argv[1:])
+    if config.run_name is not None and is_begun_again(Path(config.runs_root, config.run_name)):
+        config, options = replace(config, resume=str(Path(config.runs_root, config.run_name))), {"resume"}
     with tidy(Path(config.runs_root)):
+        checkpoint = None
         if config.resume is None:
-            config, folder = start(config)
-            checkpoint = None
+            config, folder = start(as_started(config))
         else:
-            config, folder, checkpoint = resume_run(config, given(sys.argv[1:]))
-        is_helper = int(os.environ.get("LOCAL_RANK", "0")) > 0  # one process a device: the first claims it for all
+            config, folder, checkpoint = resume_run(config, options)
+            config = as_started(replace(config, resume=str(folder)))
         try:
-            with nullcontext() if is_helper else claimed(folder), naming(folder):
-                train(config, folder, checkpoint)
+            # One process a device: the first claims the folder for all.
+            with nullcontext() if rank() else claimed(folder), naming(folder):
+                train(replace(config, resume=None), folder, checkpoint)
         except KeyboardInterrupt:
             resumable = (folder / "config.yaml").exists()
             raise KeyboardInterrupt(f"go on with: {GOING_ON} {folder}" if resumable else "") from None
@@ -99,9 +110,8 @@ def start(config: TrainConfig) -> tuple[TrainConfig, Path]:
     root = Path(config.runs_root)
     if config.run_name is not None and not is_below(config.run_name):
         raise UserError(f"run_name must be that of a folder within runs_root, got {config.run_name!r}")
-    started_by_another = os.environ.get(RUN_NAME_VARIABLE)  # one process a device: all belong to one run
-    if started_by_another:
-        folder = root / started_by_another
+    if rank():  # one process a device: all belong to one run, that of the first
+        folder = root / (os.environ.get(RUN_NAME_VARIABLE) or told_name())
     elif config.run_name is None:
         folder = new_folder(root, f"{config.dataset}-{config.model}")
     else:
@@ -113,7 +123,8 @@ def start(config: TrainConfig) -> tuple[TrainConfig, Path]:
                 f"run_name must be new, and {folder} exists: choose another name, or go on with --resume {folder}"
             ) from None
     name = str(folder.relative_to(root))
-    if config.devices > 1:
+    if config.devices * config.num_nodes > 1 and not rank():
+        tell_name(name)
         os.environ[RUN_NAME_VARIABLE] = name
     return replace(config, run_name=name), folder
 
@@ -146,7 +157,8 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     check_data(folder, data)  # whose classes are in the model's order by now
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
-    steps = config.epochs * -(-len(data.train) // config.batch_size)
+    processes = config.devices * config.num_nodes
+    steps = config.epochs * -(-len(data.train) // (config.batch_size * processes))
     watch = WatchCoverage(config.off_grid_warning)
     answers = ValidationAnswers()
     more = [*grid_callbacks(config, steps), watch, *([] if config.test else [answers])]
@@ -174,7 +186,8 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         model.compile()
     (folder / DIVERGED).unlink(missing_ok=True)
     try:
-        fit(trainer, classifier, data, checkpoint)
+        with naming_lost_processes(folder, processes):
+            fit(trainer, classifier, data, checkpoint)
     except TrainingDivergedError as error:
         write_text(folder / DIVERGED, f"{error}\n")
         raise
@@ -182,7 +195,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
     best = torch.load(best_checkpoint(trainer), weights_only=True, map_location="cpu")
     classifier.load_state_dict(best["state_dict"])
     if config.test:  # of the weights alone: with a path, Lightning would take up the callbacks of that epoch, too
-        with interruptible():
+        with interruptible(), naming_lost_processes(folder, processes):
             [test] = trainer.test(classifier, datamodule=data, verbose=False)
         confusion = classifier.test_confusion.compute()  # on every device: it gathers
         record |= {**test, "confusion": confusion.tolist(), "test_recall": recall_of(confusion, data.class_names)}

@@ -26,7 +26,7 @@ LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 WINGS = [{"edges"}, {"curves"}, {"attribution", "pruning", "symbolic"}, {"plot"}]
 WING = {part: level for level, parts in enumerate(WINGS) for part in parts}
 # Likewise in experiments, where the commands stand on top: files, or folders with a __main__.
-ROOMS = [{"common"}, {"functions"}, {"compare", "benchmark"}, {"gpu"}]
+ROOMS = [{"common"}, {"functions"}, {"compare", "benchmark", "tune"}, {"gpu"}]
 ROOM = {part: level for level, parts in enumerate(ROOMS) for part in parts}
 OF_OTHERS = {"summarize"}  # commands that are made of others
 EXPERIMENTS = Path(experiments.__file__).parent

@@ -108,10 +108,10 @@ def test_the_optimiser_goes_on_with_the_refined_parameters():
     callback.on_train_epoch_start(Trainer, module)  # as when a run is taken up after the refinement
     assert module.model[0].basis_weight is before
 
-    class DistributedDataParallel(nn.Module):
+    class FSDPModule(nn.Module):
         pass
 
-    Strategy.model = DistributedDataParallel()
+    Strategy.model = FSDPModule()
     with pytest.raises(RuntimeError, match="cannot be refined within"):
         RefineGrids({2: 20}).on_train_epoch_start(Trainer, module)
 

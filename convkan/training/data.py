@@ -13,14 +13,14 @@ import lightning as L
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler
+from torch.utils.data import DataLoader, RandomSampler, Sampler
 
 from convkan.models import Description
 from convkan.models.images import normalize, with_channels
 from convkan.training.batches import BatchedImages
 from convkan.training.datasets import DATA_ROOT_VARIABLE, find_source
 from convkan.training.parts import DataError, Images, split_labels
-from convkan.training.sharing import Share
+from convkan.training.sharing import BatchShare, Share
 
 Augmentation = Literal["auto", "standard", "flip", "none"]
 Scaling = Literal["standard", "symmetric"]
@@ -225,7 +225,7 @@ class ImageData(L.LightningDataModule):
         images = BatchedImages(self.train, seed, self.shift, self.flip)
         order: Sampler[int] = RandomSampler(images, generator=torch.Generator().manual_seed(seed))
         if self._processes:
-            order = DistributedSampler(images, **self._processes, seed=seed)
+            order = BatchShare(images, **self._processes, batch_size=self.batch_size, seed=seed)
         # Batch normalisation cannot train on a single image: one that is left over waits for another epoch's order.
         lone = len(order) > self.batch_size and len(order) % self.batch_size == 1  # type: ignore[arg-type]
         return self._loader(images, order, self.batch_size, drop_last=lone)

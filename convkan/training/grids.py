@@ -1,17 +1,21 @@
 """Grids that change while a model is trained, as Lightning callbacks."""
 
+import gc
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from convkan.grid import adapt_grids, coverages, refine_grids, spline_layers
-from convkan.grid.models import WRAPPERS
+from convkan.grid.models import SHARDING
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +75,7 @@ class RefineGrids(Callback):
     """Makes all grids finer at the start of given epochs, keeping the functions on the grid.
 
     Coefficients become new parameters; the optimiser is given them in the old ones' places and their state starts anew.
+    Of several processes, all refine at the same step, and share the gradients of the new parameters from then on.
     Models that average the weights are refined with them, as in ``AdaptGrids``.
 
     Args:
@@ -90,16 +95,17 @@ class RefineGrids(Callback):
         """Refine if it is time.
 
         Raises:
-            RuntimeError: The model is wrapped for several devices, which hold on to the old parameters.
+            RuntimeError: The model is sharded over devices, which leaves no process a whole layer.
         """
         size = self.schedule.get(trainer.current_epoch)
         layers = spline_layers(pl_module)
         if size is None or all(layer.basis.grid_size == size for layer in layers.values()):  # type: ignore[attr-defined]
             return  # a resumed run may be there already
-        if type(trainer.strategy.model).__name__ in WRAPPERS:
-            raise RuntimeError(f"grids cannot be refined within {' or '.join(WRAPPERS)}: train each size on its own")
-        averages = _averages(trainer, pl_module)
-        refine_grids(_model_of(pl_module), size, trainer.optimizers[0], keep_beyond=self.keep_beyond, averages=averages)
+        if {parent.__name__ for parent in type(trainer.strategy.model).__mro__} & set(SHARDING):
+            raise RuntimeError(f"grids cannot be refined within {' or '.join(SHARDING)}: train each size on its own")
+        with _unwrapped(trainer, pl_module):
+            averages, optimizer = _averages(trainer, pl_module), trainer.optimizers[0]
+            refine_grids(_model_of(pl_module), size, optimizer, keep_beyond=self.keep_beyond, averages=averages)
 
 
 class WatchCoverage(Callback):
@@ -151,6 +157,20 @@ class WatchCoverage(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it up."""
         self.warned = bool(state_dict["warned"])
+
+
+@contextmanager
+def _unwrapped(trainer: L.Trainer, pl_module: L.LightningModule) -> Iterator[None]:
+    """Within a ``with`` block, have no process hold on to parameters for the others, and afterwards to the new ones."""
+    strategy = trainer.strategy
+    if not isinstance(strategy.model, DistributedDataParallel):
+        yield
+        return
+    assert isinstance(strategy, DDPStrategy)
+    strategy.model = pl_module
+    gc.collect()  # what reduced the old gradients is in a circle of references, and would go on
+    yield
+    strategy.configure_ddp()
 
 
 def _averages(trainer: L.Trainer, pl_module: L.LightningModule) -> list[nn.Module]:

@@ -12,6 +12,8 @@ from convkan.training.data import Augmentation, Scaling
 from convkan.training.recipe import ClassWeights
 from experiments.common.cli import UserError
 
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -71,8 +73,10 @@ class TrainConfig:
         channels_last: Keep weights, and so activations, with channels innermost: faster on CPUs, the same
             results up to rounding.
         accelerator: auto, cpu, gpu, …
-        devices: How many.
-        strategy: Lightning's name for how devices share the work.
+        devices: How many, a process each; batch_size is of each. Under torchrun, as many as it starts.
+        num_nodes: Machines with so many devices each, on which torchrun starts the processes.
+        strategy: How devices share the work: auto, or ddp, or ddp_find_unused_parameters_true for a network of which
+            some parameters are not used in every step.
         threads: CPU threads; by default torch's choice.
         num_workers: Loader processes.
         seed: Seed of weights, order, augmentation and dropout.
@@ -133,6 +137,7 @@ class TrainConfig:
     channels_last: bool = True
     accelerator: str = "auto"
     devices: int = 1
+    num_nodes: int = 1
     strategy: str = "auto"
     threads: int | None = None
     num_workers: int = 0
@@ -145,7 +150,7 @@ class TrainConfig:
     continued: dict[int, Literal["stretch", "restart"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "devices", "threads", "early_stopping", "adapt_until"):
+        for name in ("epochs", "batch_size", "devices", "num_nodes", "threads", "early_stopping", "adapt_until"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -164,6 +169,12 @@ class TrainConfig:
             raise ValueError(
                 "freeze_body must come without adapt_every and refine, which change grids of the body, "
                 f"got {self.adapt_every} and {self.refine}"
+            )
+        if self.strategy not in STRATEGIES:
+            raise ValueError(
+                f"strategy must be one of {', '.join(STRATEGIES)}, got {self.strategy!r}: grids belong to whole "
+                "layers, which processes among whom weights are sharded (FSDP, FSDP2, DeepSpeed) do not have, and the "
+                "record is made by processes that start as scripts, not by spawn or fork"
             )
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")

@@ -51,6 +51,7 @@ def build_trainer(config: TrainConfig, folder: Path, more: list[Callback]) -> tu
         trainer = L.Trainer(
             accelerator=config.accelerator,
             devices=config.devices,
+            num_nodes=config.num_nodes,
             strategy=config.strategy,
             precision=config.precision,  # type: ignore[arg-type]
             max_epochs=config.epochs,

@@ -2,17 +2,13 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import optuna
 
-from convkan.models import model_options, suggested_learning_rate
+from experiments.common import spaces
 from experiments.common.cli import UserError
-from experiments.common.train_config import TrainConfig
 from experiments.compare.suite import Entry, Search, Suite
-
-TRAIN_OPTIONS = asdict(TrainConfig())
 
 
 def trials_of(suite: Suite, entry: Entry) -> list[dict[str, Any]]:
@@ -22,7 +18,7 @@ def trials_of(suite: Suite, entry: Entry) -> list[dict[str, Any]]:
     """
     search = suite.search
     assert search is not None
-    applicable = {name: choice for name, choice in search.space.items() if _applies(name, entry)}
+    applicable = {name: choice for name, choice in search.space.items() if spaces.applies(name, entry.model)}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # it may change; results are kept
@@ -39,8 +35,7 @@ def trials_of(suite: Suite, entry: Entry) -> list[dict[str, Any]]:
 
 def split(settings: dict[str, Any], entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings as those of the training script and those of the model."""
-    of_model = {name: value for name, value in settings.items() if name in model_options(entry.model)}
-    return {name: value for name, value in settings.items() if name not in of_model}, of_model
+    return spaces.split(settings, entry.model)
 
 
 def best_of(trials: Sequence[dict[str, Any]], accuracies: Sequence[float]) -> dict[str, Any]:
@@ -60,35 +55,15 @@ def check_search(search: Search) -> None:
         _distribution(name, choice)
 
 
-def _applies(name: str, entry: Entry) -> bool:
-    return name in TRAIN_OPTIONS or name in model_options(entry.model)
-
-
 def _own(suite: Suite, entry: Entry, space: dict[str, Any]) -> dict[str, Any]:
-    settings = {}
-    for name in space:
-        if name in model_options(entry.model):
-            settings[name] = entry.options.get(name, model_options(entry.model)[name])
-        else:
-            settings[name] = {**TRAIN_OPTIONS, **suite.recipe, **entry.recipe}[name]
-    if settings.get("learning_rate", 0) is None:
-        settings["learning_rate"] = suggested_learning_rate(entry.model)
-    return settings
+    return spaces.own_settings(space, entry.model, entry.options, {**suite.recipe, **entry.recipe})
 
 
 def _distribution(name: str, choice: Any) -> optuna.distributions.BaseDistribution:
-    if isinstance(choice, list) and choice:
+    if isinstance(choice, list) and choice:  # by number: the sampler spreads numbers alone
         return optuna.distributions.IntDistribution(0, len(choice) - 1)
-    try:
-        low, high = float(choice["low"]), float(choice["high"])
-        if not 0 < low < high:
-            raise ValueError
-        return optuna.distributions.FloatDistribution(low, high, log=True)
-    except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"search.space.{name} must be a list of choices or a mapping with 0 < low < high, got {choice!r}"
-        ) from None
+    return spaces.distribution(f"search.space.{name}", choice)
 
 
 def _chosen(choice: Any, value: Any) -> Any:
-    return choice[value] if isinstance(choice, list) else float(f"{value:.3g}")
+    return choice[value] if isinstance(choice, list) else spaces.chosen(choice, value)

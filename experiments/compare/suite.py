@@ -66,7 +66,8 @@ class Search:
         epochs: Epochs of a trial.
         train_fraction: Share of the training part that a trial sees.
         space: For each option of the training script, and for each option of a model (where it has it), a list of
-            choices, or {low: …, high: …} for a range searched on a logarithmic scale.
+            choices, or a range, {low: …, high: …}, on a logarithmic scale unless ``log: false`` is in it; of whole
+            numbers where both ends are and the option takes no fractions.
         seed: Seed of the search.
     """
 
