@@ -11,7 +11,7 @@ from convkan.fitting import fit, fit_residuals, linear
 from convkan.fitting.history import Line
 from convkan.fitting.objective import Objective, Term, data_term
 from convkan.fitting.smoothing import Smoothing
-from convkan.interpret import fix
+from convkan.interpret import fix, importance
 
 
 def points(count=120, inputs=2, seed=0):
@@ -153,6 +153,20 @@ def test_grids_stop_growing_once_that_no_longer_helps():
     history = fit(model, x, y, grids=[3, 20, 40], validation=0.3)
     assert history.stages[-1].grid_size == 20
     assert history.kept.grid_size == model[0].basis.grid_size == 3
+
+
+def test_sparsity_silences_edges_that_say_nothing():
+    x = points()
+    y = torch.sin(3 * x[:, 0])
+    loudest = {}
+    for sparsity in (0.0, 0.05):
+        model = net(2, 3, 1)
+        fit(model, x, y, method="lbfgs", sparsity=sparsity, steps=40)
+        scores = importance(model, [x], propagate=False)["1"].edges[0].sort().values
+        loudest[sparsity] = float(scores[1] / scores[2])
+    assert loudest[0.05] < loudest[0.0] / 3
+    with pytest.raises(ValueError, match="sparsity must be 0 for 'lm'"):
+        fit(net(2, 1), x, y, sparsity=0.1)
 
 
 def test_noise_time_and_patience_end_a_stage():

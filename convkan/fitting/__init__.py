@@ -8,5 +8,6 @@ from one random start after the other, and ``history`` remembers.
 
 from convkan.fitting.fit import fit, fit_residuals
 from convkan.fitting.history import History, Stage
+from convkan.fitting.stages import Method
 
-__all__ = ["History", "Stage", "fit", "fit_residuals"]
+__all__ = ["History", "Method", "Stage", "fit", "fit_residuals"]

@@ -34,6 +34,7 @@ def fit(
     carried: int = 1,
     adapt: bool = True,
     smoothness: float = SMOOTHNESS,
+    sparsity: float = 0.0,
     noise: float | None = None,
     patience: int | None = -1,
     seconds: float | None = None,
@@ -63,6 +64,9 @@ def fit(
         adapt: Move grids to where their inputs are, at the beginning of each stage and once within the first.
         smoothness: Weight s of s·Σ(Δ⁴c)² over the splines' coefficients c, in the units of a mean square. As small as
             it is by default, it decides only what no point decides; noisy data want more.
+        sparsity: Weight of the KAN paper's regulariser, the size of functions and the entropy of how it is spread (see
+            ``convkan.regularization.l1_entropy``): few edges come to say all there is to say, and the others can be
+            pruned. 0.01 is a beginning. Not a sum of squares, it needs "lbfgs" or "adam".
         noise: The standard deviation of the noise in ``y``, if known: enough once the root mean square error is as low.
         patience: Steps without progress after which a stage ends; by default 15 for "lm" and 100 for "lbfgs". None to
             take all steps.
@@ -89,7 +93,7 @@ def fit(
         True
     """
     plan = _plan(method, steps, learning_rate, grids, adapt, restarts, carried, patience, noise, seconds, smoothness,
-                 seed, model)  # fmt: skip
+                 seed, sparsity, model)  # fmt: skip
     y = _targets(model, x, y)
     _check_weights(weights, len(x))
     held_out = None
@@ -165,7 +169,7 @@ def fit_residuals(
         True
     """
     plan = _plan(method, steps, learning_rate, grids, adapt, restarts, carried, patience, None, seconds, smoothness,
-                 seed, model)  # fmt: skip
+                 seed, 0.0, model)  # fmt: skip
     found = [_term(index, term) for index, term in enumerate(terms)]
     if not found:
         raise ValueError("terms must hold at least one, got none")
@@ -185,6 +189,7 @@ def _plan(
     seconds: float | None,
     smoothness: float,
     seed: int,
+    sparsity: float,
     model: nn.Module,
 ) -> Plan:
     """The arguments, checked and complete."""
@@ -199,14 +204,15 @@ def _plan(
     for name, value in {"learning_rate": learning_rate, "noise": noise, "seconds": seconds}.items():
         if value is not None and not (value > 0 and isfinite(value)):
             raise ValueError(f"{name} must be positive, got {value}")
-    if not (smoothness >= 0 and isfinite(smoothness)):
-        raise ValueError(f"smoothness must not be negative, got {smoothness}")
+    for name, weight in {"smoothness": smoothness, "sparsity": sparsity}.items():
+        if not (weight >= 0 and isfinite(weight)):
+            raise ValueError(f"{name} must not be negative, got {weight}")
+    if sparsity and method == "lm":
+        raise ValueError(f"sparsity must be 0 for 'lm', which minimises squares alone; got {sparsity}")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("model must have parameters that require gradients, got none")
-    chosen = _grids(grids, model)
-    return Plan(
-        method, steps, learning_rate, chosen, adapt, restarts, carried, patience, noise, seconds, smoothness, seed
-    )
+    found = (_grids(grids, model), adapt, restarts, carried, patience, noise, seconds, smoothness, seed, sparsity)
+    return Plan(method, steps, learning_rate, *found)
 
 
 def _grids(grids: Sequence[int] | None, model: nn.Module) -> tuple[int | None, ...]:

@@ -1,6 +1,7 @@
 """A sum of squares over samples, as a function of a model's parameters, with its derivatives a chunk at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,8 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convkan.fitting.smoothing import Smoothing
+from convkan.nn import KANLayer
+from convkan.regularization import recorded_inputs, total_l1_entropy
 
 NUMBERS_AT_A_TIME = 2**24  # of the Jacobian
+ENTROPY = 10.0  # of the regulariser, relative to |Φ|₁
+SAMPLES_FOR_SPARSITY = 256
+SAMPLES_AT_A_TIME = 500  # what residuals of derivatives keep on the way is many times as much
 
 Parameters = dict[str, Tensor]
 Net = Callable[[Tensor], Tensor]
@@ -85,11 +91,13 @@ class Objective:
         model: Whose parameters that require gradients are sought; in eval mode.
         terms: What is squared.
         smoothness: Weight of the penalty: see ``convkan.fitting.smoothing``.
+        sparsity: Weight of the KAN paper's regulariser in ``loss``; it is no sum of squares, and not in ``residuals``.
     """
 
     model: nn.Module
     terms: Sequence[Term]
     smoothness: float = 0.0
+    sparsity: float = 0.0
 
     @cached_property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -137,8 +145,21 @@ class Objective:
 
     def loss(self) -> Float[Tensor, ""]:
         """The objective for the model as it is, to be differentiated."""
-        found = torch.stack([term.rows(self.model, None).square().mean() for term in self.terms]).sum()
-        return found + self.smoothing.penalty(self.trained).to(found.device)
+        with recorded_inputs(self.model) if self.sparsity else nullcontext([]) as calls:
+            found = torch.stack([term.rows(self.model, None).square().mean() for term in self.terms]).sum()
+        return found + self.smoothing.penalty(self.trained).to(found.device) + self._spread(calls).to(found.device)
+
+    def spread(self) -> float:
+        """What the regulariser adds to the loss for the model as it is."""
+        with torch.no_grad(), recorded_inputs(self.model) as calls:
+            for term in self.terms:
+                term.rows(self.model, None)
+        return float(self._spread(calls).detach())
+
+    def _spread(self, calls: list[tuple[KANLayer, Tensor]]) -> Tensor:
+        if not self.sparsity:
+            return torch.zeros(())
+        return self.sparsity * total_l1_entropy(calls, entropy=ENTROPY, samples=SAMPLES_FOR_SPARSITY)
 
     def rows(self, parameters: Parameters) -> Float[Tensor, " residuals"]:
         """All residuals, scaled so that their squares sum up to the terms' means."""
@@ -162,7 +183,7 @@ class Objective:
         for term, outputs in zip(self.terms, self.outputs, strict=True):
             of_one = torch.func.jacrev(_with_value(self.model, term), has_aux=True)
             of_many = torch.func.vmap(of_one, in_dims=(None, *(0,) * len(term.samples)))
-            at_once = max(1, NUMBERS_AT_A_TIME // (outputs * self.size))
+            at_once = min(SAMPLES_AT_A_TIME, max(1, NUMBERS_AT_A_TIME // (outputs * self.size)))
             for chunk in zip(*(sample.split(at_once) for sample in term.samples), strict=True):
                 found, residuals = of_many(parameters, *chunk)
                 rows = torch.cat([found[name].flatten(2) for name in self.trained], dim=2).flatten(0, 1)

@@ -40,14 +40,16 @@ class Plan:
     seconds: float | None
     smoothness: float
     seed: int
+    sparsity: float
 
 
 @dataclass(frozen=True)
 class Found:
-    """A stage, and the state it ended in."""
+    """A stage, the state it ended in, and by what this is chosen."""
 
     stage: Stage
     state: dict[str, Any]
+    score: float
 
 
 @dataclass
@@ -85,8 +87,8 @@ class Fit:
                 firsts.append(self.first(start))
                 if self.is_over() or self.is_noise(firsts[-1].stage.score):
                     break
-            firsts.sort(key=lambda one: one.stage.score)
-            best = min((self.later(one) for one in firsts[: plan.carried]), key=lambda one: one.stage.score)
+            firsts.sort(key=lambda one: one.score)
+            best = min((self.later(one) for one in firsts[: plan.carried]), key=lambda one: one.score)
             self.model.load_state_dict(best.state)
         self.model.zero_grad(set_to_none=True)
         self.history.best = next(index for index, one in enumerate(self.history.stages) if one is best.stage)
@@ -117,17 +119,17 @@ class Fit:
         if before is not None:
             self.model.load_state_dict(before.state)
         self.prepare(grid_size)
-        objective = Objective(self.model, self.terms, self.plan.smoothness)
+        objective = Objective(self.model, self.terms, self.plan.smoothness, self.plan.sparsity)
         watch = Watch(self, objective, f"start {start + 1}" + (f", grid size {grid_size}" if grid_size else ""))
         taken = self.optimise(objective, watch)
-        watched = (watch.loss, None if self.validate is None else watch.score)
+        watched = (watch.loss, watch.validation)
         stage = Stage(start, grid_size, taken, *watched, time.perf_counter() - self.began, watch.ended or "steps")
         if watch.ended is None and taken < self.plan.steps:
             stage = Stage(start, grid_size, taken, *watched, stage.seconds, "converged")
         self.history.stages.append(stage)
-        if before is not None and not watch.score < before.stage.score:
+        if before is not None and not watch.score < before.score:
             return before
-        return Found(stage, watch.state)
+        return Found(stage, watch.state, watch.score)
 
     def prepare(self, grid_size: int | None) -> None:
         """Grids where the inputs are, and as fine as wanted."""
@@ -160,6 +162,7 @@ class Watch:
     Attributes:
         score: The least score so far, by which states are chosen.
         loss: The loss of that state.
+        validation: Its validation error, or None without a validation part.
         state: That state.
         ended: Why it said to stop, or None.
     """
@@ -169,6 +172,7 @@ class Watch:
         self.steps = self.fell = 0
         self.ended: str | None = None
         self.score = self.loss = inf
+        self.validation: float | None = None
         self.state: dict[str, Any] = {}
         self.note(self.fresh_loss(), first=True)
 
@@ -182,7 +186,7 @@ class Watch:
         self.steps = taken
         fit, plan = self.fit, self.fit.plan
         self.note(loss if plan.method == "lm" or fit.validate is not None else self.fresh_loss())
-        if fit.is_noise(self.score):
+        if fit.is_noise(self.loss if self.validation is None else self.validation):
             self.ended = "noise"
         elif fit.is_over():
             self.ended = "seconds"
@@ -193,19 +197,22 @@ class Watch:
     def note(self, loss: float, first: bool = False) -> None:
         """Put a look into the history, and keep the state if it is the best."""
         fit = self.fit
-        score = loss
-        if fit.validate is not None:
-            score = fit.validate()
-            fit.history.validation.append(score)
+        validation = None if fit.validate is None else fit.validate()
+        if validation is not None:
+            fit.history.validation.append(validation)
+        score = loss if validation is None else validation
         fit.history.loss.append(loss)
         fit.history.stage.append(len(fit.history.stages))
         fit.history.seconds.append(time.perf_counter() - fit.began)
         fit.line.say(f"{self.title}, step {self.steps}: RMSE {abs(score) ** 0.5:.2e}")
+        if fit.plan.sparsity:  # the state wanted is not that with the least error
+            score += self.objective.spread()
         score = score if isfinite(score) else inf
         if score < self.score * (1 - LESS):
             self.fell = self.steps
         if first or score < self.score:
-            self.score, self.loss, self.state = score, loss, deepcopy(fit.model.state_dict())
+            self.score, self.loss, self.validation = score, loss, validation
+            self.state = deepcopy(fit.model.state_dict())
 
 
 def grid_sizes(model: nn.Module) -> list[int]:
