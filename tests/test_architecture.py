@@ -17,7 +17,7 @@ LEVELS = [
     {"basis", "files", "modes", "deprecation"},
     {"ops"},
     {"nn"},
-    {"functional", "grid", "regularization", "models", "interpret", "interop", "optim", "kan"},
+    {"functional", "grid", "regularization", "models", "interpret", "interop", "optim", "kan", "fitting"},
     {"training", "timm", "torchvision", "hub"},
     {"testing"},
 ]
