@@ -18,7 +18,7 @@ LEVELS = [
     {"ops"},
     {"nn"},
     {"functional", "grid", "regularization", "models", "interpret", "interop", "optim", "kan", "fitting"},
-    {"training", "timm", "torchvision", "hub"},
+    {"training", "timm", "torchvision", "hub", "export"},
     {"testing"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
