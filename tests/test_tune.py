@@ -35,8 +35,6 @@ PATIENCE = 60  # seconds, which only a failure takes
 class Run:
     """A run of the training script that takes no time: its accuracy grows with the learning rate."""
 
-    stdin = None
-
     def __init__(self, command, environment, output):
         self.returncode, self.is_stopped = None, False
         options = yaml.safe_load(Path(command[-1]).read_text())
@@ -97,8 +95,8 @@ def made(monkeypatch):
 
 
 def pretend(patch, start):
-    patch(trial_module, "start_child", start)
-    patch(trial_module, "release", lambda child: None)
+    patch(trial_module, "fork_child", start)
+    patch(trial_module, "can_fork", lambda: True)
     patch(trial_module, "POLL_SECONDS", 0.0)
 
 
@@ -258,7 +256,7 @@ class TestWorkers:
                 command = [*command[:-1], str(config.folder / "configs" / "0002.yaml")]
             return Run(command, environment, output)
 
-        monkeypatch.setattr(trial_module, "start_child", resumed)
+        monkeypatch.setattr(trial_module, "fork_child", resumed)
         study = searched(config)
         [killed] = [trial for trial in study.trials if trial.state is TrialState.FAIL]
         [again] = [trial for trial in study.trials if trial.user_attrs.get("folder") == "0002" and trial.number > 2]
@@ -271,7 +269,7 @@ class TestWorkers:
 @pytest.mark.slow
 def test_the_command_searches_reports_and_its_best_can_be_trained(call, tmp_path, monkeypatch):
     pytest.importorskip("plotly")
-    monkeypatch.setattr(trial_module, "start_child", processes.start)
+    monkeypatch.setattr(trial_module, "fork_child", processes.start)
     recipe = {"epochs": 2, "threads": 1, "batch_size": 64, "train_fraction": 0.2, "model_options": {"widths": [2]}}
     path = tmp_path / "search.yaml"
     about = {"name": "tiny", "trials": 3, "gpus": 0, "recipe": recipe, "space": SPACE | {"batch_size": [32, 64]}}
@@ -292,7 +290,7 @@ def test_the_command_searches_reports_and_its_best_can_be_trained(call, tmp_path
     assert all(title in page for title in ("History", "Accuracy by option", "plotly"))
     assert "<script src" not in page
     assert "<link" not in page
-    monkeypatch.setattr(trial_module, "start_child", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr(trial_module, "fork_child", lambda *_: pytest.fail("ran again"))
     assert call(tune, "--config", path).status == 0
     assert_refused(call(tune, "--config", path, "--recipe.epochs", 3), "another recipe")
 
