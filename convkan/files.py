@@ -9,6 +9,8 @@ from pathlib import Path
 # What a system says when nothing can be written, without saying where: the disk, a quota or a file is full or fails.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
+PARTIAL = ".partial-"  # what the name of a file begins with while it is written
+
 
 @contextmanager
 def naming(path: str | os.PathLike[str], stand_in: str | os.PathLike[str] | None = None) -> Iterator[None]:
@@ -48,7 +50,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
         with naming(path, stand_in=partial):
             partial.touch()
@@ -70,3 +72,18 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
         OSError: It cannot be written; the message names the path.
     """
     return write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def remove_partial(folder: str | os.PathLike[str]) -> list[Path]:
+    """Remove what processes that were killed had half written in a folder into which no other writes now.
+
+    Returns:
+        What was removed.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    found = [path for path in Path(folder).rglob(f"{PARTIAL}*") if path.is_file()]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return found

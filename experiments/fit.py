@@ -18,12 +18,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from convkan.fitting import Method
 from convkan.grid import adapt_grids, refine_grids
 from convkan.interpret.plot import BLUE, GREY, ORANGE, new_figure
 from experiments.common.cli import GOES_ON, UserError, check_positive, run
 from experiments.common.counting import count_parameters
 from experiments.common.study import Cell, Study, Work
-from experiments.functions.least_squares import OptimizerName, Outcome, optimize
+from experiments.functions.least_squares import Outcome, optimize
 from experiments.functions.nets import kan
 from experiments.functions.rivals import RIVALS, Rival, rank_rivals
 from experiments.functions.tasks import TASKS, Data, Task, data_of
@@ -52,7 +53,7 @@ class FitConfig:
     tasks: list[str] = field(default_factory=lambda: ["all"])
     grids: list[int] = field(default_factory=lambda: [3, 10, 20, 50, 100])
     steps: int = 60
-    optimizer: OptimizerName = "lm"
+    optimizer: Method = "lm"
     points: int = 1000
     seeds: int = 5
     rivals: bool = True
@@ -83,7 +84,7 @@ def fit_kan(
     grids: list[int],
     steps: int,
     seed: int,
-    optimizer: OptimizerName = "lbfgs",
+    optimizer: Method = "lbfgs",
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[nn.Module, list[dict[str, Any]]]:
     """Train on one grid after the other; returns the net and a row a grid."""
@@ -110,7 +111,7 @@ def fit_kan(
 
 
 def started(
-    task: Task, data: Data, grid_size: int, steps: int, seed: int, optimizer: OptimizerName
+    task: Task, data: Data, grid_size: int, steps: int, seed: int, optimizer: Method
 ) -> tuple[nn.Module, Outcome]:
     """A net trained on the coarsest grid: the best, on the validation part, of several random starts."""
     found: list[tuple[nn.Module, Outcome]] = []

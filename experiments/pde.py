@@ -16,18 +16,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from convkan.fitting import Method
+from convkan.fitting.gradient_steps import AT_ONCE
 from convkan.grid import adapt_grids, refine_grids
 from convkan.interpret.plot import AMBER, BLUE, new_figure
 from experiments.common.cli import GOES_ON, check_positive, run
 from experiments.common.counting import count_parameters
 from experiments.common.study import Cell, Study, Work
-from experiments.functions.least_squares import AT_ONCE, OptimizerName
 from experiments.functions.nets import kan, mlp, mlp_of_size
 from experiments.functions.poisson import Problem, errors, minimise, solution
 
 MOST_FOR_LM = 2000  # parameters
 PILOT = 0.2  # share of the time that every kind of MLP is given to be chosen by
-METHODS: tuple[OptimizerName, ...] = ("lm", "lbfgs", "adam")
+METHODS: tuple[Method, ...] = ("lm", "lbfgs", "adam")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Rival:
     group: str
     name: str
     create: Callable[[], nn.Module]
-    method: OptimizerName
+    method: Method
 
     def __str__(self) -> str:
         return f"{self.group}: {self.name}, {self.method}"

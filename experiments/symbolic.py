@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from convkan import KANConv2d
 from convkan.basis import BSpline
+from convkan.fitting import fit
 from convkan.grid import adapt_grids, refine_grids
 from convkan.interpret import auto, curves, formula, formula_error, importance, kan_layers, prune_nodes, suggest
 from convkan.interpret.plot import AMBER, BLUE, new_figure
@@ -24,7 +25,7 @@ from convkan.interpret.symbolic import fixed_edges, live_edges, recognized
 from convkan.regularization import recorded_inputs, total_l1_entropy, total_smoothness
 from experiments.common.cli import GOES_ON, check_positive, run
 from experiments.common.study import Cell, Study, Work
-from experiments.functions.least_squares import Parameters, optimize, rmse, trust_region, value_at
+from experiments.functions.least_squares import optimize, rmse
 from experiments.functions.nets import kan
 from experiments.functions.planted import KERNEL, PLANTED, named_right, noisy_images, planted
 from experiments.functions.tasks import TASKS, Data, data_of
@@ -94,14 +95,7 @@ def trained_formula(model: nn.Module, data: Data, steps: int) -> None:
     for layer in kan_layers(model).values():
         layer.requires_grad_(False)
         layer.symbolic.requires_grad_()
-    x, y = data.train
-
-    def residuals(parameters: Parameters) -> Tensor:
-        with torch.no_grad():
-            return (torch.func.functional_call(model, parameters, (x,)) - y)[:, 0]
-
-    of_points = torch.func.vmap(torch.func.grad(partial(value_at, model)), in_dims=(None, 0))
-    trust_region(model, residuals, lambda found: [of_points(found, x)], steps, lambda: False)
+    fit(model, *data.train, steps=steps, validation=None, adapt=False, smoothness=0, patience=None, progress=False)
 
 
 def discover(data: Data, seed: int, start: int, steps: int) -> tuple[nn.Module, dict[str, Any]]:

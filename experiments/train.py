@@ -19,6 +19,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from convkan.files import remove_partial
 from convkan.grid import spline_layers
 from convkan.interpret.plot import plot_confusion, plot_edges, plot_learning_curves
 from convkan.models import Description, example_input, freeze_body, model_options
@@ -49,7 +50,7 @@ from experiments.common.fine_tuning import (
     note_description,
     with_absolute_weights,
 )
-from experiments.common.folders import claimed, new_folder, tidy
+from experiments.common.folders import claimed, is_used, new_folder, tidy
 from experiments.common.parent import end_with_parent
 from experiments.common.ranks import (
     as_started,
@@ -60,7 +61,7 @@ from experiments.common.ranks import (
     told_name,
 )
 from experiments.common.records import DIVERGED, environment, packed, published, write_record
-from experiments.common.resuming import earlier_record, resume_run
+from experiments.common.resuming import earlier_record, read_checkpoint, resume_run
 from experiments.common.run_data import check_data, note_data
 from experiments.common.train_config import TrainConfig, data_of
 from experiments.common.trainer import (
@@ -93,6 +94,8 @@ def main() -> None:
         try:
             # One process a device: the first claims the folder for all.
             with nullcontext() if rank() else claimed(folder), naming(folder):
+                if not rank():
+                    remove_partial(folder)
                 train(replace(config, resume=None), folder, checkpoint)
         except KeyboardInterrupt:
             resumable = (folder / "config.yaml").exists()
@@ -119,9 +122,10 @@ def start(config: TrainConfig) -> tuple[TrainConfig, Path]:
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            raise UserError(
-                f"run_name must be new, and {folder} exists: choose another name, or go on with --resume {folder}"
-            ) from None
+            if is_used(folder):
+                raise UserError(
+                    f"run_name must be new, and {folder} exists: choose another name, or go on with --resume {folder}"
+                ) from None
     name = str(folder.relative_to(root))
     if config.devices * config.num_nodes > 1 and not rank():
         tell_name(name)
@@ -192,7 +196,7 @@ def train(config: TrainConfig, folder: Path, checkpoint: Path | None = None) -> 
         write_text(folder / DIVERGED, f"{error}\n")
         raise
 
-    best = torch.load(best_checkpoint(trainer), weights_only=True, map_location="cpu")
+    best = read_checkpoint(Path(best_checkpoint(trainer)))
     classifier.load_state_dict(best["state_dict"])
     if config.test:  # of the weights alone: with a path, Lightning would take up the callbacks of that epoch, too
         with interruptible(), naming_lost_processes(folder, processes):

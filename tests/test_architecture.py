@@ -17,8 +17,8 @@ LEVELS = [
     {"basis", "files", "modes", "deprecation"},
     {"ops"},
     {"nn"},
-    {"functional", "grid", "regularization", "models", "interpret", "interop", "optim", "kan"},
-    {"training", "timm", "torchvision", "hub"},
+    {"functional", "grid", "regularization", "models", "interpret", "interop", "optim", "kan", "fitting"},
+    {"training", "timm", "torchvision", "hub", "export"},
     {"testing"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}

@@ -117,6 +117,13 @@ class TestStarts:
         with pytest.raises(UserError, match="must be the 6 processes of torchrun, got 1"):
             ranks.as_started(TrainConfig(resume="runs/of-one-process"))
 
+    def test_a_restart_after_which_processes_would_wait_for_ever_is_refused(self, under_torchrun, monkeypatch):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        ranks.as_started(TrainConfig())
+        monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+        with pytest.raises(UserError, match="only with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+            ranks.as_started(TrainConfig())
+
     def test_several_machines_need_torchrun(self):
         with pytest.raises(UserError, match="num_nodes above 1 needs torchrun on each machine, got 2"):
             ranks.as_started(TrainConfig(num_nodes=2))

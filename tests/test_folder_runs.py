@@ -15,6 +15,7 @@ from convkan.models import load_classifier
 from convkan.training import ImageData
 from experiments import deletion, explain, predict, prune, train
 from experiments.common import cli
+from experiments.common.images import read_image
 
 TINY = ("--model_options.widths", "[2,3]", "--threads", 1, "--accelerator", "cpu", "--epochs", 1)
 SHADES = {"bright": 210, "dark": 70}
@@ -121,7 +122,7 @@ def test_training_prediction_and_explanation_see_the_same_pixels(pictures, run_f
     explained = explain._data(record, description, explain.ExplainConfig(str(run_folder)))
     assert torch.equal(explained.train.pixels, trained_on.train.pixels)
     paths = [path for name in SHADES for path in sorted((pictures / "Train" / name).iterdir())]
-    given = torch.cat([predict.read_image(path, description) for path in paths])
+    given = torch.cat([read_image(path, description) for path in paths])
     assert torch.equal(given, explain._normalized(explained.train.pixels, description))
     assert 200 < explained.train.pixels[:6].float().mean() < 220  # 16 bits, and neither black nor white
     assert 60 < explained.train.pixels[6:].float().mean() < 80

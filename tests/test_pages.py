@@ -88,7 +88,7 @@ def comparison(tested=True, **accuracies):
     """A record in which each model's two runs answer that share of 1000 images rightly; validation says the same."""
     runs = [
         {"dataset": "digits", "entry": model, "seed": seed, "parameters": 100, "val_accuracy": share}
-        | {"history": {"epoch": [0], "epoch_seconds": [2.0 if model.startswith("kan") else 1.0]}}
+        | {"options": {}, "history": {"epoch": [0], "epoch_seconds": [2.0 if model.startswith("kan") else 1.0]}}
         | (as_tested(share) if tested else {})
         for model, share in accuracies.items()
         for seed in (0, 1)

@@ -47,7 +47,8 @@ class TestTrainedModels:
     def test_take_other_classes_and_channels(self):
         ours, grey = create_model("kan_vgg", weights="mnist"), torch.rand(2, 1, 28, 28)
         model = timm.create_model("kan_vgg.mnist", pretrained=True, num_classes=5, in_chans=3).eval()
-        torch.testing.assert_close(model.forward_features(grey.expand(-1, 3, -1, -1)), ours.features(grey))
+        thirds = model.forward_features(grey.expand(-1, 3, -1, -1))  # whose weights were rounded
+        torch.testing.assert_close(thirds, ours.features(grey), rtol=1e-4, atol=1e-4)
         assert model(grey.expand(-1, 3, -1, -1)).shape == (2, 5)
 
     def test_a_name_alone_is_its_first_tag(self):

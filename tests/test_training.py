@@ -168,12 +168,13 @@ class Scripted(L.LightningModule):
         ([0.9, 0.8, 0.7, 0.6], 2, 1, 2, 3),
     ],
 )
-def test_the_best_and_the_last_epoch_are_kept(accuracies, first_epoch, patience, best, last, tmp_path):
+def test_the_best_and_the_last_epoch_and_that_before_it_are_kept(
+    accuracies, first_epoch, patience, best, last, tmp_path
+):
     trainer = scripted_run(accuracies, tmp_path, patience, first_epoch=first_epoch)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"best-epoch={best}.ckpt", "last.ckpt"]
     assert trainer.checkpoint_callback.best_model_path == str(tmp_path / f"best-epoch={best}.ckpt")
     epochs = {path.name: torch.load(path, weights_only=True)["epoch"] for path in tmp_path.iterdir()}
-    assert epochs == {f"best-epoch={best}.ckpt": best, "last.ckpt": last}
+    assert epochs == {f"best-epoch={best}.ckpt": best, "last.ckpt": last, "previous.ckpt": last - 1}
 
 
 def scripted_run(accuracies, folder, patience=None, checkpoint=None, first_epoch=0):

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import statistics
 import time
 from collections.abc import Collection
@@ -14,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from convkan.files import write_atomically
+from convkan.files import PARTIAL, write_atomically
 from convkan.optim import set_rates
 from convkan.training.classifier import Classifier
 from convkan.training.compiling import CompileWatch
@@ -189,7 +190,9 @@ class FollowSchedule(Callback):
 
 
 def checkpoints(folder: Path, first_epoch: int = 0, by: str = "val_accuracy") -> list[Callback]:
-    """Callbacks that keep ``best-*.ckpt``, of the best epoch, and ``last.ckpt``, of the last finished one.
+    """Callbacks that keep ``best-*.ckpt``, of the best epoch, ``last.ckpt``, of the last finished one, and that before.
+
+    The last but one, ``previous.ckpt``, is for when the disk has damaged the last.
 
     Args:
         folder: Where they are kept.
@@ -258,6 +261,23 @@ class _Last(_Kept):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        if trainer.is_global_zero and Path(filepath).is_file():
+            _keep(Path(filepath), Path(filepath).with_stem("previous"))
+        super()._save_checkpoint(trainer, filepath)
+
+
+def _keep(path: Path, name: Path) -> None:
+    """Give a file that is to be replaced a second name, in place of what has it."""
+    link = name.with_name(f"{PARTIAL}{os.getpid()}-{name.name}")
+    try:
+        link.hardlink_to(path)
+        link.replace(name)
+    except OSError:  # a file system without links: for a moment there is the older name alone
+        path.replace(name)
+    finally:
+        link.unlink(missing_ok=True)
 
 
 class _EarlyStopping(EarlyStopping):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from convkan.files import PARTIAL
 from experiments.common.cli import UserError
 
 LOCK = ".lock"
@@ -31,6 +32,13 @@ def new_folder(root: Path, stem: str) -> Path:
         else:
             return folder
     raise AssertionError("numbers do not end")
+
+
+def is_used(folder: Path) -> bool:
+    """Whether there is more in a folder, or another thing in its place, than one killed before it began leaves."""
+    return not folder.is_dir() or any(
+        path.name != LOCK and not path.name.startswith(PARTIAL) for path in folder.iterdir()
+    )
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from experiments.common.cli import UserError
 from experiments.common.train_config import TrainConfig
@@ -20,6 +21,7 @@ PATIENCE = timedelta(minutes=5)  # with a first process that has not said what t
 # What torch says when another process is gone, by the libraries that processes talk through.
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "gloo", "Gloo", "TCPStore")
 
+KEY = "convkan/run"  # under which they find the name of the run
 REASON = 200  # characters of it
 
 
@@ -37,8 +39,8 @@ def as_started(config: TrainConfig) -> TrainConfig:
     """The configuration with as many devices and machines as torchrun has started processes for.
 
     Raises:
-        UserError: A run is to go on that had another number of processes, or several machines are asked for, on which
-            nothing has started any.
+        UserError: A run is to go on that had another number of processes; several machines are asked for, on which
+            nothing has started any; or processes are started anew that would wait for each other for ever.
     """
     if not is_under_torchrun():
         if config.num_nodes > 1:
@@ -46,6 +48,11 @@ def as_started(config: TrainConfig) -> TrainConfig:
                 f"num_nodes above 1 needs torchrun on each machine, got {config.num_nodes}: see docs/training.md"
             )
         return config
+    if _restarts() and _agent_has_store():  # https://github.com/pytorch/pytorch/issues/135712
+        raise UserError(
+            "torchrun's processes find each other again after a restart only with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
+            "in the environment, got none"
+        )
     count = {name: int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
     nodes = count["WORLD_SIZE"] // count["LOCAL_WORLD_SIZE"]
     asked = config.devices * config.num_nodes
@@ -56,14 +63,13 @@ def as_started(config: TrainConfig) -> TrainConfig:
 
 def is_begun_again(folder: Path) -> bool:
     """Whether torchrun has started this run's processes anew after one of them ended."""
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-    return is_under_torchrun() and restarts > 0 and (folder / "config.yaml").exists()
+    return is_under_torchrun() and _restarts() > 0 and (folder / "config.yaml").exists()
 
 
 def tell_name(name: str) -> None:
     """Tell the processes that torchrun started beside this one, the first, in which folder the run is."""
     if is_under_torchrun():
-        _store().set(_key(), name)
+        _store().set(KEY, name)
 
 
 def told_name() -> str:
@@ -73,7 +79,7 @@ def told_name() -> str:
         UserError: It ended before.
     """
     try:
-        return _store().get(_key()).decode()
+        return _store().get(KEY).decode()
     except RuntimeError as error:
         raise UserError(f"the first process has not begun the run: {error}") from error
 
@@ -100,10 +106,22 @@ def naming_lost_processes(folder: Path, count: int) -> Iterator[None]:
         ) from error
 
 
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def _agent_has_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+@cache
 def _store() -> TCPStore:
-    """The place where torchrun's processes meet, which its first agent keeps."""
-    return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=PATIENCE)
-
-
-def _key() -> str:
-    return f"convkan/run/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    """Where the processes of torchrun meet: its first agent keeps it, or else the first process, while it lives."""
+    return TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=rank() == 0 and not _agent_has_store(),
+        timeout=PATIENCE,
+        wait_for_workers=False,
+        multi_tenant=True,  # torch itself comes to the same place later
+    )

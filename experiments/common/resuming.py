@@ -1,6 +1,7 @@
 """Runs that go on: with what configuration, from which checkpoint, and whether there is anything left to do."""
 
 import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,22 @@ from typing import Any
 import torch
 
 from experiments.common.cli import UserError
+from experiments.common.ranks import rank
 from experiments.common.records import read_record
 from experiments.common.train_config import TrainConfig, stored_config
 
+# What reading a file raises that is no checkpoint, or no longer one.
+DAMAGE = (
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
+CHECKPOINTS = ("last.ckpt", "previous.ckpt")  # the later first
 # What may be given with --resume.
 RESUMING = ("resume", "epochs", "on_resume", "data_root")
 
@@ -37,8 +51,7 @@ def resume_run(config: TrainConfig, options: set[str]) -> tuple[TrainConfig, Pat
     stored = stored_config(folder)
     if "data_root" in options:
         stored = replace(stored, data_root=config.data_root)
-    checkpoint = folder / "checkpoints" / "last.ckpt"
-    done = epochs_done(checkpoint) if checkpoint.exists() else 0
+    checkpoint, done = latest_checkpoint(folder / "checkpoints")
     if "epochs" in options and config.epochs <= done:
         raise UserError(f"epochs must be more than the {done} that {folder} has done, got {config.epochs}")
     if "epochs" in options:
@@ -47,19 +60,50 @@ def resume_run(config: TrainConfig, options: set[str]) -> tuple[TrainConfig, Pat
         raise UserError(
             f"{folder} is finished: its results are in {folder / 'result.json'}; with --epochs it trains longer"
         )
-    return stored, folder, checkpoint if done else None
+    return stored, folder, checkpoint
 
 
-def epochs_done(checkpoint: Path) -> int:
-    """How many epochs of training are in a checkpoint.
+def latest_checkpoint(folder: Path) -> tuple[Path | None, int]:
+    """The last checkpoint that can be read, and how many epochs of training are in it; None, and 0, without any.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: There are some, and none can be read.
+    """
+    damage: UserError | None = None
+    for name in CHECKPOINTS:
+        path = folder / name
+        try:
+            done = int(read_checkpoint(path)["epoch"]) + 1 if path.exists() else 0
+        except UserError as error:
+            damage = damage or error
+            continue
+        if done and damage and not rank():
+            print(f"{damage}: going on from the one before it, {name}, of epoch {done}", flush=True)
+        if done:
+            return path, done
+    if damage is not None:
+        raise UserError(f"{damage}; remove {folder} to begin anew") from damage
+    return None, 0
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint, on the CPU. Nothing in it is run.
+
+    Raises:
+        UserError: It cannot be read, or is none.
     """
     try:
-        return int(torch.load(checkpoint, weights_only=True, map_location="cpu")["epoch"]) + 1
-    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{checkpoint} is not a readable checkpoint: {error}") from error
+        with zipfile.ZipFile(path) as archive:  # torch does not look whether parts are as they were written
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"its part {damaged} has been damaged")
+        checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        if not {"epoch", "state_dict"} <= set(checkpoint):
+            raise ValueError("it holds no epoch of training")
+    except DAMAGE as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} is not a readable checkpoint ({reason})") from error
+    return checkpoint
 
 
 def earlier_record(folder: Path) -> dict[str, Any]:

@@ -256,9 +256,10 @@ def _check_match(match: Match) -> None:
 
 def _check_steady(name: str, config: TrainConfig) -> None:
     """Raise UserError unless all of a run's steps take as long, to the last of its epochs."""
+    once = config.adapt_every == config.adapt_until  # which is one step among all
     for option, steady in (("refine", {}), ("adapt_every", 0), ("early_stopping", None), ("devices", 1)):
         value = getattr(config, option)
-        if value != steady:
+        if value != steady and not (option == "adapt_every" and once):
             raise UserError(
                 f"match.by must be without time where a run's steps change or its epochs may be fewer, got "
                 f"{option} {value} in the recipe of {name!r}"

@@ -17,7 +17,7 @@ from convkan.models import freeze_body
 from convkan.training import Classifier
 from experiments.common.beginning import begin
 from experiments.common.train_config import TrainConfig, data_of
-from experiments.common.trainer import silence_lightning
+from experiments.common.trainer import interruptible, silence_lightning
 
 ROUNDS = 5
 WARM_UP = 3  # steps of each round that do not count: caches are cold, kernels may be compiled
@@ -145,7 +145,8 @@ class _Subject:
             enable_progress_bar=False,
             reload_dataloaders_every_n_epochs=1,
         )
-        trainer.fit(self.classifier, datamodule=self.data)
+        with interruptible():
+            trainer.fit(self.classifier, datamodule=self.data)
         device = trainer.strategy.root_device
         self.device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         return clock.seconds[WARM_UP:]

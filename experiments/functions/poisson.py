@@ -10,18 +10,19 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 from math import pi
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from experiments.functions.least_squares import AT_ONCE, OptimizerName, Parameters, trust_region, value_at
+from convkan.fitting import Method, fit_residuals
+from convkan.fitting.gradient_steps import AT_ONCE, adam, lbfgs
+from convkan.fitting.objective import Objective
 
 ALPHA = 0.01
 TEST_SIDE = 101
 ADAM_RATE = 3e-3
-CHUNK = 500  # points whose derivatives are taken at once
 
 Net = Callable[[Tensor], Tensor]
 
@@ -79,37 +80,30 @@ class Problem:
         residual = laplacian(model, self.inside) - source(self.inside)
         return ALPHA * residual.square().mean() + model(self.border).square().mean()
 
-    def trust_region(self, model: nn.Module, steps: int, enough: Callable[[], bool]) -> int:
-        """Levenberg–Marquardt steps on the same loss, taken as a sum of squares; see ``least_squares.trust_region``."""
-        weight_inside, weight_border = (ALPHA / len(self.inside)) ** 0.5, len(self.border) ** -0.5
-        wanted = source(self.inside)
-        value = partial(value_at, model)
+    def terms(self) -> list[tuple[Any, ...]]:
+        """The same loss as ``convkan.fitting.fit_residuals`` takes it."""
+        return [(_off_inside, self.inside, source(self.inside)), (_off_border, self.border)]
 
-        def residuals(parameters: Parameters) -> Tensor:
-            def evaluated(points: Tensor) -> Tensor:
-                found: Tensor = torch.func.functional_call(model, parameters, (points,))
-                return found
 
-            inside = laplacian(evaluated, self.inside) - wanted
-            return torch.cat([weight_inside * inside, weight_border * evaluated(self.border)[:, 0]])
+def _off_inside(net: Net, point: Tensor, wanted: Tensor) -> Tensor:
+    [bends] = torch.func.jacrev(torch.func.jacrev(net))(point)
+    return ALPHA**0.5 * (bends.diagonal().sum() - wanted)
 
-        def laplacian_at(parameters: Parameters, point: Tensor) -> Tensor:
-            def slope(place: Tensor, axis: int) -> Tensor:
-                return torch.func.grad(value, argnums=1)(parameters, place)[axis]
 
-            return sum((torch.func.grad(slope)(point, axis)[axis] for axis in range(2)), point.new_zeros(()))
+def _off_border(net: Net, point: Tensor) -> Tensor:
+    return net(point)
 
-        by_point = torch.func.vmap(torch.func.grad(laplacian_at), in_dims=(None, 0), chunk_size=CHUNK)
-        on_border = torch.func.vmap(torch.func.grad(value), in_dims=(None, 0))
 
-        def jacobian(parameters: Parameters) -> list[Parameters]:
-            inside, border = by_point(parameters, self.inside), on_border(parameters, self.border)
-            return [
-                {name: weight_inside * rows for name, rows in inside.items()},
-                {name: weight_border * rows for name, rows in border.items()},
-            ]
+@dataclass(frozen=True)
+class Loss(Objective):
+    """The loss with the derivatives of all points taken at once, for methods that need no more."""
 
-        return trust_region(model, residuals, jacobian, steps, enough)
+    problem: Problem | None = None
+
+    def loss(self) -> Tensor:
+        """What is minimised."""
+        assert self.problem is not None
+        return self.problem.loss(self.model)
 
 
 def errors(model: nn.Module) -> dict[str, float]:
@@ -135,9 +129,7 @@ def errors(model: nn.Module) -> dict[str, float]:
     }
 
 
-def minimise(
-    model: nn.Module, problem: Problem, steps: int, *, method: OptimizerName, seconds: float | None = None
-) -> int:
+def minimise(model: nn.Module, problem: Problem, steps: int, *, method: Method, seconds: float | None = None) -> int:
     """Train until the steps or the time are spent; the model is left where the loss was least.
 
     Args:
@@ -150,51 +142,22 @@ def minimise(
     Returns:
         The steps taken.
     """
+    if method == "lm":
+        rest = {"adapt": False, "smoothness": 0.0, "patience": None, "seconds": seconds, "progress": False}
+        return fit_residuals(model, problem.terms(), steps=steps, **rest).steps
     start = time.perf_counter()
     best, best_state = problem.loss(model).item(), deepcopy(model.state_dict())
 
-    def enough() -> bool:
+    def look(_: float, taken: int) -> bool:
         nonlocal best, best_state
+        if taken % AT_ONCE:
+            return False
         loss = problem.loss(model).item()
         if loss < best:
             best, best_state = loss, deepcopy(model.state_dict())
         return not math.isfinite(loss) or (seconds is not None and time.perf_counter() - start > seconds)
 
-    if method == "lm":
-        taken = problem.trust_region(model, steps, enough)
-    else:
-        taken = _gradient_steps(model, problem, steps, method, enough)
+    objective = Loss(model, [], problem=problem)
+    taken = lbfgs(objective, steps, 1.0, look) if method == "lbfgs" else adam(objective, steps, ADAM_RATE, look)
     model.load_state_dict(best_state)
     return taken
-
-
-def _gradient_steps(
-    model: nn.Module, problem: Problem, steps: int, method: OptimizerName, enough: Callable[[], bool]
-) -> int:
-    """LBFGS or Adam, until it is enough, asked every ten steps; returns the steps taken."""
-    optimizer: torch.optim.Optimizer
-    if method == "lbfgs":
-        optimizer = torch.optim.LBFGS(
-            model.parameters(), max_iter=AT_ONCE, max_eval=25 * AT_ONCE, history_size=50, line_search_fn="strong_wolfe",
-            tolerance_change=1e-18, tolerance_grad=1e-14,
-        )  # fmt: skip
-    else:
-        optimizer = torch.optim.Adam(model.parameters(), lr=ADAM_RATE)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if method == "adam" else None
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        loss = problem.loss(model)
-        loss.backward()
-        return loss.item()
-
-    for step in range(AT_ONCE, steps + AT_ONCE, AT_ONCE):
-        if decay is None:
-            optimizer.step(closure)
-        else:
-            for _ in range(AT_ONCE):
-                optimizer.step(closure)
-                decay.step()
-        if enough():
-            return step
-    return steps

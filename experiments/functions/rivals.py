@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from convkan.fitting import Method
+from convkan.fitting.gradient_steps import AT_ONCE
 from experiments.common.counting import count_parameters
-from experiments.functions.least_squares import AT_ONCE, OptimizerName, Outcome, optimize
+from experiments.functions.least_squares import Outcome, optimize
 from experiments.functions.nets import mlp_of_size
 from experiments.functions.tasks import Data
 
@@ -22,7 +24,7 @@ class Rival:
 
     depth: int
     activation: str
-    optimizer: OptimizerName
+    optimizer: Method
     learning_rate: float
 
     def __str__(self) -> str:

@@ -1,0 +1,288 @@
+"""What users call: a model fitted to points, or to equations."""
+
+from collections.abc import Sequence
+from functools import partial
+from math import isfinite
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from convkan.fitting.history import History, Line
+from convkan.fitting.objective import Residual, Term, data_term
+from convkan.fitting.stages import Fit, Method, Plan, grid_sizes
+from convkan.nn.recording import evaluating
+
+STEPS: dict[Method, int] = {"lm": 60, "lbfgs": 500, "adam": 2000}
+RATES: dict[Method, float] = {"lm": 1.0, "lbfgs": 1.0, "adam": 0.01}
+PATIENCE: dict[Method, int | None] = {"lm": 15, "lbfgs": 100, "adam": None}  # Adam's schedule ends when its steps do
+SMOOTHNESS = 1e-13
+HELD_OUT = 0.15
+
+
+def fit(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    method: Method = "lm",
+    steps: int | None = None,
+    grids: Sequence[int] | None = None,
+    validation: float | tuple[Tensor, Tensor] | None = HELD_OUT,
+    weights: Tensor | None = None,
+    restarts: int = 1,
+    carried: int = 1,
+    adapt: bool = True,
+    smoothness: float = SMOOTHNESS,
+    sparsity: float = 0.0,
+    noise: float | None = None,
+    patience: int | None = -1,
+    seconds: float | None = None,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> History:
+    """Fit a model to points by least squares, all of them at once, and leave it in the best state found.
+
+    For any model of torch, an MLP as well as a KAN. It is run in eval mode. Splines are given grids that follow their
+    inputs, and as many stages of finer grids as are asked for and as help. In float64, fits go on to the last digits.
+
+    Args:
+        model: Takes (n, …) and returns (n, …), each row for itself.
+        x: Inputs, (n, …).
+        y: What the model is to return, (n, …); or (n,) for one output.
+        method: "lm", Levenberg–Marquardt, whose time a step grows with the square of the number of parameters and more,
+            fit for some thousands (beyond 5,000 it needs SciPy); "lbfgs"; or "adam".
+        steps: Steps a stage at most: by default 60, 500 and 2000.
+        grids: Sizes of the grids, increasing, a stage each; by default one stage on the grids as they are.
+        validation: A share of the points, or points of their own (x, y), that are not fitted but decide which state is
+            kept, when to stop, and whether finer grids help. None to decide by the points that are fitted.
+        weights: How much each point counts, (n,); relative, so that their mean is 1.
+        restarts: Random starts on the first grid. The first is the model as it comes, others draw its parameters anew
+            by ``reset_parameters`` of its modules.
+        carried: How many of these, the best, go on to finer grids.
+        adapt: Move grids to where their inputs are, at the beginning of each stage and once within the first.
+        smoothness: Weight s of s·Σ(Δ⁴c)² over the splines' coefficients c, in the units of a mean square. As small as
+            it is by default, it decides only what no point decides; noisy data want more.
+        sparsity: Weight of the KAN paper's regulariser, the size of functions and the entropy of how it is spread (see
+            ``convkan.regularization.l1_entropy``): few edges come to say all there is to say, and the others can be
+            pruned. 0.01 is a beginning. Not a sum of squares, it needs "lbfgs" or "adam".
+        noise: The standard deviation of the noise in ``y``, if known: enough once the root mean square error is as low.
+        patience: Steps without progress after which a stage ends; by default 15 for "lm" and 100 for "lbfgs". None to
+            take all steps.
+        seconds: Stop after this time.
+        learning_rate: Of "lbfgs" and "adam"; by default 1 and 0.01.
+        seed: Of restarts, and of the choice of validation points. The model's own first state is not touched.
+        progress: Show a line that tells how it goes; by default if standard error is a terminal.
+
+    Returns:
+        How it went. Optimisers made before do not know the parameters that finer grids have made.
+
+    Raises:
+        TypeError: A number or tensor is of another type.
+        ValueError: Points, weights or numbers do not fit together; the message names them.
+        ModuleNotFoundError: There are more than 5,000 parameters, and no SciPy.
+
+    Example:
+        >>> import torch
+        >>> from convkan import KAN
+        >>> x = 2 * torch.rand(100, 2, dtype=torch.float64) - 1
+        >>> y = torch.sin(3 * x[:, 0]) + x[:, 1] ** 2
+        >>> history = fit(KAN([2, 1], dtype=torch.float64), x, y, grids=[5, 20], steps=5)
+        >>> history.rmse < 1e-2
+        True
+    """
+    plan = _plan(method, steps, learning_rate, grids, adapt, restarts, carried, patience, noise, seconds, smoothness,
+                 seed, sparsity, model)  # fmt: skip
+    y = _targets(model, x, y)
+    _check_weights(weights, len(x))
+    held_out = None
+    if isinstance(validation, tuple):
+        held_out = validation[0], _targets(model, *validation)
+    elif validation is not None:
+        places, others = _split(len(x), validation, seed, x.device)
+        held_out = x[others], y[others]
+        x, y, weights = x[places], y[places], None if weights is None else weights[places]
+    validate = None if held_out is None else partial(_mean_square, model, *held_out)
+    return Fit(model, [data_term(x, y, weights)], [x], validate, plan, Line(progress)).run()
+
+
+def fit_residuals(
+    model: nn.Module,
+    terms: Sequence[tuple[Any, ...]],
+    *,
+    method: Method = "lm",
+    steps: int | None = None,
+    grids: Sequence[int] | None = None,
+    restarts: int = 1,
+    carried: int = 1,
+    adapt: bool = True,
+    smoothness: float = SMOOTHNESS,
+    patience: int | None = -1,
+    seconds: float | None = None,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> History:
+    """Fit a model to equations: make residuals of one's own, of derivatives for instance, as small as can be.
+
+    What is minimised is the sum, over terms, of the mean square residual. Nothing is held out: the state with the least
+    sum is kept.
+
+    Args:
+        model: Takes (n, inputs) and returns (n, outputs), each row for itself.
+        terms: (residual, points) or (residual, points, others, …) with n rows each. A residual is a function of (net,
+            point, other, …): the net, which takes one point (inputs,) to its outputs (outputs,), and one row of each.
+            It returns a number, or several, and is mapped and differentiated by ``torch.func``, whose derivatives it
+            may take itself: ``torch.func.jacrev(net)(point)``.
+        method: As of ``fit``, and so are all others.
+        steps: See ``fit``.
+        grids: See ``fit``.
+        restarts: See ``fit``.
+        carried: See ``fit``.
+        adapt: See ``fit``.
+        smoothness: See ``fit``.
+        patience: See ``fit``.
+        seconds: See ``fit``.
+        learning_rate: See ``fit``.
+        seed: See ``fit``.
+        progress: See ``fit``.
+
+    Returns:
+        How it went; ``rmse`` is the root of the sum of the terms.
+
+    Raises:
+        TypeError: A term is no tuple of a function and tensors, or as of ``fit``.
+        ValueError: There are no terms, a term's tensors differ in length, or as of ``fit``.
+
+    Example:
+        u′ = u with u(0) = 1, on [0, 1]:
+
+        >>> import torch
+        >>> from convkan import KAN, BSpline
+        >>> net = KAN([1, 1], basis=BSpline(5, grid_range=(0, 1)), dtype=torch.float64)
+        >>> inside, start = torch.linspace(0, 1, 50, dtype=torch.float64).unsqueeze(1), torch.zeros(1, 1).double()
+        >>> def growth(u, t):
+        ...     return torch.func.jacrev(u)(t)[0] - u(t)
+        >>> history = fit_residuals(net, [(growth, inside), (lambda u, t: u(t) - 1, start)])
+        >>> abs(net(torch.ones(1, 1).double()).item() - torch.e) < 1e-4
+        True
+    """
+    plan = _plan(method, steps, learning_rate, grids, adapt, restarts, carried, patience, None, seconds, smoothness,
+                 seed, 0.0, model)  # fmt: skip
+    found = [_term(index, term) for index, term in enumerate(terms)]
+    if not found:
+        raise ValueError("terms must hold at least one, got none")
+    return Fit(model, found, [term.samples[0] for term in found], None, plan, Line(progress)).run()
+
+
+def _plan(
+    method: Method,
+    steps: int | None,
+    learning_rate: float | None,
+    grids: Sequence[int] | None,
+    adapt: bool,
+    restarts: int,
+    carried: int,
+    patience: int | None,
+    noise: float | None,
+    seconds: float | None,
+    smoothness: float,
+    seed: int,
+    sparsity: float,
+    model: nn.Module,
+) -> Plan:
+    """The arguments, checked and complete."""
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
+    steps = STEPS[method] if steps is None else steps
+    learning_rate = RATES[method] if learning_rate is None else learning_rate
+    patience = PATIENCE[method] if patience == -1 else patience
+    for name, number in {"steps": steps, "restarts": restarts, "carried": carried, "patience": patience}.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+    for name, value in {"learning_rate": learning_rate, "noise": noise, "seconds": seconds}.items():
+        if value is not None and not (value > 0 and isfinite(value)):
+            raise ValueError(f"{name} must be positive, got {value}")
+    for name, weight in {"smoothness": smoothness, "sparsity": sparsity}.items():
+        if not (weight >= 0 and isfinite(weight)):
+            raise ValueError(f"{name} must not be negative, got {weight}")
+    if sparsity and method == "lm":
+        raise ValueError(f"sparsity must be 0 for 'lm', which minimises squares alone; got {sparsity}")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("model must have parameters that require gradients, got none")
+    found = (_grids(grids, model), adapt, restarts, carried, patience, noise, seconds, smoothness, seed, sparsity)
+    return Plan(method, steps, learning_rate, *found)
+
+
+def _grids(grids: Sequence[int] | None, model: nn.Module) -> tuple[int | None, ...]:
+    if grids is None:
+        return (None,)
+    sizes = grid_sizes(model)
+    if not sizes:
+        raise ValueError(f"grids must be None for a model without layers on a grid, got {list(grids)}")
+    wanted = list(grids)
+    if not wanted or wanted != sorted(set(wanted)) or wanted[0] < max(sizes):
+        raise ValueError(f"grids must increase from the model's own grid size, {max(sizes)}, got {wanted}")
+    return tuple(wanted)
+
+
+def _targets(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """``y`` in the shape and precision of what the model returns."""
+    for name, value in (("x", x), ("y", y)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if len(x) != len(y) or not len(x):
+        raise ValueError(f"x and y must have as many rows, at least one, got {len(x)} and {len(y)}")
+    for name, value in (("x", x), ("y", y)):
+        if not value.isfinite().all():
+            raise ValueError(f"{name} must be finite, and is not in {int((~value.isfinite()).sum())} places")
+    with torch.no_grad(), evaluating(model):
+        shape = model(x[:1]).shape
+    y = y.to(x)
+    if y.shape == (len(x), *shape[1:]):
+        return y
+    if y.ndim == 1 and shape[1:].numel() == 1:
+        return y.view(len(x), *shape[1:])
+    raise ValueError(f"y must have shape {(len(x), *shape[1:])}, which the model returns, got {tuple(y.shape)}")
+
+
+def _check_weights(weights: Tensor | None, count: int) -> None:
+    if weights is None:
+        return
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"weights must be a tensor, got {type(weights).__name__}")
+    if weights.shape != (count,):
+        raise ValueError(f"weights must have shape {(count,)}, one for each point, got {tuple(weights.shape)}")
+    if not (weights >= 0).all() or not weights.isfinite().all() or not weights.sum() > 0:
+        raise ValueError("weights must be finite and not negative, and not all 0")
+
+
+def _split(count: int, share: float, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Places of points to be fitted, and of those held out."""
+    if not 0 < share < 1:
+        raise ValueError(f"validation must be a share in (0, 1), points (x, y), or None; got {share}")
+    held_out = max(1, round(share * count))
+    if held_out >= count:
+        raise ValueError(f"x must have more points to hold some out, got {count}; or give validation=None")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
+    return order[held_out:], order[:held_out]
+
+
+@torch.no_grad()
+def _mean_square(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    return float((model(x) - y).square().mean())
+
+
+def _term(index: int, term: tuple[Any, ...]) -> Term:
+    """A term as it is given, checked."""
+    if not isinstance(term, tuple) or len(term) < 2 or not callable(term[0]):
+        raise TypeError(f"terms must be tuples of a function and tensors, got {type(term).__name__} at {index}")
+    residual: Residual = term[0]
+    samples = term[1:]
+    if not all(isinstance(sample, Tensor) and sample.ndim for sample in samples):
+        raise TypeError(f"terms must be tuples of a function and tensors with a row a sample; not so at {index}")
+    lengths = [len(sample) for sample in samples]
+    if len(set(lengths)) > 1 or not lengths[0]:
+        raise ValueError(f"a term's tensors must have as many rows, at least one; at {index} they have {lengths}")
+    return Term(residual, samples)

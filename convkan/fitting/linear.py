@@ -1,0 +1,176 @@
+"""One step of Levenberg–Marquardt: min over δ of ‖r + Jδ‖² + ‖√λ·δ‖², in four ways that one size or another needs.
+
+``linearized`` chooses. The triangle of J by QR, for few parameters, loses no digits; JᵀJ by Cholesky takes a sixth of
+the time; JJᵀ is the smaller of both where residuals are few; and where neither fits, LSMR never makes a matrix. J
+itself is made a chunk of samples at a time, and kept only for JJᵀ.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from convkan.fitting.objective import Objective
+
+MOST_FOR_QR = 600  # parameters
+MOST_FOR_GRAM = 5000
+MOST_NUMBERS = 2**26  # of a J that is kept
+LSMR_ITERATIONS = 200
+
+
+class Linearized(ABC):
+    """The problem near a vector of parameters.
+
+    Attributes:
+        gradient: Jᵀr, (parameters,).
+        squares: The sum of squares of each column of J, (parameters,).
+    """
+
+    gradient: Float[Tensor, " parameters"]
+    squares: Float[Tensor, " parameters"]
+
+    @abstractmethod
+    def step(self, damping: Float[Tensor, " parameters"]) -> Float[Tensor, " parameters"] | None:
+        """δ for positive λ; None if numbers do not suffice, and more damping is needed."""
+
+
+def linearized(objective: Objective, vector: Float[Tensor, " parameters"]) -> Linearized:
+    """The problem near a vector, in the way that suits its size."""
+    size, rows = objective.size, objective.count
+    if size <= MOST_FOR_QR:
+        return Triangle(objective, vector)
+    if not objective.smoothing.blocks and rows < size and rows * size <= MOST_NUMBERS:
+        return Residuals(objective, vector)
+    return Normal(objective, vector) if size <= MOST_FOR_GRAM else Products(objective, vector)
+
+
+class Triangle(Linearized):
+    """J as R of its QR decomposition, residuals an extra column."""
+
+    def __init__(self, objective: Objective, vector: Tensor) -> None:
+        smooth = objective.smoothing
+        constant = smooth.matrix().to(vector)
+        triangle = _triangle(torch.cat([constant, smooth.rows(vector).unsqueeze(1)], dim=1))
+        for rows, residuals in objective.jacobian(vector):
+            triangle = _triangle(torch.cat([triangle, torch.cat([rows, residuals.unsqueeze(1)], dim=1)]))
+        self.triangle = triangle
+        self.gradient = triangle[:, :-1].mT @ triangle[:, -1]
+        self.squares = triangle[:, :-1].square().sum(0)
+
+    def step(self, damping: Tensor) -> Tensor | None:
+        """By QR of R over √λ."""
+        more = torch.cat([damping.sqrt().diag(), damping.new_zeros(len(damping), 1)], dim=1)
+        whole = _triangle(torch.cat([self.triangle, more]))
+        size = len(damping)
+        if not whole.isfinite().all() or (whole[:size, :size].diagonal() == 0).any():
+            return None
+        return -torch.linalg.solve_triangular(whole[:size, :size], whole[:size, size:], upper=True)[:, 0]
+
+
+def _triangle(matrix: Tensor) -> Tensor:
+    return torch.linalg.qr(matrix, mode="r").R
+
+
+class Normal(Linearized):
+    """JᵀJ and Jᵀr, summed up."""
+
+    def __init__(self, objective: Objective, vector: Tensor) -> None:
+        smooth = objective.smoothing
+        self.gram = vector.new_zeros(len(vector), len(vector))
+        smooth.add_gram(self.gram)
+        self.gradient = smooth.back(smooth.rows(vector))
+        for rows, residuals in objective.jacobian(vector):
+            self.gram.addmm_(rows.mT, rows)
+            self.gradient += rows.mT @ residuals
+        self.squares = self.gram.diagonal().clone()
+
+    def step(self, damping: Tensor) -> Tensor | None:
+        """By Cholesky."""
+        factor, info = torch.linalg.cholesky_ex(self.gram + damping.diag())
+        if info:
+            return None
+        return -torch.cholesky_solve(self.gradient.unsqueeze(1), factor)[:, 0]
+
+
+class Residuals(Linearized):
+    """J as it is, with fewer rows than columns: δ = −λ⁻¹Jᵀ·(Jλ⁻¹Jᵀ + 1)⁻¹·r."""
+
+    def __init__(self, objective: Objective, vector: Tensor) -> None:
+        rows, residuals = zip(*objective.jacobian(vector), strict=True)
+        self.rows, self.residuals = torch.cat(rows), torch.cat(residuals)
+        self.gradient = self.rows.mT @ self.residuals
+        self.squares = self.rows.square().sum(0)
+
+    def step(self, damping: Tensor) -> Tensor | None:
+        """By Cholesky of the smaller matrix."""
+        scaled = self.rows / damping
+        gram = scaled @ self.rows.mT
+        gram.diagonal().add_(1)
+        factor, info = torch.linalg.cholesky_ex(gram)
+        if info:
+            return None
+        return -scaled.mT @ torch.cholesky_solve(self.residuals.unsqueeze(1), factor)[:, 0]
+
+
+class Products(Linearized):
+    """Products of J and Jᵀ with vectors alone, by forward and backward derivatives.
+
+    Source of the method: Fong and Saunders, "LSMR: an iterative algorithm for sparse least-squares problems" (2011).
+    """
+
+    def __init__(self, objective: Objective, vector: Tensor) -> None:
+        self.objective, self.vector = objective, vector
+        self.parameters = objective.unpack(vector)
+        smooth = objective.smoothing
+        self.gradient = smooth.back(smooth.rows(vector))
+        self.squares = smooth.squares().to(vector)
+        residuals = []
+        for rows, found in objective.jacobian(vector):
+            self.gradient += rows.mT @ found
+            self.squares += rows.square().sum(0)
+            residuals.append(found)
+        self.residuals = torch.cat([*residuals, smooth.rows(vector)])
+
+    def forward(self, direction: Tensor) -> Tensor:
+        """J times a vector."""
+        objective = self.objective
+        tangents = (objective.unpack(direction),)
+        _, found = torch.func.jvp(objective.rows, (self.parameters,), tangents)
+        return torch.cat([found.detach().double(), objective.smoothing.rows(direction)])
+
+    def backward(self, rows: Tensor) -> Tensor:
+        """Jᵀ times a vector."""
+        objective = self.objective
+        values, pull = torch.func.vjp(objective.rows, self.parameters)
+        [found] = pull(rows[: len(values)].to(values.dtype))
+        whole = torch.cat([found[name].detach().double().flatten() for name in objective.trained])
+        return whole + objective.smoothing.back(rows[len(values) :])
+
+    def step(self, damping: Tensor) -> Tensor | None:
+        """By LSMR in the variables √λ·δ."""
+        lsmr, operator = _scipy()
+        root = damping.sqrt()
+        shape = (len(self.residuals), len(root))
+
+        def forward(scaled: Any) -> Any:
+            return self.forward(torch.from_numpy(scaled).to(root) / root).cpu().numpy()
+
+        def backward(rows: Any) -> Any:
+            return (self.backward(torch.from_numpy(rows).to(root)) / root).cpu().numpy()
+
+        matrix = operator(shape, matvec=forward, rmatvec=backward, dtype="float64")
+        found = lsmr(matrix, -self.residuals.cpu().numpy(), damp=1.0, atol=1e-8, btol=1e-8, maxiter=LSMR_ITERATIONS)[0]
+        return torch.from_numpy(found).to(root) / root
+
+
+def _scipy() -> tuple[Any, Any]:
+    try:
+        from scipy.sparse.linalg import LinearOperator, lsmr
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"fitting more than {MOST_FOR_GRAM:,} parameters by Levenberg–Marquardt needs the package scipy, which is "
+            'not installed: pip install "convkan-vision[interpret]"'
+        ) from None
+    return lsmr, LinearOperator
