@@ -7,7 +7,7 @@ import torch
 from matplotlib.colors import to_rgb
 
 from experiments.common.records import packed
-from experiments.common.statistics import Difference, bootstrap_over_images, compare, holm
+from experiments.common.statistics import Difference, bootstrap_over_images, choices, compare, holm
 from experiments.compare import figures, verdict
 from experiments.compare.advice import advice_of
 from experiments.compare.pairs import Pair, compare_pairs
@@ -46,7 +46,7 @@ class TestCalibration:
         return [compare(*answers(generator, seeds, images, spread, shift)) for _ in range(self.REPETITIONS)]
 
     @pytest.mark.parametrize("seeds", [(2, 2), (3, 3), (2, 5)])
-    @pytest.mark.parametrize("spread", [(0.0, 0.0), (0.05, 0.05), (0.01, 0.05)])
+    @pytest.mark.parametrize("spread", [(0.0, 0.0), (0.05, 0.05), (0.01, 0.05), (0.05, 0.02)])
     def test_between_equals_winners_are_as_rare_as_promised(self, seeds, spread):
         found = self.found(seeds, 300, spread)
         assert np.mean([one.verdict != "neither" for one in found]) < self.LIMIT
@@ -68,6 +68,16 @@ class TestCalibration:
             found = [compare(*answers(generator, (3, 3), 200, (0.02, 0.02))) for _ in range(8)]
             named += any(p <= 0.05 for p in holm([one.p for one in found]))
         assert named <= 11
+
+    def test_the_best_of_many_equals_is_not_said_to_lead(self):
+        generator = np.random.default_rng(0)
+        luck, named = 0, 0
+        for _ in range(200):
+            seeds = generator.standard_normal((11, 5, 1))  # ten models, and one that they are held against
+            *first, second = generator.random((11, 5, 200)) < 0.7 + 0.05 * seeds
+            p = compare(max(first, key=np.mean), second).p
+            luck, named = luck + (p <= 0.05), named + (p * choices(10, 1) <= 0.05)
+        assert named / 200 < 0.05 + 2.4 * (0.05 * 0.95 / 200) ** 0.5 < luck / 200
 
 
 def test_a_clear_difference_is_found_and_has_its_sign():
@@ -220,12 +230,27 @@ def test_two_seeds_that_find_nothing_are_no_reason_to_take_either():
             "points more than CNN are worth 2.0 times the training time; whether CNN does as well in that time",
         ),
         (0.95, 1.0, "points more than CNN, at equal training time."),
+        (0.9, 0.5, "take KAN: it takes 0.50 times the training time of CNN, and no loss was found (one of "),
     ],
 )
 def test_the_advice_is_what_the_figures_say(kan, seconds, expected):
     suite, runs = suite_with(KAN_CNN), runs_with({"KAN": kan, "CNN": 0.9}, seconds={"KAN": seconds})
     [line] = advice_of(suite, runs, compare_pairs(suite, runs))
     assert expected in line
+
+
+def test_who_is_best_of_many_must_lead_by_more():
+    names = [f"KAN {number}" for number in range(9)]
+    entries = [*({"name": name, "model": "kan_vgg", "against": []} for name in names), KAN_CNN[1]]
+    rates = dict.fromkeys(names, 0.85) | {"KAN 0": 0.917, "CNN": 0.905}
+    suite, runs = suite_with(entries), runs_with(rates)
+    [pair] = compare_pairs(suite_with(KAN_CNN), runs.replace("KAN 0", "KAN"))
+    assert pair.verdict == "first"
+    assert pair.p > 0.05 / 5
+    [line] = advice_of(suite, runs, [])
+    assert "take either: KAN 0 and CNN are as accurate as can be told" in line
+    [line] = advice_of(suite, runs_with(rates | {"KAN 0": 0.99}), [])
+    assert "take KAN 0: " in line
 
 
 def test_the_verdict_tells_losses_first_and_how_small_a_difference_could_be_seen():
