@@ -1,7 +1,7 @@
 """A sum of squares over samples, as a function of a model's parameters, with its derivatives a chunk at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -145,7 +145,7 @@ class Objective:
 
     def loss(self) -> Float[Tensor, ""]:
         """The objective for the model as it is, to be differentiated."""
-        with recorded_inputs(self.model) if self.sparsity else nullcontext([]) as calls:
+        with self._recorded() as calls:
             found = torch.stack([term.rows(self.model, None).square().mean() for term in self.terms]).sum()
         return found + self.smoothing.penalty(self.trained).to(found.device) + self._spread(calls).to(found.device)
 
@@ -155,6 +155,9 @@ class Objective:
             for term in self.terms:
                 term.rows(self.model, None)
         return float(self._spread(calls).detach())
+
+    def _recorded(self) -> AbstractContextManager[list[tuple[KANLayer, Tensor]]]:
+        return recorded_inputs(self.model) if self.sparsity else nullcontext([])
 
     def _spread(self, calls: list[tuple[KANLayer, Tensor]]) -> Tensor:
         if not self.sparsity:
