@@ -179,11 +179,12 @@ def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setitem(
         ENGINES, "wrong", Engine(".txt", write, None, lambda path, threads: lambda x: x.flatten(1)[:, :3])
     )
-    model = nn.Sequential(nn.Flatten(), nn.Linear(81, 3))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(81, 3)).train()
     (tmp_path / "model.txt").write_text("what stood there")
     with pytest.raises(ValueError, match="must compute what torch does"):
         export_classifier(model, description_of("any"), tmp_path / "model.txt", to="wrong", images="float")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["what stood there"]
+    assert all(part.training for part in model.modules())
 
 
 def test_bad_input_is_refused(tmp_path):
