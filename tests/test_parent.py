@@ -39,7 +39,7 @@ from experiments.common import parent
 parent.PRELOADED = []
 if __name__ == "__main__":
     with open(sys.argv[1], "wb") as output:
-        child = parent.fork_child([sys.executable, "-m", "child_module"], dict(os.environ), output)
+        child = parent.fork_child([sys.executable, "-m", "child_module"], os.environ | {parent.VARIABLE: "1"}, output)
     print(child.process.pid, flush=True)
     print(child.wait(), child.poll(), flush=True)
     time.sleep(600)
@@ -98,6 +98,8 @@ def test_a_forked_child_is_a_script_and_ends_with_its_parent(ends, tmp_path):
             if ends:
                 assert parent.stdout.readline() == "3 3\n"
             wait_until(lambda: "started" in output.read_text())
+            time.sleep(0.2)
+            assert "has ended" not in output.read_text()
         finally:
             parent.kill()
     wait_until(lambda: not alive(child))

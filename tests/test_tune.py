@@ -152,7 +152,8 @@ class TestSpaces:
 
     def test_options_of_a_model_go_with_it(self, config, made):
         space = {"model": ["plain_cnn", "kan_cnn"], **SPACE}
-        study = searched(replace(config, space=space, recipe={**RECIPE, "model_options": {"widths": [2]}}))
+        recipe = {**RECIPE, "model_options": {"widths": [2]}}
+        study = searched(replace(config, space=space, recipe=recipe, trials=3))
         found = {trial.params["model"]: set(trial.params) for trial in study.trials}
         assert found == {"plain_cnn": set(space) - {"rank"}, "kan_cnn": set(space)}
 
@@ -169,6 +170,7 @@ class TestTrials:
         searched(replace(config, trials=6))
         assert len(made[0]) == 6
 
+    @pytest.mark.thorough
     def test_a_seed_gives_the_same_search(self, config, made, tmp_path):
         config = replace(config, trials=3)
         again = replace(config, runs_root=str(tmp_path / "again"))
@@ -215,7 +217,7 @@ class TestWorkers:
     def context(self):
         return multiprocessing.get_context(processes.START_METHOD)
 
-    @pytest.mark.slow
+    @pytest.mark.thorough
     def test_workers_share_a_study(self, config, context, made):
         config = replace(config, trials=7, sampler="random")
         barrier = context.Barrier(3)
@@ -306,7 +308,9 @@ def test_a_run_that_fails_is_told_with_the_end_of_its_log(config, call, made, mo
             return 1
 
     made[1].insert(0, Failing)
-    with pytest.raises(UserError, match="trial 0 failed; .*0000.log ends with: error: precision must be another"):
+    with pytest.raises(
+        UserError, match=r"trial 0 failed \(status 1\); .*0000.log ends with: error: precision must be another"
+    ):
         searched(config)
 
 

@@ -21,7 +21,8 @@ from typing import IO, Protocol
 
 STANDARD_INPUT = 0
 VARIABLE = "CONVKAN_ENDS_WITH_PARENT"
-PRELOADED = ["experiments.train", "sklearn.metrics", "matplotlib.pyplot"]  # what runs import sooner or later
+# What runs import sooner or later; not the script itself, which is run, not imported.
+PRELOADED = ["experiments.common.trainer", "experiments.common.fine_tuning", "sklearn.metrics", "matplotlib.pyplot"]
 
 
 class Child(Protocol):
@@ -93,6 +94,7 @@ def _run_module(module: str, arguments: list[str], environment: dict[str, str], 
             os.dup2(file.fileno(), stream.fileno())
     os.environ.clear()
     os.environ.update(environment)
+    os.environ.pop(VARIABLE, None)  # which is about the standard input of our parent
     sys.argv = [module, *arguments]
     parent = multiprocessing.parent_process()
     assert parent is not None

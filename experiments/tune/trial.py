@@ -93,7 +93,7 @@ def run_trial(trial: optuna.Trial, config: TuneConfig, threads: int, begun: int 
         trial.set_user_attr("diverged", True)
         raise optuna.TrialPruned("its loss became infinite")
     last = " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:])
-    failure = f"trial {trial.number} failed; {log} ends with: {last or 'nothing'}"
+    failure = f"trial {trial.number} failed (status {process.returncode}); {log} ends with: {last or 'nothing'}"
     trial.set_user_attr(FAILURE, failure)
     raise TrialFailedError(failure)
 
