@@ -67,8 +67,9 @@ def compare(
     own: their part is the variance of its accuracy over them, with Student's t of Welch's degrees of freedom. A
     bootstrap of two or three seeds makes that too small, by (n − 1)/n and in its tails, and names winners between
     equals twice as often as it says. Chance within an image and a seed is in both parts, and taken out of the first.
-    The interval is mean ± √(z²·images + t²·seeds), as Cochran combines variances of which one is nearly known; of two
-    seeds or more it holds the truth at least as often as it says, and with many it is that of the bootstrap.
+    The interval is mean ± √(z²·images + t²·seeds), as Cochran combines variances of which one is nearly known. In
+    simulations it holds the truth in 95 of 100 cases, and in 97 or 98 with two or three seeds on both sides (in 94 with
+    two on one side and five on the other); with many seeds it is that of the bootstrap.
 
     Source: Welch, Biometrika 34 (1947); Cochran, Biometrics 20 (1964); for the two parts, Owen, "The pigeonhole
     bootstrap", Annals of Applied Statistics 1 (2007).
