@@ -71,12 +71,12 @@ def _open_torchvision(dataset_class: type, root: Path, **part: Any) -> Any:
     advice = f"Put its files under {root}, or point --data-root or {DATA_ROOT_VARIABLE} at a folder that has them."
     try:
         return dataset_class(root, **part, download=False)
-    except ValueError as error:
-        raise DataError(f"torchvision's {name} cannot be opened with {part}: {error}") from error
     except RuntimeError:
         pass  # torchvision's word for files that are missing, or whose checksum is wrong
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        if isinstance(error, ValueError) and "split" in part:  # which it may not have
+            raise DataError(f"torchvision's {name} under {root} cannot be opened with {part} ({reason})") from error
         raise DataError(f"{name} under {root} is damaged ({reason}). Delete its files and fetch them again.") from error
     try:
         return dataset_class(root, **part, download=True)
