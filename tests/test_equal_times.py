@@ -71,6 +71,7 @@ def test_epochs_fill_the_time_and_rounding_never_favours_a_kan(cnn, kan, seconds
         ({"match": {"by": ["hours"]}}, r"match.by\[0\] must be one of parameters, .*, time, got 'hours'"),
         ({"recipe": {"refine": {1: 8}}}, "match.by must be without time .* got refine {1: 8} in the recipe of 'CNN'"),
         ({"recipe": {"adapt_every": 5}}, "match.by must be without time .* got adapt_every 5"),
+        ({"recipe": {"adapt_every": 5, "adapt_until": 5}}, "match.by must be without time .* got adapt_every 5"),
         ({"recipe": {"early_stopping": 3}}, "match.by must be without time .* got early_stopping 3"),
     ],
 )

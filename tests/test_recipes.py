@@ -111,6 +111,11 @@ class TestImages:
             atol=1e-5,
         )
 
+    def test_images_of_unknown_normalisation_are_refused(self):
+        assert transform_images(self.images, Recipe(cutout=4)).shape == self.images.shape
+        with pytest.raises(ValueError, match=r"images must lie in \[0, 1\], or mean and std .* got values from -"):
+            transform_images(self.normalised(), Recipe(cutout=4))
+
     @pytest.mark.parametrize(("height", "width"), [(12, 12), (8, 13)])
     def test_images_are_turned_as_torchvision_turns_them(self, height, width):
         from torchvision.transforms import InterpolationMode, v2

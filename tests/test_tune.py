@@ -170,6 +170,10 @@ class TestTrials:
         searched(replace(config, trials=6))
         assert len(made[0]) == 6
 
+    def test_a_default_of_zero_is_a_choice_of_zero(self, config, made):
+        study = searched(replace(config, trials=1, space={**SPACE, "mixup": [0, 0.2]}))
+        assert (study.trials[0].state, study.trials[0].params["mixup"]) == (TrialState.COMPLETE, 0)
+
     @pytest.mark.thorough
     def test_a_seed_gives_the_same_search(self, config, made, tmp_path):
         config = replace(config, trials=3)

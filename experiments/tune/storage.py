@@ -180,7 +180,12 @@ def _begin_with_own(study: optuna.Study, config: TuneConfig) -> None:
     searched = [name for name in config.space if applies(name, model) and name != "model"]
     own: dict[str, Any] = own_settings(searched, model, recipe.get("model_options", {}), recipe)
     own |= {"model": model} if "model" in config.space else {}
-    drawn = {name: label(value) for name, value in own.items() if _holds(name, config.space[name], value)}
+    drawn = {
+        # The choice itself, since 0 is the default 0.0, but another word for it.
+        name: label(choice[choice.index(value)] if isinstance(choice := config.space[name], list) else value)
+        for name, value in own.items()
+        if _holds(name, config.space[name], value)
+    }
     if drawn:
         study.enqueue_trial(drawn)
 
