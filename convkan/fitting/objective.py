@@ -65,7 +65,7 @@ class Data(Term):
         """The residuals of all samples."""
         x, y, root = self.samples
         found = model(x) if parameters is None else _called(model, parameters, (x,))
-        return (found - y).flatten(1) * root.unsqueeze(1)
+        return (found - y).reshape(len(y), -1) * root.unsqueeze(1)
 
 
 def data_term(x: Tensor, y: Tensor, weights: Tensor | None) -> Data:
@@ -189,7 +189,8 @@ class Objective:
             at_once = min(SAMPLES_AT_A_TIME, max(1, NUMBERS_AT_A_TIME // (outputs * self.size)))
             for chunk in zip(*(sample.split(at_once) for sample in term.samples), strict=True):
                 found, residuals = of_many(parameters, *chunk)
-                rows = torch.cat([found[name].flatten(2) for name in self.trained], dim=2).flatten(0, 1)
+                blocks = [found[name].reshape(*residuals.shape, -1) for name in self.trained]
+                rows = torch.cat(blocks, dim=2).flatten(0, 1)
                 scale = (term.count * outputs) ** -0.5
                 yield rows.detach().double() * scale, residuals.detach().double().flatten() * scale
 
