@@ -29,7 +29,11 @@ WRITES = {"formula": ["formula.png"], "explain_an_image": ["explained.png"], "ex
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.thorough] * (path.stem in FINDS_IN_NOTEBOOKS)) for path in FILES],
+    ids=lambda path: path.stem,
+)
 def test_example_runs_and_finds_what_it_promises(path, tmp_path, monkeypatch):
     written, folder = tmp_path / "written.txt", tmp_path / "folder"
     folder.mkdir()
