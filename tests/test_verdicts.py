@@ -342,6 +342,14 @@ def test_the_picture_of_differences_has_a_row_a_pair_with_losses_as_visible_as_w
     assert {text.get_text() for text in axis.texts} == {"← CNN more accurate", "KAN more accurate →"}
 
 
+def test_models_that_answer_alike_have_a_picture_too():
+    right = np.arange(50) % 2 == 0
+    runs = pd.DataFrame([run_of(name, right, seed) for name in ("KAN", "CNN") for seed in (0, 1)])
+    figure = figures.draw_differences(compare_pairs(suite_with(KAN_CNN), runs), {"CNN"})
+    low, high = figure.axes[0].get_xlim()
+    assert low == -high < 0
+
+
 def test_costs_in_which_all_are_equal_are_not_drawn():
     runs = runs_with({"KAN": 0.95, "CNN": 0.9}, seconds={"KAN": 2.0})
     assert figures.costs_of(runs) == (["training_seconds"], ["parameters"])
