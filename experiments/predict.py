@@ -57,7 +57,8 @@ def main() -> None:
         write_atomically(table, lambda partial: _write(partial, answers(), top, len(pictures)))
     seconds, count = time.perf_counter() - started, len(pictures) - len(unread)
     if unread and not arguments.skip_corrupt:
-        raise UserError(f"{len(unread)} of {len(pictures)} pictures could not be read: --skip-corrupt leaves them out")
+        kept = "" if arguments.csv is None else f", the others are in {arguments.csv}"
+        raise UserError(f"{len(unread)} of {len(pictures)} pictures could not be read{kept}; see --skip-corrupt")
     skipped = f", {len(unread)} skipped" if unread else ""
     where = "" if arguments.csv is None else f"table {arguments.csv}: "
     print(f"{where}{count} pictures{skipped}, {count / seconds:.0f} a second, reading included", file=sys.stderr)
@@ -145,7 +146,9 @@ def probabilities(classify: Callable[[Tensor], Tensor], images: Tensor) -> Tenso
 
 def _write(partial: Path, answers: Iterator[tuple[str, list[tuple[str, float]]]], top: int, total: int) -> None:
     """A row for each picture."""
-    with partial.open("w", newline="", encoding="utf-8") as file, StudyProgress("pictures") as progress:
+    # Names stay as they are on disk, whatever their encoding.
+    opened = partial.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+    with opened as file, StudyProgress("pictures") as progress:
         bar = progress.add_task("classifying", total=total)
         table: Any = csv.writer(file)
         numbers = ["", *(f"_{place}" for place in range(2, top + 1))]

@@ -386,7 +386,7 @@ def test_a_suite_that_chooses_leaves_the_test_set_alone(at_once, tmp_path, monke
         compare.main()
     assert "test %" not in text
     assert "one seed decides nothing" in text  # of a pair that is judged on answers to single images of validation
-    assert all(run["val_images"] == 143 for run in record["runs"])
+    assert all(run["val_images"] > 100 for run in record["runs"])
 
 
 @pytest.mark.slow

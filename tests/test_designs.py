@@ -29,8 +29,12 @@ def count(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("network", ["vgg", "resnet8", "mobilenet", "unet", "densenet"])
-@pytest.mark.parametrize("options", DESIGNS, ids=str)
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [*(("vgg", options) for options in DESIGNS)]
+    + [(network, DESIGNS[index]) for network in ("resnet8", "mobilenet", "unet", "densenet") for index in (-3, -1)],
+    ids=str,
+)
 def test_every_design_is_an_option_of_every_network(network, options):
     sizes = {"width": 4} if network == "resnet8" else SMALL
     if network == "mobilenet" and options.get("kind") == "shared":

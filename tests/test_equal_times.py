@@ -155,7 +155,7 @@ class TestKept:
         assert not Schedule(written(tmp_path), tmp_path / "runs", None).has_times("digits")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_suite_at_equal_parameters_and_time_runs_and_says_so(tmp_path, monkeypatch, capsys):
     import processes
 
@@ -170,6 +170,10 @@ def test_a_suite_at_equal_parameters_and_time_runs_and_says_so(tmp_path, monkeyp
     folder = tmp_path / "runs" / "timed" / "report"
     record = json.loads((folder / "suite.json").read_text())
     assert {(run["entry"], run["epochs"]) for run in record["runs"]} == {("CNN", 2), ("KAN", 1)}
+    text = (folder / "report.md").read_text()
+    assert "CNN 2 epochs of 10 steps of 10 ms, 0.2 s; KAN 1 epochs of 10 steps of 20 ms, 0.2 s" in text
+    assert "at equal training time" in text  # so small, widths do not make parameters equal
+    assert "the epochs of a run themselves took" in text
     assert [(found["entry"], found["epochs"], found["others"]) for found in record["timings"]] == [
         ("CNN", 2, 0.0),
         ("KAN", 1, 0.5),

@@ -11,6 +11,7 @@ from convkan.fitting import fit, fit_residuals, linear
 from convkan.fitting.history import Line
 from convkan.fitting.objective import Objective, Term, data_term
 from convkan.fitting.smoothing import Smoothing
+from convkan.grid import adapt_grids
 from convkan.interpret import fix, importance
 
 
@@ -188,12 +189,15 @@ def test_weights_are_relative_and_points_without_weight_do_not_count():
     y, weights = curve(x), torch.ones(120)
     y[:40], weights[:40] = 7.0, 0
     errors = []
-    for factor in (1, 1000):
+    for factor, validation in ((1, None), (1000, None), (1, 0.2)):
         model = net(2, 1)
-        fit(model, x, y, weights=weights * factor, validation=None)
+        history = fit(model, x, y, weights=weights * factor, validation=validation)
+        assert history.rmse < 0.1
         errors.append((model(x[40:]) - y[40:]).abs().max().item())
     assert errors[0] == pytest.approx(errors[1], rel=1e-3)
-    assert errors[0] < 0.1
+    assert max(errors) < 0.1
+    with pytest.raises(ValueError, match="weights must not be 0 for all 2 points that are held out"):
+        fit(net(2, 1), x[:10], y[:10], weights=torch.arange(10) == 2)
 
 
 def test_what_is_fixed_or_masked_stays_and_named_functions_are_fitted():
@@ -239,6 +243,45 @@ def test_single_precision_is_fitted_as_far_as_it_goes():
     x = points().float()
     assert fit(model, x, curve(x), grids=[10]).rmse < 1e-4
     assert model[0].basis_weight.dtype == torch.float32
+
+
+def test_losses_told_are_those_of_the_states_without_penalties():
+    x = points()
+    for options in ({"method": "adam", "sparsity": 1.0}, {"method": "lbfgs", "smoothness": 0.1}):
+        model = net(2, 1)
+        history = fit(model, x, curve(x), validation=(x, curve(x)), steps=20, **options)
+        assert history.loss == pytest.approx(history.validation)
+    assert history.steps == 40
+
+
+def test_a_fit_that_leaves_the_numbers_says_so_and_keeps_a_state_before():
+    model, x = mlp(2, 1), points()
+    history = fit(model, x, curve(x), method="adam", learning_rate=1e300)
+    assert [stage.ended for stage in history.stages] == ["diverged"]
+    assert history.rmse < 10
+    assert model(x).isfinite().all()
+
+
+def test_a_start_depends_on_its_seed_alone_and_leaves_what_is_fixed():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.scale = net(2, 2, 1), nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+
+        def forward(self, x):
+            return self.scale * self.layers(x)[:, 0]  # one number a point
+
+    x, found = points(30), []
+    for seed, restarts in ((0, 3), (1, 2)):  # the last start of both is that of seed 2
+        model = Scaled()
+        adapt_grids(model, [x])
+        model.layers[0].requires_grad_(False)
+        first = model.layers[0](x)
+        history = fit(model, x, curve(x)[:, 0], seed=seed, restarts=restarts, steps=2, adapt=False, validation=None)
+        assert torch.equal(model.layers[0](x), first)
+        found.append(history.stages[-1].loss)
+        assert len({stage.loss for stage in history.stages}) == restarts
+    assert found[0] == found[1]
 
 
 def test_the_line_is_shown_only_on_a_terminal(capsys):

@@ -7,6 +7,7 @@ import torch
 from cases import BASIS_CASES
 from oracle import array
 from torch import nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
 
 from convkan import (
@@ -256,6 +257,18 @@ class TestDerivatives:
         assert torch.autograd.gradcheck(
             *functional(layer, x), fast_mode=True, check_forward_ad=True, check_backward_ad=False
         )
+
+    @every_class
+    @every_fast_backend
+    def test_in_forward_mode_of_a_backward_pass_are_those_of_two_backward_passes(self, case, backend):
+        layer, x = randomize(case(backend=backend)), case.input()
+        runs_here(layer, backend, x)
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(x.clone().requires_grad_(), x.cos())
+            (slope,) = torch.autograd.grad(layer(dual).square().sum(), dual)  # builds no graph
+            found = forward_ad.unpack_dual(slope).tangent
+        _, expected = torch.autograd.functional.hvp(lambda x: layer(x).square().sum(), x, x.cos())
+        assert_agree(found, expected, factor=10)
 
     @every_class
     @every_basis

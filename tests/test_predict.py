@@ -1,6 +1,7 @@
 """Folders of pictures classified by packaged weights and by exported files."""
 
 import csv
+import os
 
 import pytest
 import torch
@@ -59,6 +60,20 @@ def test_corrupt_pictures_are_skipped_and_named_or_refused(folder, call, tmp_pat
     assert refused.status == 1
     assert str(broken) in refused.err
     assert "1 of 3" in refused.err
+    refused = call(predict, *WEIGHTS, "--csv", tmp_path / "others.csv", folder)
+    assert refused.status == 1
+    assert f"the others are in {tmp_path / 'others.csv'}" in refused.err
+    assert len(rows_of(tmp_path / "others.csv")) == 2
+
+
+def test_names_stay_as_they_are_on_disk(folder, call, tmp_path):
+    picture = folder / os.fsdecode(b"\xe4, \xc3\xa4.png")  # Latin 1, a comma, UTF-8
+    try:
+        (folder / "b.png").rename(picture)
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 alone")
+    assert call(predict, *WEIGHTS, "--csv", tmp_path / "table.csv", folder).status == 0
+    assert b'"' + os.fsencode(picture) + b'",' in (tmp_path / "table.csv").read_bytes()
 
 
 def test_exported_files_predict_too(folder, call, tmp_path):

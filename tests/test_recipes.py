@@ -33,7 +33,7 @@ def network():
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
 
 
-def trained(folder, recipe, checkpoint=None, epochs=3):
+def trained(folder, recipe, checkpoint=None, epochs=2):
     """A classifier trained on some digits, its trainer, and where each epoch's checkpoint is."""
     silence_lightning()
     keeper = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
@@ -48,7 +48,7 @@ def trained(folder, recipe, checkpoint=None, epochs=3):
         reload_dataloaders_every_n_epochs=1,
     )
     classifier = Classifier(network(), 10, recipe)
-    data = ImageData("digits", batch_size=32, train_fraction=0.1)
+    data = ImageData("digits", batch_size=32, train_fraction=0.06)
     trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return classifier, trainer
 

@@ -38,8 +38,8 @@ def answers(generator, seeds, images, seed_spread, shift=0.0):
 class TestCalibration:
     """Simulated: of models that are equals, a winner is named in no more than one of twenty comparisons."""
 
-    REPETITIONS = 400
-    LIMIT = 0.05 + 2.4 * (0.05 * 0.95 / 400) ** 0.5  # which chance exceeds in one of a hundred
+    REPETITIONS = 300
+    LIMIT = 0.05 + 2.4 * (0.05 * 0.95 / 300) ** 0.5  # which chance exceeds in one of a hundred
 
     def found(self, seeds, images, spread, shift=0.0):
         generator = np.random.default_rng(sum(seeds) + images)
@@ -48,7 +48,7 @@ class TestCalibration:
     @pytest.mark.parametrize("seeds", [(2, 2), (3, 3), (2, 5)])
     @pytest.mark.parametrize("spread", [(0.0, 0.0), (0.05, 0.05), (0.01, 0.05), (0.05, 0.02)])
     def test_between_equals_winners_are_as_rare_as_promised(self, seeds, spread):
-        found = self.found(seeds, 300, spread)
+        found = self.found(seeds, 200, spread)
         assert np.mean([one.verdict != "neither" for one in found]) < self.LIMIT
         assert np.mean([one.low <= 0 <= one.high for one in found]) > 1 - self.LIMIT
 
@@ -108,19 +108,19 @@ def test_with_many_seeds_it_is_the_bootstrap_over_seeds_and_images():
     first, second = answers(generator, (40, 40), 300, (0.05, 0.05), 0.02)
     found = compare(first, second)
     draws = []
-    for _ in range(1500):
+    for _ in range(800):
         images = generator.integers(300, size=300)
         sides = [side[generator.integers(40, size=40)][:, images].mean() for side in (first, second)]
         draws.append(sides[0] - sides[1])
     low, high = np.percentile(draws, [2.5, 97.5])
-    assert found.high - found.low == pytest.approx(high - low, rel=0.1)
+    assert found.high - found.low == pytest.approx(high - low, rel=0.12)
 
 
 def test_images_alone_have_the_paired_bootstrap():
     generator = np.random.default_rng(2)
     first = generator.random(500)
     second = first - 0.01 + 0.02 * generator.standard_normal(500)
-    found = bootstrap_over_images(first, second)
+    found = bootstrap_over_images(first, second, resamples=2000)
     half = 1.96 * (first - second).std() / 500**0.5
     assert found.mean == pytest.approx((first - second).mean())
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.05)
@@ -205,11 +205,17 @@ class TestPairs:
         assert "one seed decides nothing" in pair.sentence()
         assert pair.verdict == "neither"
         [line] = advice_of(suite, runs, [pair])
-        assert line == "To act on it: on digits, one seed decides nothing between KAN and CNN: run at least three."
+        assert line == "To act on it: on digits, one seed decides nothing between KAN and CNN: run at least 3."
 
     def test_models_that_are_as_accurate_are_not_said_to_lead(self):
         pair = Pair("digits", "KAN", "CNN", 3, Difference(0.0, -0.01, 0.01, 1.0, 0.02), 1.0)
         assert "cannot be told apart: both are as accurate (95 %" in pair.sentence()
+
+
+def test_two_seeds_that_find_nothing_are_no_reason_to_take_either():
+    suite, runs = suite_with(KAN_CNN), runs_with({"KAN": 0.9, "CNN": 0.9}, seeds=2)
+    [line] = advice_of(suite, runs, compare_pairs(suite, runs))
+    assert line.startswith("To act on it: on digits, 2 seeds find no difference between KAN and CNN (one of ")
 
 
 @pytest.mark.parametrize(

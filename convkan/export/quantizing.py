@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,7 +44,7 @@ def quantize_classifier(path: str | os.PathLike[str], model: nn.Module, batches:
     description, details = exported.description, exported.details
     if details.to != "onnx":
         raise ValueError(f"path must be of a file for onnx, got one for {details.to}: {path}")
-    whole = ImageClassifier(model, description, details.images).eval()
+    whole = ImageClassifier(deepcopy(model), description, details.images).eval()
     given = [raw_images(batch, description, details.images) for batch in batches]
 
     class Reader(CalibrationDataReader):

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -111,7 +112,7 @@ def export_classifier(
     if path.suffix != engine.suffix:
         raise ValueError(f"path must end in {engine.suffix} for {to}, got {path}")
     given = None if batches is None else list(batches)
-    whole = ImageClassifier(model, description, images).eval()
+    whole = ImageClassifier(deepcopy(model), description, images).eval()
     network, plain = model, []
     if simplified:
         found = simplify(model, given)

@@ -57,9 +57,9 @@ def fit(
         grids: Sizes of the grids, increasing, a stage each; by default one stage on the grids as they are.
         validation: A share of the points, or points of their own (x, y), that are not fitted but decide which state is
             kept, when to stop, and whether finer grids help. None to decide by the points that are fitted.
-        weights: How much each point counts, (n,); relative, so that their mean is 1.
+        weights: How much each point counts, (n,), also of those held out; relative, so that their mean is 1.
         restarts: Random starts on the first grid. The first is the model as it comes, others draw its parameters anew
-            by ``reset_parameters`` of its modules.
+            by ``reset_parameters`` of its modules, but of those that hold fixed ones.
         carried: How many of these, the best, go on to finer grids.
         adapt: Move grids to where their inputs are, at the beginning of each stage and once within the first.
         smoothness: Weight s of s·Σ(Δ⁴c)² over the splines' coefficients c, in the units of a mean square. As small as
@@ -98,12 +98,13 @@ def fit(
     _check_weights(weights, len(x))
     held_out = None
     if isinstance(validation, tuple):
-        held_out = validation[0], _targets(model, *validation)
+        held_out = data_term(validation[0], _targets(model, *validation), None)
     elif validation is not None:
         places, others = _split(len(x), validation, seed, x.device)
-        held_out = x[others], y[others]
+        _check_parts(weights, places, others)
+        held_out = data_term(x[others], y[others], None if weights is None else weights[others])
         x, y, weights = x[places], y[places], None if weights is None else weights[places]
-    validate = None if held_out is None else partial(_mean_square, model, *held_out)
+    validate = None if held_out is None else partial(_mean_square, model, held_out)
     return Fit(model, [data_term(x, y, weights)], [x], validate, plan, Line(progress)).run()
 
 
@@ -258,6 +259,13 @@ def _check_weights(weights: Tensor | None, count: int) -> None:
         raise ValueError("weights must be finite and not negative, and not all 0")
 
 
+def _check_parts(weights: Tensor | None, fitted: Tensor, held_out: Tensor) -> None:
+    """Raise if no point that counts is left in a part."""
+    for what, places in {"fitted": fitted, "held out": held_out}.items():
+        if weights is not None and not weights[places].sum() > 0:
+            raise ValueError(f"weights must not be 0 for all {len(places)} points that are {what}; see validation")
+
+
 def _split(count: int, share: float, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Places of points to be fitted, and of those held out."""
     if not 0 < share < 1:
@@ -270,8 +278,8 @@ def _split(count: int, share: float, seed: int, device: torch.device) -> tuple[T
 
 
 @torch.no_grad()
-def _mean_square(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    return float((model(x) - y).square().mean())
+def _mean_square(model: nn.Module, term: Term) -> float:
+    return float(term.rows(model, None).square().mean())
 
 
 def _term(index: int, term: tuple[Any, ...]) -> Term:

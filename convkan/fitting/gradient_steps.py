@@ -37,9 +37,9 @@ def lbfgs(objective: Objective, steps: int, learning_rate: float, look: Look) ->
     )
     for step in range(AT_ONCE, steps + AT_ONCE, AT_ONCE):
         value = float(optimizer.step(_closure(objective, optimizer)))
-        if not _is_finite(value) or look(value, step):
-            return step
-    return steps
+        if look(value, step):
+            break
+    return step
 
 
 def adam(objective: Objective, steps: int, learning_rate: float, look: Look) -> int:
@@ -49,7 +49,7 @@ def adam(objective: Objective, steps: int, learning_rate: float, look: Look) -> 
     for step in range(1, steps + 1):
         value = float(optimizer.step(_closure(objective, optimizer)))
         schedule.step()
-        if not _is_finite(value) or look(value, step):
+        if look(value, step):
             return step
     return steps
 
@@ -58,11 +58,7 @@ def _closure(objective: Objective, optimizer: torch.optim.Optimizer) -> Callable
     def closure() -> float:
         optimizer.zero_grad()
         loss: Tensor = objective.loss()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss.item()
 
     return closure
-
-
-def _is_finite(value: float) -> bool:
-    return bool(torch.isfinite(torch.as_tensor(value)))

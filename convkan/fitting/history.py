@@ -16,7 +16,7 @@ class Stage:
         loss: Mean square residual of the state that was kept, over the samples fitted.
         validation: Its mean square error on the validation part, or None without one.
         seconds: From the beginning of the fit to the end of the stage.
-        ended: Why it ended: "steps", "seconds", "noise", "patience" or "converged".
+        ended: Why it ended: "steps", "seconds", "noise", "patience", "converged", or "diverged", to what is no number.
     """
 
     start: int

@@ -1,7 +1,7 @@
 """A sum of squares over samples, as a function of a model's parameters, with its derivatives a chunk at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -65,7 +65,7 @@ class Data(Term):
         """The residuals of all samples."""
         x, y, root = self.samples
         found = model(x) if parameters is None else _called(model, parameters, (x,))
-        return (found - y).flatten(1) * root.unsqueeze(1)
+        return (found - y).reshape(len(y), -1) * root.unsqueeze(1)
 
 
 def data_term(x: Tensor, y: Tensor, weights: Tensor | None) -> Data:
@@ -145,7 +145,7 @@ class Objective:
 
     def loss(self) -> Float[Tensor, ""]:
         """The objective for the model as it is, to be differentiated."""
-        with recorded_inputs(self.model) if self.sparsity else nullcontext([]) as calls:
+        with self._recorded() as calls:
             found = torch.stack([term.rows(self.model, None).square().mean() for term in self.terms]).sum()
         return found + self.smoothing.penalty(self.trained).to(found.device) + self._spread(calls).to(found.device)
 
@@ -155,6 +155,9 @@ class Objective:
             for term in self.terms:
                 term.rows(self.model, None)
         return float(self._spread(calls).detach())
+
+    def _recorded(self) -> AbstractContextManager[list[tuple[KANLayer, Tensor]]]:
+        return recorded_inputs(self.model) if self.sparsity else nullcontext([])
 
     def _spread(self, calls: list[tuple[KANLayer, Tensor]]) -> Tensor:
         if not self.sparsity:
@@ -186,7 +189,8 @@ class Objective:
             at_once = min(SAMPLES_AT_A_TIME, max(1, NUMBERS_AT_A_TIME // (outputs * self.size)))
             for chunk in zip(*(sample.split(at_once) for sample in term.samples), strict=True):
                 found, residuals = of_many(parameters, *chunk)
-                rows = torch.cat([found[name].flatten(2) for name in self.trained], dim=2).flatten(0, 1)
+                blocks = [found[name].reshape(*residuals.shape, -1) for name in self.trained]
+                rows = torch.cat(blocks, dim=2).flatten(0, 1)
                 scale = (term.count * outputs) ** -0.5
                 yield rows.detach().double() * scale, residuals.detach().double().flatten() * scale
 

@@ -81,8 +81,10 @@ class Fit:
         plan = self.plan
         with evaluating(self.model):
             firsts: list[Found] = []
+            begun = deepcopy(self.model.state_dict())
             for start in range(plan.restarts):
                 if start:
+                    self.model.load_state_dict(begun)
                     reset(self.model, plan.seed + start)
                 firsts.append(self.first(start))
                 if self.is_over() or self.is_noise(firsts[-1].stage.score):
@@ -123,9 +125,8 @@ class Fit:
         watch = Watch(self, objective, f"start {start + 1}" + (f", grid size {grid_size}" if grid_size else ""))
         taken = self.optimise(objective, watch)
         watched = (watch.loss, watch.validation)
-        stage = Stage(start, grid_size, taken, *watched, time.perf_counter() - self.began, watch.ended or "steps")
-        if watch.ended is None and taken < self.plan.steps:
-            stage = Stage(start, grid_size, taken, *watched, stage.seconds, "converged")
+        ended = watch.ended or ("steps" if taken >= self.plan.steps else "converged")
+        stage = Stage(start, grid_size, taken, *watched, time.perf_counter() - self.began, ended)
         self.history.stages.append(stage)
         if before is not None and not watch.score < before.score:
             return before
@@ -185,8 +186,11 @@ class Watch:
         """Note how it stands after so many steps; returns whether to stop."""
         self.steps = taken
         fit, plan = self.fit, self.fit.plan
-        self.note(loss if plan.method == "lm" or fit.validate is not None else self.fresh_loss())
-        if fit.is_noise(self.loss if self.validation is None else self.validation):
+        loss = loss if plan.method == "lm" else self.fresh_loss()  # others tell that before the step, with penalties
+        self.note(loss)
+        if not isfinite(loss):
+            self.ended = "diverged"
+        elif fit.is_noise(self.loss if self.validation is None else self.validation):
             self.ended = "noise"
         elif fit.is_over():
             self.ended = "seconds"
@@ -222,11 +226,11 @@ def grid_sizes(model: nn.Module) -> list[int]:
 
 
 def reset(model: nn.Module, seed: int) -> None:
-    """Draw a model's parameters anew, as its modules do when they are made."""
+    """Draw a model's parameters anew, as its modules do when they are made; a module with fixed ones stays."""
     devices = {tensor.device.index or 0 for tensor in model.parameters() if tensor.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(devices)):
         torch.manual_seed(seed)
         for module in model.modules():
             draw = getattr(module, "reset_parameters", None)
-            if callable(draw):
+            if callable(draw) and all(parameter.requires_grad for parameter in module.parameters()):
                 draw()

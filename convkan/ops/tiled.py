@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from convkan.modes import below_views, is_concrete, is_many_gradients
+from convkan.modes import below_views, is_concrete, is_differentiated, is_many_gradients
 from convkan.ops import channelwise, whole
 from convkan.ops.counting import is_counted
 from convkan.ops.elementwise import FeatureKernels
@@ -64,13 +64,13 @@ class Tiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Tile by tile; of the whole where gradients will be taken through the result."""
+        """Tile by tile; of the whole where derivatives are taken through the result."""
         needed = ctx.needs_input_grad[:3]
         arguments = grad, *ctx.saved_tensors, ctx.plan, needed[0], needed[1] or needed[2]
         if is_many_gradients(grad):
             *inputs, grid = ctx.saved_tensors
             return *whole.derived_gradients(grad, inputs, grid, ctx.plan, needed), None, None
-        if torch.is_grad_enabled():
+        if is_differentiated():
             return *whole.gradients(*arguments), None, None
         if is_counted():
             *tensors, plan, need_x, need_weight = arguments

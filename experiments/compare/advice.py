@@ -8,6 +8,8 @@ from experiments.common.statistics import LEVEL, choices
 from experiments.compare.pairs import Pair, cost_ratios, is_same, pair_of
 from experiments.compare.suite import Suite
 
+FEW = 3  # seeds, fewer than which tell little
+
 
 def advice_of(suite: Suite, runs: pd.DataFrame, pairs: list[Pair]) -> list[str]:
     """For each data set on which a KAN and a CNN were trained, which to take: the best of each side by validation.
@@ -46,11 +48,14 @@ def _choice(kan: str, cnn: str, pair: Pair | None, runs: pd.DataFrame) -> str:
             "single images by which to tell them apart."
         )
     if pair.p is None or pair.difference.detectable is None:
-        return f"one seed decides nothing between {kan} and {cnn}: run at least three."
+        return f"one seed decides nothing between {kan} and {cnn}: run at least {FEW}."
     if pair.verdict == "second":
         return f"take {cnn}: it is more accurate than {kan}, the best KAN, which takes {price}."
     if pair.verdict == "neither":
         seen = f"{100 * pair.difference.detectable:.2f} points"
+        if pair.seeds < FEW:
+            found = f"{pair.seeds} seeds find no difference between {kan} and {cnn}"
+            return f"{found} (one of {seen} would be seen): run more."
         if slower:
             return (
                 f"take {cnn}: {kan}, the best KAN, takes {price}, and no gain was found (one of {seen} would be seen)."

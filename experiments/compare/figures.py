@@ -107,7 +107,7 @@ def draw_differences(pairs: list[Pair], plain: set[str]) -> Figure:
         names = f"{style.label(pair.first)} − {style.label(pair.second)}"
         labels.append(f"{style.label(pair.dataset)}: {names}" if several else names)
     axis.axvline(0, color="black", linewidth=1)
-    reach = 1.1 * max(100 * max(abs(pair.difference.low), abs(pair.difference.high)) for pair in pairs)
+    reach = 1.1 * max(100 * max(abs(pair.difference.low), abs(pair.difference.high)) for pair in pairs) or 1.0
     axis.set_xlim(-reach, reach)  # losses as visible as wins
     axis.set_ylim(len(pairs) - 0.5, -0.5)
     axis.set_yticks(range(len(pairs)), labels)

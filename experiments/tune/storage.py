@@ -23,6 +23,7 @@ from experiments.tune.config import TuneConfig
 
 FAILURE = "failure"  # what a trial's run says of why it failed; one whose worker was killed has none
 BUSY_SECONDS = 60  # for which a writer waits for the others
+RETRIES = 3  # of a trial whose worker ended: it may be what ends them
 LOCK = ".study.lock"
 
 
@@ -71,9 +72,9 @@ def _experimental() -> Iterator[None]:
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Have a trial whose worker ended made again, with the same settings."""
+    """Have a trial whose worker ended made again, with the same settings, if that has not been tried too often."""
     with _experimental():
-        RetryHeartbeatStaleTrialCallback()(study, trial)
+        RetryHeartbeatStaleTrialCallback(RETRIES)(study, trial)
 
 
 def begun_as(trial: FrozenTrial) -> int | None:
