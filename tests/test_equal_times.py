@@ -1,6 +1,8 @@
 """Entries that train for as long: epochs follow from measured times, which are kept, and the report says so."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -100,6 +102,13 @@ def test_measured_times_are_those_of_the_runs_steps_and_say_what_to_doubt(tmp_pa
         "Times of a differ by 20% between rounds of measurement.",
     ]
     assert step_of(3.0, None).doubts("a") == []
+
+
+def test_workers_that_have_ended_are_no_others():
+    before = timing._own_seconds()
+    work = "import time\nwhile time.process_time() < 0.2: pass"
+    subprocess.run([sys.executable, "-S", "-c", work], check=True)
+    assert timing._own_seconds() - before > 0.15
 
 
 class TestKept:
