@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -18,6 +18,7 @@ from convkan.files import write_atomically
 from convkan.interop import simplify
 from convkan.models import Description
 from convkan.models.saved import KEY
+from convkan.nn.recording import evaluating
 
 EXPORT_KEY = "convkan_export"
 BATCHES = (1, 3)  # sizes of those by which a file is checked
@@ -111,7 +112,7 @@ def export_classifier(
     if path.suffix != engine.suffix:
         raise ValueError(f"path must end in {engine.suffix} for {to}, got {path}")
     given = None if batches is None else list(batches)
-    whole = ImageClassifier(model, description, images).eval()
+    whole = ImageClassifier(model, description, images)
     network, plain = model, []
     if simplified:
         found = simplify(model, given)
@@ -119,8 +120,7 @@ def export_classifier(
     module = ImageClassifier(lowered(network, form, given).cpu(), description, images).eval()
     any_size = takes_any_size(module, description, images)
     program = traced(module, drawn_images(description, EXPORTED, images), any_size)
-    count = max(BATCHES)
-    shown = raw_images(given[0][:count], description, images) if given else drawn_images(description, count, images)
+    shown = shown_images(given, description, images)
     written: list[Exported] = []
 
     def write(partial: Path) -> None:
@@ -142,6 +142,15 @@ def texts(description: Description, result: Exported) -> dict[str, str]:
         KEY: json.dumps(description.to_config(), ensure_ascii=False),
         EXPORT_KEY: json.dumps(asdict(result) | {"torch": torch.__version__}),
     }
+
+
+def shown_images(batches: Sequence[Tensor] | None, description: Description, images: Images) -> Tensor:
+    """Images to check a file by, as many as the greatest of ``BATCHES``: of batches, again if too few, or of noise."""
+    count = max(BATCHES)
+    if not batches:
+        return drawn_images(description, count, images)
+    found = raw_images(batches[0][:count], description, images)
+    return found[torch.arange(count) % len(found)]
 
 
 def takes_any_size(module: nn.Module, description: Description, images: Images) -> bool:
@@ -194,7 +203,8 @@ def compared(run: Run, module: nn.Module, whole: nn.Module, shown: Tensor, any_s
     for index, count in enumerate(BATCHES):
         given = shown[-count:]
         given = _larger(given) if any_size and index else given
-        found, expected, before = run(given), module(given), whole(given.to(device)).cpu()
+        with evaluating(whole):
+            found, expected, before = run(given), module(given), whole(given.to(device)).cpu()
         off.append(_relative(found, expected))
         changes.append(_relative(found, before))
         same.append((found.argmax(1) == before.argmax(1)).double().mean().item())
