@@ -58,7 +58,7 @@ def _closure(objective: Objective, optimizer: torch.optim.Optimizer) -> Callable
     def closure() -> float:
         optimizer.zero_grad()
         loss: Tensor = objective.loss()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss.item()
 
     return closure

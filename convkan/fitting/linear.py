@@ -137,13 +137,13 @@ class Products(Linearized):
         """J times a vector."""
         objective = self.objective
         tangents = (objective.unpack(direction),)
-        _, found = torch.func.jvp(objective.rows, (self.parameters,), tangents)
+        found = torch.func.jvp(objective.rows, (self.parameters,), tangents)[1]
         return torch.cat([found.detach().double(), objective.smoothing.rows(direction)])
 
     def backward(self, rows: Tensor) -> Tensor:
         """Jᵀ times a vector."""
         objective = self.objective
-        values, pull = torch.func.vjp(objective.rows, self.parameters)
+        values, pull, *_ = torch.func.vjp(objective.rows, self.parameters)
         [found] = pull(rows[: len(values)].to(values.dtype))
         whole = torch.cat([found[name].detach().double().flatten() for name in objective.trained])
         return whole + objective.smoothing.back(rows[len(values) :])

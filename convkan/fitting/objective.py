@@ -1,9 +1,10 @@
 """A sum of squares over samples, as a function of a model's parameters, with its derivatives a chunk at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -145,7 +146,8 @@ class Objective:
 
     def loss(self) -> Float[Tensor, ""]:
         """The objective for the model as it is, to be differentiated."""
-        with recorded_inputs(self.model) if self.sparsity else nullcontext([]) as calls:
+        watched: AbstractContextManager[Any] = recorded_inputs(self.model) if self.sparsity else nullcontext([])
+        with watched as calls:
             found = torch.stack([term.rows(self.model, None).square().mean() for term in self.terms]).sum()
         return found + self.smoothing.penalty(self.trained).to(found.device) + self._spread(calls).to(found.device)
 
