@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,37 @@ class KAN(nn.Sequential):
             self.append(KANLinear(before + products_before, sums + factors * products, bias, **options))
             if products:
                 self.append(Multiplication(sums, products, factors))
+
+    @classmethod
+    def from_formula(cls, expressions: Any, variables: Sequence[Any] | None = None, **options: Any) -> Self:
+        """The net that computes a formula: named functions on its edges, products as nodes.
+
+        Exact but for rounding, and within the domains of logarithms and roots. Its constants can be trained, for data
+        that follow the formula nearly; see ``convkan.interpret.plan_formula`` for what formulas may hold.
+
+        Args:
+            expressions: An expression of sympy, or text that it can read, or several: an output each.
+            variables: Names or symbols of the inputs, in order; by default in order of their names.
+            options: Those of ``KAN``.
+
+        Raises:
+            ValueError: A formula has a function that has no name, other symbols, or numbers that are not real.
+
+        Example:
+            >>> net = KAN.from_formula("x*y + sin(2*x)", dtype=torch.float64)
+            >>> net.formula(["x", "y"], output=0)
+            x*y + sin(2*x)
+        """
+        from convkan.interpret import fix, plan_formula
+
+        plan = plan_formula(expressions, variables)
+        net = cls(plan.widths, **{**options, "factors": 2})
+        layers = [layer for layer in net if isinstance(layer, KANLinear)]
+        for layer, edges in zip(layers, plan.edges, strict=True):
+            layer.mask_edges(torch.zeros(layer.edge_shape, dtype=torch.bool))
+            for edge, name, affine in edges:
+                fix(layer, edge, name, affine)
+        return net
 
     @property
     def widths(self) -> list[int | tuple[int, int]]:

@@ -68,7 +68,7 @@ def parameter_groups(
             seen.add(parameter)
             if isinstance(module, KANLayer) and name == "basis_weight":
                 groups["coefficients"].append(parameter)
-            elif isinstance(module, KANLayer) and name == "base_weight":
+            elif name == "base_weight":  # of layers, and of networks whose base activations stand apart
                 groups["base"].append(parameter)
             else:
                 decays_to_zero = parameter.ndim > 1 and not isinstance(module, SymbolicEdges)

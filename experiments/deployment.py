@@ -24,6 +24,7 @@ from experiments.common.cli import GOES_ON, check_positive, run
 from experiments.common.study import Cell, Study, Work
 
 BATCHES = (1, 64)
+BAR = 1.3
 # What is written: of which network, in which form, whether in integers.
 CONTENDERS = {
     "twin": ("twin", "layers", False),
@@ -177,7 +178,20 @@ def markdown(record: dict[str, Any]) -> str:
                 for size in BATCHES
             ]
             lines.append(f"| {name} | {contender} | {right} | {found['bytes'] / 1000:.0f} | {' | '.join(times)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", bars(record)])
+
+
+def bars(record: dict[str, Any]) -> str:
+    """In how many cases a form takes no more than ``BAR`` times what its twin does in ONNX Runtime."""
+    ratios: dict[str, list[float]] = {}
+    for by_engine in record["milliseconds"].values():
+        for times in by_engine["onnx"].values():
+            for contender, value in times.items():
+                if "twin" in times and CONTENDERS[contender][0] == "kan":
+                    ratios.setdefault(contender, []).append(value / times["twin"])
+    met = [f"{name} in {sum(r <= BAR for r in found)} of {len(found)}" for name, found in ratios.items()]
+    what = f"At most {BAR:g} times the time of the float32 twin in ONNX Runtime, models and batch sizes together"
+    return f"{what}: {', '.join(met)}."
 
 
 def _beside(times: dict[str, float], contender: str) -> str:

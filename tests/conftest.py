@@ -79,6 +79,7 @@ NOT_QUICK = (
     "benchmark",
     "experiments",
     "explain",
+    "faults",
     "fine_tuning",
     "folder_runs",
     "grid_callbacks",
@@ -91,6 +92,7 @@ NOT_QUICK = (
     "segment",
     "symbolic",
     "tracing",
+    "tune",
     "uses",
     "uses_training",
 )

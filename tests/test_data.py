@@ -1,11 +1,14 @@
 import os
 import pickle
 import re
+from pathlib import Path
+from typing import ClassVar
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from convkan.models.images import fit_image
@@ -417,3 +420,41 @@ def test_real_data_set_has_its_known_size(dataset, shape, sizes):
     assert data.image_shape == shape
     assert tuple(len(part) for part in (data.train, data.val, data.test)) == sizes
     assert data.test.labels.bincount().tolist() == [1000] * 10 or dataset == "mnist"
+
+
+class Blobs:
+    """A data set as torchvision has them: pictures of two classes, in parts by name."""
+
+    classes: ClassVar = ["dark", "bright"]
+
+    def __init__(self, root, split="train", transform=None, download=False):
+        if not (Path(root) / "blobs").exists():
+            raise RuntimeError("Dataset not found")
+        self.count = {"train": 12, "test": 4}[split]
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return Image.new("RGB", (20, 30), (200 * (index % 2), 10, 10)), index % 2
+
+
+class TestTorchvisionByName:
+    @pytest.fixture(autouse=True)
+    def blobs(self, monkeypatch):
+        monkeypatch.setattr(torchvision.datasets, "Blobs", Blobs, raising=False)
+        monkeypatch.setattr(torchvision.datasets, "__all__", (*torchvision.datasets.__all__, "Blobs"))
+
+    def test_are_read_by_the_name_of_their_class(self, tmp_path):
+        (tmp_path / "blobs").touch()
+        data = ImageData("torchvision:Blobs", data_root=tmp_path, image_size=8)
+        data.setup()
+        assert (data.class_names, data.image_shape) == (["dark", "bright"], (3, 8, 8))
+        assert len(data.test) == 4
+        assert data.test.pixels[:, 0, 4, 4].tolist() == [0, 200, 0, 200]
+
+    def test_are_refused_in_one_line(self, tmp_path):
+        with pytest.raises(ValueError, match="must name one of .*Blobs.*SVHN.*; got 'CocoDetection'"):
+            ImageData("torchvision:CocoDetection")
+        with pytest.raises(DataError, match="Blobs is missing or damaged under .*Put its files under"):
+            ImageData("torchvision:Blobs", data_root=tmp_path).setup()

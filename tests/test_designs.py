@@ -9,6 +9,7 @@ from convkan.models import create_model
 from convkan.models.activations import DetachedActivation, Gated, OfEachChannel, Squeezed, TanhExp
 from convkan.models.blocks import Units
 from convkan.models.tiny import MixedDepthwise
+from convkan.optim import parameter_groups
 
 DESIGNS = [
     {"order": 1, "grid_size": 8},
@@ -28,8 +29,12 @@ def count(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("network", ["vgg", "resnet8", "mobilenet", "unet", "densenet"])
-@pytest.mark.parametrize("options", DESIGNS, ids=str)
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [*(("vgg", options) for options in DESIGNS)]
+    + [(network, DESIGNS[index]) for network in ("resnet8", "mobilenet", "unet", "densenet") for index in (-3, -1)],
+    ids=str,
+)
 def test_every_design_is_an_option_of_every_network(network, options):
     sizes = {"width": 4} if network == "resnet8" else SMALL
     if network == "mobilenet" and options.get("kind") == "shared":
@@ -99,6 +104,15 @@ def test_detached_functions_have_the_value_and_the_gradients_of_weights_and_the_
     (base * cotangent).sum().backward()
     assert torch.allclose(found, again.grad)
     assert not torch.allclose(found, x.grad)
+
+
+def test_detached_base_weights_decay_as_those_of_layers():
+    sizes = {
+        detached: {group["name"]: sum(p.numel() for p in group["params"]) for group in parameter_groups(model, 0.1)}
+        for detached in (False, True)
+        for model in [create_model("kan_vgg", 3, 1, **SMALL, gate=True, detached=detached)]
+    }
+    assert sizes[True] == sizes[False]
 
 
 def test_shared_functions_stand_channel_by_channel():

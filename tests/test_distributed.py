@@ -2,7 +2,12 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 import warnings
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -13,6 +18,7 @@ from torch import nn
 from torch.multiprocessing.spawn import start_processes
 from torch.utils.data import RandomSampler
 
+import experiments
 from convkan import BSpline, KANConv2d, KANLinear
 from convkan.grid import spline_layers
 from convkan.training import AdaptGrids, Classifier, History, ImageData, Recipe, RefineGrids
@@ -139,3 +145,56 @@ class TestStarts:
             raise RuntimeError("[tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1\nmore")
         with pytest.raises(RuntimeError, match="shapes"), ranks.naming_lost_processes(tmp_path, 2):
             raise RuntimeError("shapes do not fit")
+
+
+RUN = (
+    "--model_options.widths",
+    "[2]",
+    "--threads",
+    "1",
+    "--batch_size",
+    "16",
+    "--train_fraction",
+    "0.2",
+    "--epochs",
+    "6",
+)
+RUN += ("--accelerator", "cpu", "--devices", "2", "--adapt_every", "5", "--refine", "{2: 7}")
+
+
+def children(pid):
+    """The processes that a process has started; Linux alone tells them."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="Linux alone tells children")
+def test_a_killed_process_ends_the_run_in_a_line_and_it_goes_on(tmp_path):
+    def started(name, *more):
+        flags = more or (*RUN, "--runs_root", tmp_path, "--run_name", name)
+        command = [sys.executable, "-m", "experiments.train", *map(str, flags)]
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=Path(experiments.__file__).parents[1], **pipes)
+
+    def assert_ends_well(run):
+        errors = run.communicate()[1]
+        assert run.returncode == 0, errors
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert_ends_well(started("whole"))
+    run = started("killed")
+    while not (killed / "checkpoints" / "last.ckpt").exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    [helper] = children(run.pid)
+    os.kill(helper, signal.SIGKILL)
+    _, errors = run.communicate()
+    [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert f"go on with: python -m experiments.train --resume {killed}" in line
+    assert run.returncode == 1
+    assert "Traceback" not in errors
+    assert_ends_well(started("killed", "--resume", killed))
+    ours, theirs = (json.loads((folder / "result.json").read_text()) for folder in (killed, whole))
+    for name in ("test_accuracy", "test_loss", "val_accuracy", "best_epoch", "confusion", "test_correct"):
+        assert ours[name] == theirs[name], name
+    assert sum(map(sum, ours["confusion"])) == sum(ours["images"]["test"].values())

@@ -1,6 +1,8 @@
 """Entries that train for as long: epochs follow from measured times, which are kept, and the report says so."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -71,6 +73,7 @@ def test_epochs_fill_the_time_and_rounding_never_favours_a_kan(cnn, kan, seconds
         ({"match": {"by": ["hours"]}}, r"match.by\[0\] must be one of parameters, .*, time, got 'hours'"),
         ({"recipe": {"refine": {1: 8}}}, "match.by must be without time .* got refine {1: 8} in the recipe of 'CNN'"),
         ({"recipe": {"adapt_every": 5}}, "match.by must be without time .* got adapt_every 5"),
+        ({"recipe": {"adapt_every": 5, "adapt_until": 5}}, "match.by must be without time .* got adapt_every 5"),
         ({"recipe": {"early_stopping": 3}}, "match.by must be without time .* got early_stopping 3"),
     ],
 )
@@ -99,6 +102,13 @@ def test_measured_times_are_those_of_the_runs_steps_and_say_what_to_doubt(tmp_pa
         "Times of a differ by 20% between rounds of measurement.",
     ]
     assert step_of(3.0, None).doubts("a") == []
+
+
+def test_workers_that_have_ended_are_no_others():
+    before = timing._own_seconds()
+    work = "import time\nwhile time.process_time() < 0.2: pass"
+    subprocess.run([sys.executable, "-S", "-c", work], check=True)
+    assert timing._own_seconds() - before > 0.15
 
 
 class TestKept:
@@ -145,7 +155,7 @@ class TestKept:
         assert not Schedule(written(tmp_path), tmp_path / "runs", None).has_times("digits")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_suite_at_equal_parameters_and_time_runs_and_says_so(tmp_path, monkeypatch, capsys):
     import processes
 
@@ -160,6 +170,10 @@ def test_a_suite_at_equal_parameters_and_time_runs_and_says_so(tmp_path, monkeyp
     folder = tmp_path / "runs" / "timed" / "report"
     record = json.loads((folder / "suite.json").read_text())
     assert {(run["entry"], run["epochs"]) for run in record["runs"]} == {("CNN", 2), ("KAN", 1)}
+    text = (folder / "report.md").read_text()
+    assert "CNN 2 epochs of 10 steps of 10 ms, 0.2 s; KAN 1 epochs of 10 steps of 20 ms, 0.2 s" in text
+    assert "at equal training time" in text  # so small, widths do not make parameters equal
+    assert "the epochs of a run themselves took" in text
     assert [(found["entry"], found["epochs"], found["others"]) for found in record["timings"]] == [
         ("CNN", 2, 0.0),
         ("KAN", 1, 0.5),

@@ -1,5 +1,6 @@
 """The examples run as they stand, find what they promise, and are listed."""
 
+import json
 import os
 import re
 import sys
@@ -10,19 +11,29 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "examples"
 FILES = sorted(FOLDER.glob("*.py"))
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 FINDS = {  # in what they print
     "classify_digits": r"test accuracy 0\.9",
     "swap_convolutions": r"11\.2 million parameters before, 39\.5 after",
     "fit_and_read_a_formula": r"f = .*exp\(.*y\*\*2.*sin\(3\.14",
+    "formula": r"f = exp\(y\*\*2 \+ sin\(3\.14",
     "prune_a_network": r"inputs kept: \[0, 1\]",
     "explain_an_image": r"explained\.png",
     "export_onnx": r"batch of 7: logits \(7, 10\)",
 }
-WRITES = {"explain_an_image": ["explained.png"], "export_onnx": ["model.onnx"]}
+FINDS_IN_NOTEBOOKS = {
+    "formula": r"f = exp\(y\*\*2 \+ sin\(3\.14.*\n.*rounding \d\.\d+e-0[4-9]",
+    "poisson": r"error \d\.\de-0[4-9]",
+}
+WRITES = {"formula": ["formula.png"], "explain_an_image": ["explained.png"], "export_onnx": ["model.onnx"]}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.thorough] * (path.stem in FINDS_IN_NOTEBOOKS)) for path in FILES],
+    ids=lambda path: path.stem,
+)
 def test_example_runs_and_finds_what_it_promises(path, tmp_path, monkeypatch):
     written, folder = tmp_path / "written.txt", tmp_path / "folder"
     folder.mkdir()
@@ -38,9 +49,42 @@ def test_example_runs_and_finds_what_it_promises(path, tmp_path, monkeypatch):
 
 
 def test_examples_are_listed():
-    listed = re.findall(r"^\| \[(\w+\.py)\]\(\1\)", (FOLDER / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(listed) == [path.name for path in FILES]
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[(\w+\.(?:py|ipynb))\]\(\1\)", text, re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in (*FILES, *NOTEBOOKS))
     assert set(FINDS) == {path.stem for path in FILES}
+    assert set(FINDS_IN_NOTEBOOKS) == {path.stem for path in NOTEBOOKS}
+
+
+def cells_of(path):
+    return ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_short_and_without_results(path):
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        assert {"id", "metadata", "source"} <= set(cell)  # of nbformat 4.5
+        assert not cell.get("outputs")
+    for cell in cells_of(path):
+        compile(cell, path.name, "exec")
+    assert len("\n".join(cells_of(path)).splitlines()) <= 60
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_and_finds_what_it_promises(path, capsys):
+    names = {}
+    for cell in cells_of(path):
+        exec(compile(cell, path.name, "exec"), names)
+    assert re.search(FINDS_IN_NOTEBOOKS[path.stem], capsys.readouterr().out)
+
+
+@pytest.mark.thorough
+def test_the_page_for_scientists_solves_its_equation(capsys):
+    text = (FOLDER.parent / "docs" / "science.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```python\n(import .*?)^```", text, re.MULTILINE | re.DOTALL)
+    exec(compile(block, "science.md", "exec"), {})
+    assert float(capsys.readouterr().out.split()[-1]) < 5e-3
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

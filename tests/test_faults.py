@@ -21,6 +21,8 @@ from convkan.files import PARTIAL, remove_partial
 from convkan.models import load_classifier
 from experiments import train
 from experiments.common import folders
+from experiments.common.cli import UserError
+from experiments.common.resuming import read_checkpoint
 
 # All that draws random numbers, and all that changes a network while it is trained.
 RUN = ("--model_options.widths", "[2]", "--model_options.dropout", 0.2, "--augment", "standard", "--threads", 1)
@@ -125,7 +127,7 @@ class TestDamage:
 
     @pytest.mark.parametrize(
         "damage",
-        ["flipped", "code", *(pytest.param(how, marks=pytest.mark.thorough) for how in ("cut short", "empty"))],
+        ["flipped", *(pytest.param(how, marks=pytest.mark.thorough) for how in ("code", "cut short", "empty"))],
     )
     def test_instead_of_a_damaged_checkpoint_the_one_before_it_is_used(
         self, damage, stopped, undisturbed, call, tmp_path
@@ -167,19 +169,28 @@ class Harmful:
         return (Path.touch, (self.path,))
 
 
-def test_what_harms_would_be_run_by_pickle(tmp_path):
-    pickle.loads(pickle.dumps(Harmful(tmp_path / "harmed")))  # noqa: S301 - made here, to see that the test above tests
+def test_a_checkpoint_runs_no_code(tmp_path):
+    harmful = Harmful(tmp_path / "harmed")
+    torch.save({"epoch": 3, "state_dict": harmful}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match="last.ckpt is not a readable checkpoint"):
+        read_checkpoint(tmp_path / "last.ckpt")
+    assert not (tmp_path / "harmed").exists()
+    pickle.loads(pickle.dumps(harmful))  # noqa: S301 - made here, to see that it would have done harm
     assert (tmp_path / "harmed").exists()
 
 
-def test_a_run_killed_before_it_began_can_be_started_again(undisturbed, call, tmp_path):
-    folder = tmp_path / "run"
+def test_a_run_killed_before_it_began_can_be_started_again(call, tmp_path, monkeypatch):
+    folder, begun = tmp_path / "run", []
     folder.mkdir()
     (folder / folders.LOCK).touch()
     (folder / f"{PARTIAL}1-config.yaml").write_text("half")
-    assert folders.is_used(tmp_path)
-    go_on(folder, call)
-    assert_same(folder, undisturbed[0])
+    monkeypatch.setattr(train, "train", lambda config, where, checkpoint: begun.append([where, list(where.iterdir())]))
+    flags = ("--runs_root", tmp_path, "--run_name", "run")
+    assert call(train, *flags).status == 0
+    assert begun == [[folder, [folder / folders.LOCK]]]
+    folder.mkdir()
+    (folder / "config.yaml").touch()
+    assert_refused(call(train, *flags), "run_name must be new", f"--resume {folder}")
 
 
 def test_half_written_files_alone_are_removed(tmp_path):
@@ -191,7 +202,7 @@ def test_half_written_files_alone_are_removed(tmp_path):
     assert [path.name for path in tmp_path.rglob("*.*")] == ["whole.txt"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="sizes of files are limited on Unix alone")
 def test_a_limit_on_files_ends_a_run_in_one_line_and_it_goes_on_without(undisturbed, call, tmp_path):
     import resource

@@ -142,3 +142,56 @@ def test_a_multiplication_needs_factors_and_its_inputs():
         Multiplication(-1, 1)
     with pytest.raises(ValueError, match=r"must have 3 features .* got shape \(4, 2\)"):
         Multiplication(1, 1)(torch.zeros(4, 2))
+
+
+FORMULAS = [
+    "x*y + sin(2*x)",
+    "sin(x) + x**2 + 3*exp(x)",  # several functions of one node
+    "x + x**2 + sin(x**2)",
+    "x*y*z/(x - 3)",
+    "1/(1 + exp(-x)) + x**-3",  # of what is positive, and of what is not
+    "exp(-(x - y)**2/(2*z**2))/sqrt(2*pi*z**2)",
+    "x**7 + y**6",
+    "tan(3*x)",  # beyond its first branch
+    "Max(x, y, -z) + Abs(z)",
+    "log(x**2 + 1)*besselj(0, y) + 2**z",
+    "3",
+]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_a_formula_becomes_a_net_that_computes_it_and_says_it_again(text):
+    sympy = pytest.importorskip("sympy")
+    scipy = pytest.importorskip("scipy")
+    names = ["x", "y", "z"]
+    net, x = KAN.from_formula(text, names, dtype=torch.float64), points(inputs=3)
+    value = sympy.lambdify(sympy.symbols(names), sympy.sympify(text), [{"besselj": scipy.special.jv}, "numpy"])
+    wanted = torch.as_tensor(value(*x.numpy().T)).expand(len(x))
+    assert ((net(x)[:, 0] - wanted).abs() <= 1e-12 * (1 + wanted.abs())).all()
+    if "tan" not in text:
+        assert formula_error(net, x, data=x) <= 1e-12 * (1 + wanted.abs().max())
+
+
+def test_several_formulas_are_outputs_in_their_order():
+    pytest.importorskip("sympy")
+    net, x = KAN.from_formula(["x*y", "x + 1", "x*y"], dtype=torch.float64, bias=True), points()
+    a, b = x.T
+    assert torch.allclose(net(x), torch.stack([a * b, a + 1, a * b], 1))
+    other = KAN(net.widths, dtype=torch.float64, bias=True)
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(other(x), net(x))
+
+
+@pytest.mark.parametrize(
+    ("text", "variables", "message"),
+    [
+        ("gamma(x)", None, "gamma is none of them"),
+        ("x + y", ["x"], r"variables must be all that the formula has; \['y'\] are not"),
+        ("3", None, "must hold a variable"),
+        ("sqrt(-1)*x", None, "must have real numbers"),
+    ],
+)
+def test_formulas_that_no_net_computes_are_refused(text, variables, message):
+    pytest.importorskip("sympy")
+    with pytest.raises(ValueError, match=message):
+        KAN.from_formula(text, variables)

@@ -12,6 +12,7 @@ import processes
 import pytest
 
 import experiments
+from experiments.common.parent import can_fork
 
 ROOT = Path(experiments.__file__).parents[1]
 PATIENCE = 300  # seconds, which only a failure takes, or a busy machine
@@ -31,6 +32,17 @@ with open(sys.argv[1], "wb") as output:
     children = [start_child([sys.executable, "-c", sys.argv[2]], dict(os.environ), output) for _ in range(2)]
 print(*[child.pid for child in children], flush=True)
 time.sleep(600)
+"""
+FORKING = """
+import os, sys, time
+from experiments.common import parent
+parent.PRELOADED = []
+if __name__ == "__main__":
+    with open(sys.argv[1], "wb") as output:
+        child = parent.fork_child([sys.executable, "-m", "child_module"], os.environ | {parent.VARIABLE: "1"}, output)
+    print(child.process.pid, flush=True)
+    print(child.wait(), child.poll(), flush=True)
+    time.sleep(600)
 """
 unix = pytest.mark.skipif(sys.platform == "win32", reason="signals are those of Unix")
 
@@ -68,6 +80,30 @@ def test_children_end_with_their_parent(end, tmp_path):
         parent.send_signal(end)
     wait_until(lambda: not any(alive(child) for child in children))
     assert "the process that started this run has ended" in output.read_text()
+
+
+@unix
+@pytest.mark.skipif(not can_fork(), reason="there is no server")
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_forked_child_is_a_script_and_ends_with_its_parent(ends, tmp_path):
+    (tmp_path / "child_module.py").write_text(
+        CHILD.replace("time.sleep(600)", "raise SystemExit(3)") if ends else CHILD
+    )
+    output, environment = tmp_path / "output.txt", os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-c", FORKING, str(output)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as parent:
+        child = int(parent.stdout.readline())
+        try:
+            if ends:
+                assert parent.stdout.readline() == "3 3\n"
+            wait_until(lambda: "started" in output.read_text())
+            time.sleep(0.2)
+            assert "has ended" not in output.read_text()
+        finally:
+            parent.kill()
+    wait_until(lambda: not alive(child))
+    assert ends or "the process that started this run has ended" in output.read_text()
 
 
 def test_a_process_that_was_started_otherwise_goes_on():

@@ -33,7 +33,7 @@ def network():
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
 
 
-def trained(folder, recipe, checkpoint=None, epochs=3):
+def trained(folder, recipe, checkpoint=None, epochs=2):
     """A classifier trained on some digits, its trainer, and where each epoch's checkpoint is."""
     silence_lightning()
     keeper = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
@@ -48,7 +48,7 @@ def trained(folder, recipe, checkpoint=None, epochs=3):
         reload_dataloaders_every_n_epochs=1,
     )
     classifier = Classifier(network(), 10, recipe)
-    data = ImageData("digits", batch_size=32, train_fraction=0.1)
+    data = ImageData("digits", batch_size=32, train_fraction=0.06)
     trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return classifier, trainer
 
@@ -110,6 +110,11 @@ class TestImages:
             self.normalised()[~erased.unsqueeze(1).expand_as(changed)],
             atol=1e-5,
         )
+
+    def test_images_of_unknown_normalisation_are_refused(self):
+        assert transform_images(self.images, Recipe(cutout=4)).shape == self.images.shape
+        with pytest.raises(ValueError, match=r"images must lie in \[0, 1\], or mean and std .* got values from -"):
+            transform_images(self.normalised(), Recipe(cutout=4))
 
     @pytest.mark.parametrize(("height", "width"), [(12, 12), (8, 13)])
     def test_images_are_turned_as_torchvision_turns_them(self, height, width):

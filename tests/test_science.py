@@ -10,12 +10,13 @@ from torch import nn
 from convkan.fitting.linear import Triangle
 from convkan.fitting.objective import Objective, Term
 from convkan.interpret.plot import new_figure
-from experiments import bases, chebyshev, continual, convert, fit, pde, symbolic
+from experiments import bases, chebyshev, continual, convert, fit, pde, special, symbolic
 from experiments.common import cli
 from experiments.common.study import Work, settings_of
 from experiments.functions import poisson, tasks
 from experiments.functions.least_squares import optimize, rmse
 from experiments.functions.nets import kan, mlp_of_size
+from experiments.functions.special import SPECIAL, special_data
 from experiments.functions.tasks import Data
 from experiments.summarize import RESULTS
 
@@ -30,6 +31,7 @@ from experiments.summarize import RESULTS
         (chebyshev, ["--steps", "2", "--threads", "1"]),
         (convert, ["--train_fraction", "0.03"]),
         (bases, ["--steps", "2"]),
+        pytest.param(special, ["--steps", "2"], marks=pytest.mark.thorough),
     ],
 )
 def test_quick_setting_leaves_a_record_a_table_and_a_plot(script, fewer, monkeypatch, tmp_path, capsys):
@@ -41,7 +43,7 @@ def test_quick_setting_leaves_a_record_a_table_and_a_plot(script, fewer, monkeyp
     assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("script", [fit, pde, continual, chebyshev, symbolic, convert, bases])
+@pytest.mark.parametrize("script", [fit, pde, continual, chebyshev, symbolic, convert, bases, special])
 def test_runs_without_a_seed_are_refused(script, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [script.__name__, "--seeds", "0"])
     with pytest.raises(SystemExit):
@@ -90,6 +92,14 @@ def test_every_task_can_be_sampled(name):
     assert data.train[0].abs().max() <= 1
     again = tasks.data_of(tasks.TASKS[name], 100, 0)
     assert torch.equal(data.train[1], again.train[1])
+
+
+@pytest.mark.parametrize("name", list(SPECIAL))
+def test_every_special_function_is_finite_on_its_domain(name):
+    data = special_data(name, 100, 0)
+    assert len(data.train[0]) + len(data.val[0]) == 100
+    assert data.test[1].isfinite().all()
+    assert data.test[1].std() > 1e-3
 
 
 def test_the_poisson_problem_is_solved_by_its_solution():

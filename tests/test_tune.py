@@ -35,8 +35,6 @@ PATIENCE = 60  # seconds, which only a failure takes
 class Run:
     """A run of the training script that takes no time: its accuracy grows with the learning rate."""
 
-    stdin = None
-
     def __init__(self, command, environment, output):
         self.returncode, self.is_stopped = None, False
         options = yaml.safe_load(Path(command[-1]).read_text())
@@ -97,8 +95,8 @@ def made(monkeypatch):
 
 
 def pretend(patch, start):
-    patch(trial_module, "start_child", start)
-    patch(trial_module, "release", lambda child: None)
+    patch(trial_module, "fork_child", start)
+    patch(trial_module, "can_fork", lambda: True)
     patch(trial_module, "POLL_SECONDS", 0.0)
 
 
@@ -154,7 +152,8 @@ class TestSpaces:
 
     def test_options_of_a_model_go_with_it(self, config, made):
         space = {"model": ["plain_cnn", "kan_cnn"], **SPACE}
-        study = searched(replace(config, space=space, recipe={**RECIPE, "model_options": {"widths": [2]}}))
+        recipe = {**RECIPE, "model_options": {"widths": [2]}}
+        study = searched(replace(config, space=space, recipe=recipe, trials=3))
         found = {trial.params["model"]: set(trial.params) for trial in study.trials}
         assert found == {"plain_cnn": set(space) - {"rank"}, "kan_cnn": set(space)}
 
@@ -171,6 +170,11 @@ class TestTrials:
         searched(replace(config, trials=6))
         assert len(made[0]) == 6
 
+    def test_a_default_of_zero_is_a_choice_of_zero(self, config, made):
+        study = searched(replace(config, trials=1, space={**SPACE, "mixup": [0, 0.2]}))
+        assert (study.trials[0].state, study.trials[0].params["mixup"]) == (TrialState.COMPLETE, 0)
+
+    @pytest.mark.thorough
     def test_a_seed_gives_the_same_search(self, config, made, tmp_path):
         config = replace(config, trials=3)
         again = replace(config, runs_root=str(tmp_path / "again"))
@@ -217,7 +221,7 @@ class TestWorkers:
     def context(self):
         return multiprocessing.get_context(processes.START_METHOD)
 
-    @pytest.mark.slow
+    @pytest.mark.thorough
     def test_workers_share_a_study(self, config, context, made):
         config = replace(config, trials=7, sampler="random")
         barrier = context.Barrier(3)
@@ -258,7 +262,7 @@ class TestWorkers:
                 command = [*command[:-1], str(config.folder / "configs" / "0002.yaml")]
             return Run(command, environment, output)
 
-        monkeypatch.setattr(trial_module, "start_child", resumed)
+        monkeypatch.setattr(trial_module, "fork_child", resumed)
         study = searched(config)
         [killed] = [trial for trial in study.trials if trial.state is TrialState.FAIL]
         [again] = [trial for trial in study.trials if trial.user_attrs.get("folder") == "0002" and trial.number > 2]
@@ -271,7 +275,7 @@ class TestWorkers:
 @pytest.mark.slow
 def test_the_command_searches_reports_and_its_best_can_be_trained(call, tmp_path, monkeypatch):
     pytest.importorskip("plotly")
-    monkeypatch.setattr(trial_module, "start_child", processes.start)
+    monkeypatch.setattr(trial_module, "fork_child", processes.start)
     recipe = {"epochs": 2, "threads": 1, "batch_size": 64, "train_fraction": 0.2, "model_options": {"widths": [2]}}
     path = tmp_path / "search.yaml"
     about = {"name": "tiny", "trials": 3, "gpus": 0, "recipe": recipe, "space": SPACE | {"batch_size": [32, 64]}}
@@ -292,7 +296,7 @@ def test_the_command_searches_reports_and_its_best_can_be_trained(call, tmp_path
     assert all(title in page for title in ("History", "Accuracy by option", "plotly"))
     assert "<script src" not in page
     assert "<link" not in page
-    monkeypatch.setattr(trial_module, "start_child", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr(trial_module, "fork_child", lambda *_: pytest.fail("ran again"))
     assert call(tune, "--config", path).status == 0
     assert_refused(call(tune, "--config", path, "--recipe.epochs", 3), "another recipe")
 
@@ -308,7 +312,9 @@ def test_a_run_that_fails_is_told_with_the_end_of_its_log(config, call, made, mo
             return 1
 
     made[1].insert(0, Failing)
-    with pytest.raises(UserError, match="trial 0 failed; .*0000.log ends with: error: precision must be another"):
+    with pytest.raises(
+        UserError, match=r"trial 0 failed \(status 1\); .*0000.log ends with: error: precision must be another"
+    ):
         searched(config)
 
 

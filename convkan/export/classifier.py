@@ -47,7 +47,7 @@ class ImageClassifier(nn.Module):
         )
         self.register_buffer("scale", (1 / (std * (255 if images == "uint8" else 1))).to(dtype))
         self.register_buffer("shift", (-mean / std).to(dtype))
-        self.training = network.training
+        self.training = network.training  # of its parts, each keeps its own mode
 
     def forward(self, images: Shaped[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         """Logits of a batch of images."""

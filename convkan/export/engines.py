@@ -6,6 +6,7 @@ returns what runs it. What they need is imported when it is first used.
 
 import logging
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -59,8 +60,9 @@ def _write_onnx(program: ExportedProgram, path: Path) -> None:
             assert found is not None
             model = found.model_proto
     except torch.onnx.errors.OnnxExporterError as error:
-        reason = next((line.strip() for line in reversed(str(error).splitlines()) if "aten" in line), str(error))
-        raise ValueError(f"model must be made of operations that ONNX has: {' '.join(reason.split())}") from error
+        lacking = re.findall(r"op='([\w.]+)'", str(error))
+        reason = f"it has no {lacking[0]}" if lacking else " ".join(str(error).split())
+        raise ValueError(f"model must be made of operations that ONNX has: {reason}") from error
     foreign = {node.domain for node in model.graph.node} - set(PLAIN_DOMAINS)
     if foreign:
         raise ValueError(f"model must be made of operations that ONNX has; these are of {', '.join(foreign)}")

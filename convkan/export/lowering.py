@@ -167,8 +167,10 @@ def _fold(model: nn.Module) -> None:
 
 
 def _fits(table: TableActivation, norm: Norm) -> bool:
-    """Whether a table's channels are those that were normalised, or it has one for all."""
+    """Whether a table's channels are those that were normalised, or it has one for all; zeros it pads were not."""
     channels = table.constants.shape[0]
+    if any(table.arrangement.padding):
+        return False
     return channels == 1 or (table.arrangement.dim == 1 and channels == norm.num_features)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from convkan.basis import GriddedBasis, get_activation
-from convkan.nn import LearnableActivation
+from convkan.nn import LearnableActivation, SharedActivation
 
 NOUGHT = 1e-12  # relative: coefficients beyond the knots, of powers without end, that are rounding errors
 EXACT = 1e-9  # relative, in float64: how far polynomials may be from the functions they stand for, and from each other
@@ -174,8 +174,7 @@ class Arrangement(NamedTuple):
     @classmethod
     def of(cls, layer: LearnableActivation) -> Self:
         """That of a layer."""
-        shared = type(layer) is LearnableActivation.for_all_channels
-        return cls(None if shared else layer.dim, layer.padding)
+        return cls(None if isinstance(layer, SharedActivation) else layer.dim, layer.padding)
 
     def seen(self, x: Tensor) -> Tensor:
         """The input with channels second and the zeros around it."""

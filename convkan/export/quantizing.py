@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,7 +50,7 @@ def quantize_classifier(path: str | os.PathLike[str], model: nn.Module, batches:
     batches = list(batches)
     if not batches:
         raise ValueError("batches must hold at least one, got none")
-    whole = ImageClassifier(model, description, details.images)
+    whole = ImageClassifier(deepcopy(model), description, details.images).eval()
     given = [raw_images(batch, description, details.images) for batch in batches]
     shown = shown_images(batches, description, details.images)
 

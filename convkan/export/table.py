@@ -85,9 +85,12 @@ class TableActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Every channel's functions."""
-        rows = self.arrangement.rows(x)  # (batch, channels, points)
+        last = float(self.entries - 1)
+        held = self.scale is None and self.slopes is None
+        # In the input's own shape: engines make it a part of a convolution that comes before.
+        rows = self.arrangement.rows(x.clamp(0.0, last) if held else x)  # (batch, channels, points)
         position = rows if self.scale is None or self.shift is None else rows * self.scale + self.shift
-        cell = position.clamp(0.0, float(self.entries - 1)).to(torch.int64)
+        cell = (position if held else position.clamp(0.0, last)).to(torch.int64)
         outputs = []
         for function in range(self.constants.shape[1]):
             y = looked_up(self.constants[:, function], cell)

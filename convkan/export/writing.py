@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -18,7 +19,6 @@ from convkan.files import write_atomically
 from convkan.interop import simplify
 from convkan.models import Description
 from convkan.models.saved import KEY
-from convkan.nn.recording import evaluating
 
 EXPORT_KEY = "convkan_export"
 BATCHES = (1, 3)  # sizes of those by which a file is checked
@@ -112,7 +112,7 @@ def export_classifier(
     if path.suffix != engine.suffix:
         raise ValueError(f"path must end in {engine.suffix} for {to}, got {path}")
     given = None if batches is None else list(batches)
-    whole = ImageClassifier(model, description, images)
+    whole = ImageClassifier(deepcopy(model), description, images).eval()
     network, plain = model, []
     if simplified:
         found = simplify(model, given)
@@ -203,8 +203,7 @@ def compared(run: Run, module: nn.Module, whole: nn.Module, shown: Tensor, any_s
     for index, count in enumerate(BATCHES):
         given = shown[-count:]
         given = _larger(given) if any_size and index else given
-        with evaluating(whole):
-            found, expected, before = run(given), module(given), whole(given.to(device)).cpu()
+        found, expected, before = run(given), module(given), whole(given.to(device)).cpu()
         off.append(_relative(found, expected))
         changes.append(_relative(found, before))
         same.append((found.argmax(1) == before.argmax(1)).double().mean().item())

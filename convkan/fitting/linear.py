@@ -115,14 +115,16 @@ class Residuals(Linearized):
 
 
 class Products(Linearized):
-    """Products of J and Jᵀ with vectors alone, by forward and backward derivatives.
+    """Products of J and Jᵀ with vectors alone, by backward derivatives, those of J by the derivative of Jᵀ's.
 
     Source of the method: Fong and Saunders, "LSMR: an iterative algorithm for sparse least-squares problems" (2011).
     """
 
     def __init__(self, objective: Objective, vector: Tensor) -> None:
-        self.objective, self.vector = objective, vector
-        self.parameters = objective.unpack(vector)
+        self.objective = objective
+        values, self.pull = torch.func.vjp(objective.rows, objective.unpack(vector))[:2]
+        self.push = torch.func.vjp(lambda rows: self.pull(rows)[0], torch.zeros_like(values))[1]
+        self.values = values
         smooth = objective.smoothing
         self.gradient = smooth.back(smooth.rows(vector))
         self.squares = smooth.squares().to(vector)
@@ -135,18 +137,15 @@ class Products(Linearized):
 
     def forward(self, direction: Tensor) -> Tensor:
         """J times a vector."""
-        objective = self.objective
-        tangents = (objective.unpack(direction),)
-        found = torch.func.jvp(objective.rows, (self.parameters,), tangents)[1]
-        return torch.cat([found.detach().double(), objective.smoothing.rows(direction)])
+        [found] = self.push(self.objective.unpack(direction))
+        return torch.cat([found.detach().double(), self.objective.smoothing.rows(direction)])
 
     def backward(self, rows: Tensor) -> Tensor:
         """Jᵀ times a vector."""
-        objective = self.objective
-        values, pull, *_ = torch.func.vjp(objective.rows, self.parameters)
-        [found] = pull(rows[: len(values)].to(values.dtype))
-        whole = torch.cat([found[name].detach().double().flatten() for name in objective.trained])
-        return whole + objective.smoothing.back(rows[len(values) :])
+        count = len(self.values)
+        [found] = self.pull(rows[:count].to(self.values))
+        whole = torch.cat([found[name].detach().double().flatten() for name in self.objective.trained])
+        return whole + self.objective.smoothing.back(rows[count:])
 
     def step(self, damping: Tensor) -> Tensor | None:
         """By LSMR in the variables √λ·δ."""

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -146,8 +145,7 @@ class Objective:
 
     def loss(self) -> Float[Tensor, ""]:
         """The objective for the model as it is, to be differentiated."""
-        watched: AbstractContextManager[Any] = recorded_inputs(self.model) if self.sparsity else nullcontext([])
-        with watched as calls:
+        with self._recorded() as calls:
             found = torch.stack([term.rows(self.model, None).square().mean() for term in self.terms]).sum()
         return found + self.smoothing.penalty(self.trained).to(found.device) + self._spread(calls).to(found.device)
 
@@ -157,6 +155,9 @@ class Objective:
             for term in self.terms:
                 term.rows(self.model, None)
         return float(self._spread(calls).detach())
+
+    def _recorded(self) -> AbstractContextManager[list[tuple[KANLayer, Tensor]]]:
+        return recorded_inputs(self.model) if self.sparsity else nullcontext([])
 
     def _spread(self, calls: list[tuple[KANLayer, Tensor]]) -> Tensor:
         if not self.sparsity:

@@ -27,7 +27,17 @@ from convkan.interpret.pruning import (
     prune_inputs,
     prune_nodes,
 )
-from convkan.interpret.symbolic import Suggestion, auto, fix, formula, formula_error, latex, suggest
+from convkan.interpret.symbolic import (
+    FormulaPlan,
+    Suggestion,
+    auto,
+    fix,
+    formula,
+    formula_error,
+    latex,
+    plan_formula,
+    suggest,
+)
 
 __all__ = [
     "Attribution",
@@ -35,6 +45,7 @@ __all__ = [
     "Contributions",
     "Curves",
     "Edges",
+    "FormulaPlan",
     "LayerImportance",
     "Suggestion",
     "attribute",
@@ -54,6 +65,7 @@ __all__ = [
     "kan_layers",
     "latex",
     "layer_inputs",
+    "plan_formula",
     "prune_channels",
     "prune_edges",
     "prune_inputs",

@@ -33,9 +33,17 @@ def transform_images(
         recipe: What to do.
         mean: What was subtracted from each channel of values in [0, 1]; None where nothing was.
         std: What it was divided by then.
+
+    Raises:
+        ValueError: Images that are said not to be normalised do not lie in [0, 1].
     """
     if not recipe.transforms_images:
         return images
+    if mean is None and std is None and not ((images >= 0) & (images <= 1)).all():
+        raise ValueError(
+            "images must lie in [0, 1], or mean and std of the data module say how they were normalised, "
+            f"got values from {images.min().item():.3g} to {images.max().item():.3g}"
+        )
     center, scale = (images.new_tensor(values or [other]).view(-1, 1, 1) for values, other in ((mean, 0.0), (std, 1.0)))
     pixels = (images * scale + center).clamp(0, 1)
     if recipe.rand_augment:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler
 from convkan.models import Description
 from convkan.models.images import normalize, with_channels
 from convkan.training.batches import BatchedImages
-from convkan.training.datasets import DATA_ROOT_VARIABLE, find_source
+from convkan.training.datasets import DATA_ROOT_VARIABLE, TORCHVISION, find_source
 from convkan.training.parts import DataError, Images, split_labels
 from convkan.training.sharing import BatchShare, Share
 
@@ -47,7 +47,8 @@ class ImageData(L.LightningDataModule):
     """One data set of the table, split into training, validation and test parts.
 
     Args:
-        dataset: A name in ``DATASETS``, or one that a module in CONVKAN_MODELS registers.
+        dataset: A name in ``DATASETS``, or one that a module in CONVKAN_MODELS registers; or "torchvision:SVHN", or
+            another class of torchvision's with a part to train on and one to test on.
         data_root: Where torchvision's folders, or a folder of class folders, lie; by default the environment variable
             CONVKAN_DATA, or ``data``.
         batch_size: Images a step.
@@ -57,7 +58,8 @@ class ImageData(L.LightningDataModule):
         augment: "standard" (shifts, and flips where they keep the class), "flip" (such flips alone), "none", or "auto":
             none for MNIST and Fashion-MNIST, as the field trains on them, standard for the others.
         scaling: "standard" for mean 0 and standard deviation 1 in each channel, "symmetric" for [-1, 1].
-        image_size: Side to which ``folder`` scales images, 32 by default; other data sets come as they are.
+        image_size: Side to which ``folder`` and torchvision's classes are scaled, 32 by default; other data sets come
+            as they are.
         num_workers: Loader processes; 0 loads in the training process, which is fastest for small images.
         seed: Seed of order and augmentation.
         split_seed: Seed of the split, apart, so that runs with other seeds are validated on the same images.
@@ -102,8 +104,10 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"augment must be one of {', '.join(get_args(Augmentation))}; got {augment!r}")
         if scaling not in get_args(Scaling):
             raise ValueError(f"scaling must be one of {', '.join(get_args(Scaling))}; got {scaling!r}")
-        if image_size is not None and (dataset != "folder" or image_size < 1):
-            raise ValueError(f"image_size must be positive and goes with dataset 'folder' only, got {image_size}")
+        scaled = dataset == "folder" or dataset.startswith(TORCHVISION)
+        if image_size is not None and (not scaled or image_size < 1):
+            which = f"'folder' or {TORCHVISION}NAME"
+            raise ValueError(f"image_size must be positive and goes with dataset {which} only, got {image_size}")
         self.dataset, self.source = dataset, source
         self.root = Path(data_root or os.environ.get(DATA_ROOT_VARIABLE) or "data").expanduser()
         self.batch_size, self.val_fraction, self.train_fraction = batch_size, val_fraction, train_fraction

@@ -7,6 +7,7 @@ from torch import Tensor
 from convkan.models import Description, Weights, list_weights
 from convkan.models.images import normalize
 from convkan.training import ImageData
+from convkan.training.datasets import TORCHVISION
 from experiments.common.cli import UserError, from_home
 
 
@@ -41,7 +42,7 @@ def data_behind(weights: Weights, data_root: str | None) -> ImageData:
     dataset, description = weights.record().get("dataset"), weights.description()
     if dataset is None:
         raise UserError(f"{weights.path} must tell its data set, as files of experiments.train do")
-    size = description.image_size[0] if dataset == "folder" else None
+    size = description.image_size[0] if dataset == "folder" or dataset.startswith(TORCHVISION) else None
     data = ImageData(dataset, data_root=data_root, image_size=size)
     data.match_classes(description.class_names)
     data.match_images(description)

@@ -64,11 +64,13 @@ def compare(
 
     It has two parts. Images are the same for both models: their part is the variance of the mean over images of the
     difference in how many seeds got an image right, as a paired bootstrap of images gives it. Seeds are each model's
-    own: their part is the variance of its accuracy over them, with Student's t of Welch's degrees of freedom. A
-    bootstrap of two or three seeds makes that too small, by (n − 1)/n and in its tails, and names winners between
-    equals twice as often as it says. Chance within an image and a seed is in both parts, and taken out of the first.
-    The interval is mean ± √(z²·images + t²·seeds), as Cochran combines variances of which one is nearly known; of two
-    seeds or more it holds the truth at least as often as it says, and with many it is that of the bootstrap.
+    own: their part is the variance of its accuracy over them, with Student's t of Welch's degrees of freedom, those of
+    as many seeds on both sides as the side with fewer has: Welch's own name winners between equals twice as often as
+    they say where the fewer seeds differ more. So does a bootstrap of two or three seeds, which makes their part too
+    small, by (n − 1)/n and in its tails. Chance within an image and a seed is in both parts, and taken out of the
+    first. The interval is mean ± √(z²·images + t²·seeds), as Cochran combines variances of which one is nearly known;
+    it holds the truth as often as it says, but for two or three seeds of which one model's differ many times as much
+    as the other's and images hardly count: then in 93 of 100 cases. With many seeds it is that of the bootstrap.
 
     Source: Welch, Biometrika 34 (1947); Cochran, Biometrics 20 (1964); for the two parts, Owen, "The pigeonhole
     bootstrap", Annals of Applied Statistics 1 (2007).
@@ -108,7 +110,7 @@ def _variances(first: np.ndarray, second: np.ndarray) -> tuple[float, float, flo
         seeds.append(float(right.mean(1).var(ddof=1)) / number)
         left = right - right.mean(0) - right.mean(1, keepdims=True) + right.mean()
         chance += float(np.square(left).sum()) / ((number - 1) * max(1, count - 1) * number * count)
-    squares = sum(part**2 / (len(right) - 1) for part, right in zip(seeds, (first, second), strict=True))
+    squares = sum(part**2 for part in seeds) / (min(len(first), len(second)) - 1)
     return max(0.0, of_images - chance), sum(seeds), sum(seeds) ** 2 / squares if squares else np.inf
 
 
@@ -158,6 +160,19 @@ def bootstrap_over_images(
     draws = generator.multinomial(alike.sum(), alike / alike.sum(), size=resamples)
     low, high = np.percentile(draws @ values / alike.sum(), [2.5, 97.5])
     return Interval(float(differences.mean()), float(low), float(high))
+
+
+def choices(first: int, second: int) -> float:
+    """How many comparisons that of two counts for which were chosen, by their own runs, as the best of so many.
+
+    The best of many equals are the luckiest. For one of ``first`` to lead the best of the others, it must lead any
+    given one of them, to which there are ``first`` chances on one side; likewise on the other.
+
+    Example:
+        >>> choices(1, 1), choices(5, 1)
+        (1.0, 3.0)
+    """
+    return (first + second) / 2
 
 
 def pareto_front(costs: list[float], gains: list[float]) -> list[int]:

@@ -56,8 +56,7 @@ def main() -> None:
     """Search, train, test and report."""
     config = parse(CompareConfig, __doc__)
     suite = load_suite(Path(config.suite))
-    if suite.search is not None:
-        check_search(suite.search)
+    check_search(suite)
     home = Path(config.suite).parent
     schedule = Schedule(suite, Path(config.runs_root) / suite.name, config.data_root, home)
     cells = [(dataset, entry) for dataset in suite.datasets for entry in suite.entries]

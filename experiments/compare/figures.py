@@ -27,6 +27,7 @@ UNITS = {"training_seconds": "s", "step_memory_bytes": "B"}  # so that a thousan
 WIDTH = 11.0  # inches
 MOST_CURVES = len(COLORS)
 DECADE = 10  # costs further apart than this lie on a logarithmic axis
+LEAST_REACH = 0.1  # points on either side of zero, though all pairs be equal
 WINNERS = {"first": BLUE, "second": ORANGE, "neither": GREY}
 
 Styles = dict[str, Style]
@@ -87,7 +88,8 @@ def costs_of(runs: pd.DataFrame) -> tuple[list[str], list[str]]:
     """The costs in which entries differ, and the names of those in which all are equal."""
     grouped = runs.groupby("entry", sort=False)
     medians = {cost: grouped[cost].median() for cost in COSTS if cost in runs}
-    equal = [cost for cost, found in medians.items() if is_same(found.max() / found.min())]
+    ends = {cost: (found.min(), found.max()) for cost, found in medians.items()}
+    equal = [cost for cost, (low, high) in ends.items() if low == high or (low > 0 and is_same(high / low))]
     return [cost for cost in medians if cost not in equal], [COSTS[cost] for cost in equal]
 
 
@@ -107,7 +109,8 @@ def draw_differences(pairs: list[Pair], plain: set[str]) -> Figure:
         names = f"{style.label(pair.first)} − {style.label(pair.second)}"
         labels.append(f"{style.label(pair.dataset)}: {names}" if several else names)
     axis.axvline(0, color="black", linewidth=1)
-    reach = 1.1 * max(100 * max(abs(pair.difference.low), abs(pair.difference.high)) for pair in pairs)
+    widest = max(100 * max(abs(pair.difference.low), abs(pair.difference.high)) for pair in pairs)
+    reach = 1.1 * max(widest, LEAST_REACH)
     axis.set_xlim(-reach, reach)  # losses as visible as wins
     axis.set_ylim(len(pairs) - 0.5, -0.5)
     axis.set_yticks(range(len(pairs)), labels)

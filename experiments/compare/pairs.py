@@ -157,7 +157,8 @@ def has_answers(runs: pd.DataFrame, entries: Sequence[str], part: str) -> bool:
 def cost_ratios(first: pd.DataFrame, second: pd.DataFrame, also: Sequence[str] = ()) -> dict[str, float]:
     """Costs of an entry's runs as multiples of another's, medians over seeds."""
     costs = [cost for cost in ("parameters", *also, "training_seconds") if cost in first and cost in second]
-    return {cost: float(first[cost].median() / second[cost].median()) for cost in costs}
+    medians = {cost: (float(first[cost].median()), float(second[cost].median())) for cost in costs}
+    return {cost: one / other for cost, (one, other) in medians.items() if one > 0 and other > 0}
 
 
 def correct_answers(group: pd.DataFrame, part: str = "test") -> np.ndarray:

@@ -1,7 +1,9 @@
 """From the record of a comparison to a report that says who won."""
 
 import base64
+from math import nan
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from convkan.training import write_text
@@ -63,7 +65,7 @@ def protocol_of(suite: Suite, runs: list[dict[str, Any]], timings: list[dict[str
     ]
     if suite.match and suite.match.size:
         lines.append(f"Widths chosen for {suite.match.target:,} {suite.match.size.replace('_', ' ')}.")
-    lines += equal_times_of(timings)
+    lines += equal_times_of(timings, runs)
     if suite.search:
         search = suite.search
         by = "" if all(suite.chosen_by(entry) == "val_accuracy" for entry in suite.entries) else "by balanced accuracy "
@@ -87,8 +89,8 @@ def protocol_of(suite: Suite, runs: list[dict[str, Any]], timings: list[dict[str
     return lines
 
 
-def equal_times_of(timings: list[dict[str, Any]]) -> list[str]:
-    """How epochs were chosen for equal times, and what there is to doubt about it."""
+def equal_times_of(timings: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[str]:
+    """How epochs were chosen for equal times, how long the runs took, and what there is to doubt about it."""
     lines = []
     for dataset in dict.fromkeys(found["dataset"] for found in timings):
         rows = [found for found in timings if found["dataset"] == dataset]
@@ -103,10 +105,18 @@ def equal_times_of(timings: list[dict[str, Any]]) -> list[str]:
             f"{len(rows[0]['rounds'])} rounds, which differ by up to {spread:.0%}): {listed}. "
             "Fractions of an epoch are rounded up for CNNs and down for KANs; schedules end with the last epoch."
         )
+        took = ", ".join(f"{row['entry']} {_took(runs, dataset, row['entry']):.3g} s" for row in rows)
+        lines.append(f"On {dataset}, the epochs of a run themselves took, in the median of seeds: {took}.")
         for row in rows:
             times = StepTimes(row["rounds"], row["steps_per_epoch"], row["others"], row["device"])
             lines += times.doubts(f"{row['entry']} on {dataset}")
     return lines
+
+
+def _took(runs: list[dict[str, Any]], dataset: str, entry: str) -> float:
+    """Seconds of a run's epochs, the median over seeds."""
+    chosen = [run for run in runs if (run["dataset"], run["entry"]) == (dataset, entry)]
+    return median([sum(run["history"]["epoch_seconds"]) for run in chosen] or [nan])
 
 
 def _inlined(path: Path) -> str:

@@ -8,7 +8,9 @@ import optuna
 
 from experiments.common import spaces
 from experiments.common.cli import UserError
-from experiments.compare.suite import Entry, Search, Suite
+from experiments.compare.suite import RESERVED, STEADY, Entry, Suite
+
+OF_TRIALS = ("epochs", "train_fraction")  # which ``search`` itself says
 
 
 def trials_of(suite: Suite, entry: Entry) -> list[dict[str, Any]]:
@@ -43,15 +45,29 @@ def best_of(trials: Sequence[dict[str, Any]], accuracies: Sequence[float]) -> di
     return trials[max(range(len(trials)), key=lambda index: accuracies[index])]
 
 
-def check_search(search: Search) -> None:
-    """Raise unless every name and range of the space makes sense.
+def check_search(suite: Suite) -> None:
+    """Raise unless every name and range of the space makes sense, where there is a search.
 
     Raises:
         UserError: One does not.
     """
+    search = suite.search
+    if search is None:
+        return
     if search.trials < 1 or search.epochs < 1:
         raise UserError(f"search.trials and epochs must be at least 1, got {search.trials} and {search.epochs}")
+    decided = {*RESERVED, *OF_TRIALS}
+    if suite.match and suite.match.size:
+        decided.add("width")
+    if suite.match and suite.match.time:
+        decided |= {*STEADY, "adapt_until", "adapt_eps"}
     for name, choice in search.space.items():
+        if name in decided:
+            raise UserError(f"search.space must be without what the suite decides or match holds equal, got {name!r}")
+        if not any(spaces.applies(name, entry.model) for entry in suite.entries):
+            raise UserError(
+                f"search.space must have options of experiments.train or of a model of the suite's, got {name!r}"
+            )
         _distribution(name, choice)
 
 

@@ -22,6 +22,8 @@ RESERVED = (
     *("dataset", "model", "model_options", "seed", "test", "data_root"),
     *("runs_root", "run_name", "resume", "on_resume", "continued"),
 )
+# What of a recipe changes how long steps take, or how many there are, and its values that do not.
+STEADY: dict[str, Any] = {"refine": {}, "adapt_every": 0, "early_stopping": None, "devices": 1}
 
 
 @dataclass(frozen=True)
@@ -256,8 +258,9 @@ def _check_match(match: Match) -> None:
 
 def _check_steady(name: str, config: TrainConfig) -> None:
     """Raise UserError unless all of a run's steps take as long, to the last of its epochs."""
-    once = config.adapt_every == config.adapt_until  # which is one step among all
-    for option, steady in (("refine", {}), ("adapt_every", 0), ("early_stopping", None), ("devices", 1)):
+    # One step among all, after which knots are equally spaced as before; others take longer to evaluate.
+    once = config.adapt_every == config.adapt_until and config.adapt_eps == 1
+    for option, steady in STEADY.items():
         value = getattr(config, option)
         if value != steady and not (option == "adapt_every" and once):
             raise UserError(

@@ -43,16 +43,13 @@ def runs_of(record: dict[str, Any]) -> pd.DataFrame:
     """
     runs = pd.DataFrame(record["runs"])
     planned = {(found["dataset"], found["entry"]): found["seconds"] for found in record.get("timings", [])}
-    keys = ("dataset", "entry", "history", "options")
-    seconds = [
-        planned.get((dataset, entry), _training_seconds(history["epoch_seconds"], options))
-        for dataset, entry, history, options in zip(*(runs[key] for key in keys), strict=True)
-    ]
+    seconds = [planned.get((run["dataset"], run["entry"]), _training_seconds(run)) for run in record["runs"]]
     return runs.assign(accuracy=runs[f"{suite_of(record).judged_on}_accuracy"], training_seconds=seconds)
 
 
-def _training_seconds(epochs: list[float], options: dict[str, Any]) -> float:
-    return sum(epochs) if options.get("refine") else len(epochs) * statistics.median(epochs)
+def _training_seconds(run: dict[str, Any]) -> float:
+    epochs: list[float] = run["history"]["epoch_seconds"]
+    return sum(epochs) if run.get("options", {}).get("refine") else len(epochs) * statistics.median(epochs)
 
 
 def summarize(suite: Suite, runs: pd.DataFrame) -> pd.DataFrame:

@@ -173,7 +173,7 @@ class _StepClock(Callback):
 
 
 class OtherLoad:
-    """Within a ``with`` block, how busy processes but this one keep the machine.
+    """Within a ``with`` block, how busy processes but this one, and those it waited for, keep the machine.
 
     Attributes:
         share: Of all processors, afterwards; None on systems without ``/proc/stat``.
@@ -182,15 +182,20 @@ class OtherLoad:
     share: float | None = None
 
     def __enter__(self) -> Self:
-        self._start, self._own, self._busy = time.perf_counter(), time.process_time(), _busy_seconds()
+        self._start, self._own, self._busy = time.perf_counter(), _own_seconds(), _busy_seconds()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        wall, own, busy = time.perf_counter() - self._start, time.process_time() - self._own, _busy_seconds()
+        wall, own, busy = time.perf_counter() - self._start, _own_seconds() - self._own, _busy_seconds()
         if busy is not None and self._busy is not None and wall > 0:
             self.share = min(1.0, max(0.0, (busy - self._busy - own) / (wall * (os.cpu_count() or 1))))
+
+
+def _own_seconds() -> float:
+    """What this process and its loaders' workers, which have ended, have worked so far."""
+    return sum(os.times()[:4])
 
 
 def _busy_seconds() -> float | None:

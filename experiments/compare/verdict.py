@@ -4,13 +4,12 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.compare.advice import advice_of
+from experiments.compare.advice import FEW, advice_of
 from experiments.compare.pairs import SAME, Pair, compare_pairs
 from experiments.compare.suite import Suite, suite_of
 from experiments.compare.tables import runs_of, summarize
 
 LONGEST_LIST = 4  # of what KANs win
-FEW = 3  # seeds, and fewer are said to be few
 
 
 def verdict(record: dict[str, Any]) -> list[str]:

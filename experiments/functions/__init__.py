@@ -2,5 +2,5 @@
 
 ``tasks`` are functions to fit, ``nets`` the KANs and MLPs; ``least_squares`` fits nets to points, and ``rivals`` finds
 the best MLP by it. ``poisson`` is the equation that ``experiments.pde`` solves, ``planted`` the convolution that
-``experiments.symbolic`` looks for.
+``experiments.symbolic`` looks for, and ``special`` the functions of ``experiments.special``.
 """

@@ -143,8 +143,17 @@ def minimise(model: nn.Module, problem: Problem, steps: int, *, method: Method, 
         The steps taken.
     """
     if method == "lm":
-        rest = {"adapt": False, "smoothness": 0.0, "patience": None, "seconds": seconds, "progress": False}
-        return fit_residuals(model, problem.terms(), steps=steps, **rest).steps
+        history = fit_residuals(
+            model,
+            problem.terms(),
+            steps=steps,
+            adapt=False,
+            smoothness=0.0,
+            patience=None,
+            seconds=seconds,
+            progress=False,
+        )
+        return history.steps
     start = time.perf_counter()
     best, best_state = problem.loss(model).item(), deepcopy(model.state_dict())
 

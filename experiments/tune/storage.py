@@ -23,6 +23,7 @@ from experiments.tune.config import TuneConfig
 
 FAILURE = "failure"  # what a trial's run says of why it failed; one whose worker was killed has none
 BUSY_SECONDS = 60  # for which a writer waits for the others
+RETRIES = 3  # of a trial whose worker ended: it may be what ends them
 LOCK = ".study.lock"
 
 
@@ -71,9 +72,9 @@ def _experimental() -> Iterator[None]:
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Have a trial whose worker ended made again, with the same settings."""
+    """Have a trial whose worker ended made again, with the same settings, if that has not been tried too often."""
     with _experimental():
-        RetryHeartbeatStaleTrialCallback()(study, trial)
+        RetryHeartbeatStaleTrialCallback(RETRIES)(study, trial)
 
 
 def begun_as(trial: FrozenTrial) -> int | None:
@@ -179,7 +180,12 @@ def _begin_with_own(study: optuna.Study, config: TuneConfig) -> None:
     searched = [name for name in config.space if applies(name, model) and name != "model"]
     own: dict[str, Any] = own_settings(searched, model, recipe.get("model_options", {}), recipe)
     own |= {"model": model} if "model" in config.space else {}
-    drawn = {name: label(value) for name, value in own.items() if _holds(name, config.space[name], value)}
+    drawn = {
+        # The choice itself, since 0 is the default 0.0, but another word for it.
+        name: label(choice[choice.index(value)] if isinstance(choice := config.space[name], list) else value)
+        for name, value in own.items()
+        if _holds(name, config.space[name], value)
+    }
     if drawn:
         study.enqueue_trial(drawn)
 

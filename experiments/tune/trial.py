@@ -16,7 +16,7 @@ from convkan.training import write_text
 from convkan.training.datasets import DATA_ROOT_VARIABLE
 from experiments.common.cli import UserError
 from experiments.common.folders import claimed
-from experiments.common.parent import release, start_child
+from experiments.common.parent import Child, can_fork, fork_child, release, start_child
 from experiments.common.records import DIVERGED, read_record
 from experiments.common.spaces import applies, chosen, distribution
 from experiments.tune.config import TuneConfig
@@ -82,7 +82,8 @@ def run_trial(trial: optuna.Trial, config: TuneConfig, threads: int, begun: int 
         finally:
             process.terminate()
             process.wait()
-            release(process)
+            if isinstance(process, subprocess.Popen):
+                release(process)
     trial.set_user_attr("seconds", round(time.perf_counter() - started, 1))
     if _is_done(folder):
         record = read_record(folder / "result.json")
@@ -92,12 +93,12 @@ def run_trial(trial: optuna.Trial, config: TuneConfig, threads: int, begun: int 
         trial.set_user_attr("diverged", True)
         raise optuna.TrialPruned("its loss became infinite")
     last = " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:])
-    failure = f"trial {trial.number} failed; {log} ends with: {last or 'nothing'}"
+    failure = f"trial {trial.number} failed (status {process.returncode}); {log} ends with: {last or 'nothing'}"
     trial.set_user_attr(FAILURE, failure)
     raise TrialFailedError(failure)
 
 
-def _look_on(trial: optuna.Trial, process: subprocess.Popen[bytes], folder: Path, config: TuneConfig) -> None:
+def _look_on(trial: optuna.Trial, process: Child, folder: Path, config: TuneConfig) -> None:
     """Tell the trial of each epoch until its run has ended, or is to be stopped."""
     told = 0
     while True:
@@ -125,9 +126,7 @@ def _is_done(folder: Path) -> bool:
     return (folder / "result.json").exists()
 
 
-def _start(
-    folder: Path, options: dict[str, Any], log: Path, config: TuneConfig, is_new: bool
-) -> subprocess.Popen[bytes]:
+def _start(folder: Path, options: dict[str, Any], log: Path, config: TuneConfig, is_new: bool) -> Child:
     environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
     if config.data_root is not None:
         environment[DATA_ROOT_VARIABLE] = config.data_root
@@ -147,4 +146,6 @@ def _start(
         command += ["--config", str(path)]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        return start_child(command, environment, output)
+        if config.gpus or not can_fork():
+            return start_child(command, environment, output)
+        return fork_child(command, environment, output)

@@ -104,6 +104,7 @@ def _next(study: optuna.Study, config: TuneConfig) -> tuple[FrozenTrial | None, 
             print(f"trial {made[-1]} was given to another worker: no sign of life came from here for too long")
         except KeyboardInterrupt:
             if made:
+                study.tell(made[-1], state=TrialState.FAIL, skip_if_finished=True)
                 retry(study, numbered(study, made[-1]))
             raise
     return numbered(study, made[-1]), progress
