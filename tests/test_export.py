@@ -12,7 +12,7 @@ from torch import nn
 from convkan import BSpline, KANConv2d, LearnableActivation, LowRankKANConv2d, SharedActivation
 from convkan.basis import Chebyshev
 from convkan.basis.functions import FUNCTIONS
-from convkan.export import ENGINES, ImageClassifier, export_classifier, load_exported, lowered
+from convkan.export import ENGINES, ImageClassifier, export_classifier, load_exported, lowered, quantize_classifier
 from convkan.export.classifier import drawn_images
 from convkan.export.engines import Engine
 from convkan.export.piecewise import PiecewiseActivation
@@ -172,6 +172,36 @@ def test_programs_of_torch_compute_what_it_does(tmp_path):
     file = load_exported(tmp_path / "model.pt2")
     assert relative(file(images), ImageClassifier(model, description)(images)) < 1e-5
     assert file.description == description
+
+
+def test_images_that_a_file_does_not_take_are_refused(tmp_path):
+    description = description_of("any", side=4)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).train()
+    model[0].eval()
+    one = [torch.randn(1, 1, 4, 4)]  # fewer than the check takes
+    assert not export_classifier(model, description, tmp_path / "model.pt2", to="torch-export", batches=one).any_size
+    assert (model.training, model[0].training, model[1].training) == (True, False, True)
+    file = load_exported(tmp_path / "model.pt2")
+    assert file(torch.zeros(5, 1, 4, 4)).shape == (5, 3)
+    for shape in ((1, 3, 4, 4), (1, 1, 4, 5), (1, 4, 4)):
+        with pytest.raises(ValueError, match=r"must have shape \(batch, 1, 4, 4\), got"):
+            file(torch.zeros(shape))
+
+
+def test_onnx_runtime_lacks_double_precision_and_is_quantised_once(tmp_path):
+    pytest.importorskip("onnxruntime")
+    path, description = tmp_path / "model.onnx", description_of("any")
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)).double()
+    with pytest.raises(ValueError, match="a dtype that ONNX Runtime has"):
+        export_classifier(model, description, path)
+    assert not path.exists()
+    export_classifier(model.float(), description, path)
+    with pytest.raises(ValueError, match="batches must hold at least one"):
+        quantize_classifier(path, model, [])
+    assert quantize_classifier(path, model, [torch.randn(1, 1, 9, 9)]).int8
+    with pytest.raises(ValueError, match="floating point, got one in integers"):
+        quantize_classifier(path, model, [torch.randn(1, 1, 9, 9)])
+    assert load_exported(path)(torch.zeros(2, 1, 9, 9)).shape == (2, 3)
 
 
 def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):

@@ -98,7 +98,12 @@ def _open_onnx(path: Path, threads: int | None) -> Run:
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    lacks = onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented
+    try:
+        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except lacks as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"model must be of operations and a dtype that ONNX Runtime has: {reason}") from error
     name = session.get_inputs()[0].name
 
     def run(images: Tensor) -> Tensor:

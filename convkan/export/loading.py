@@ -36,7 +36,13 @@ class Deployed:
 
         Raises:
             TypeError: The images are of neither kind.
+            ValueError: They have other channels, or a size that the file does not take.
         """
+        channels, size = self.description.in_channels, tuple(self.description.image_size)
+        fits = images.ndim == 4 and images.shape[1] == channels
+        if not fits or not (self.details.any_size or images.shape[2:] == size):
+            wanted = "height, width" if self.details.any_size else ", ".join(map(str, size))
+            raise ValueError(f"images must have shape (batch, {channels}, {wanted}), got {tuple(images.shape)}")
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise TypeError(f"images must be bytes or floating point numbers, got {images.dtype}")
         if self.details.images == "uint8" and images.dtype != torch.uint8:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from convkan.export.classifier import ImageClassifier, raw_images
 from convkan.export.engines import ENGINES, INPUT, require
 from convkan.export.loading import load_exported
-from convkan.export.writing import EXPORT_KEY, Exported, check, compared
+from convkan.export.writing import EXPORT_KEY, Exported, check, compared, shown_images
 from convkan.files import write_atomically
 
 
@@ -31,7 +31,8 @@ def quantize_classifier(path: str | os.PathLike[str], model: nn.Module, batches:
         batches: A few batches of normalised images.
 
     Raises:
-        ValueError: The file is none such, or what it computes is not close to the model.
+        ValueError: The file is none such or was rounded before, there are no batches, or what it would compute is not
+            close to the model.
         ModuleNotFoundError: ONNX Runtime is not installed.
         OSError: The file cannot be written.
     """
@@ -44,8 +45,14 @@ def quantize_classifier(path: str | os.PathLike[str], model: nn.Module, batches:
     description, details = exported.description, exported.details
     if details.to != "onnx":
         raise ValueError(f"path must be of a file for onnx, got one for {details.to}: {path}")
+    if details.int8:
+        raise ValueError(f"path must be of a file in floating point, got one in integers: {path}")
+    batches = list(batches)
+    if not batches:
+        raise ValueError("batches must hold at least one, got none")
     whole = ImageClassifier(deepcopy(model), description, details.images).eval()
     given = [raw_images(batch, description, details.images) for batch in batches]
+    shown = shown_images(batches, description, details.images)
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
@@ -75,7 +82,7 @@ def quantize_classifier(path: str | os.PathLike[str], model: nn.Module, batches:
                 reduce_range=True,
             )
         run = ENGINES["onnx"].open(partial, None)
-        figures = compared(run, whole, whole, given[0][: max(details.batches)], False)
+        figures = compared(run, whole, whole, shown, False)
         result = replace(details, int8=True, **figures)
         check(result)
         ENGINES["onnx"].keep(partial, {EXPORT_KEY: json.dumps(asdict(result) | {"torch": torch.__version__})})

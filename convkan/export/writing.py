@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,8 +120,7 @@ def export_classifier(
     module = ImageClassifier(lowered(network, form, given).cpu(), description, images).eval()
     any_size = takes_any_size(module, description, images)
     program = traced(module, drawn_images(description, EXPORTED, images), any_size)
-    count = max(BATCHES)
-    shown = raw_images(given[0][:count], description, images) if given else drawn_images(description, count, images)
+    shown = shown_images(given, description, images)
     written: list[Exported] = []
 
     def write(partial: Path) -> None:
@@ -143,6 +142,15 @@ def texts(description: Description, result: Exported) -> dict[str, str]:
         KEY: json.dumps(description.to_config(), ensure_ascii=False),
         EXPORT_KEY: json.dumps(asdict(result) | {"torch": torch.__version__}),
     }
+
+
+def shown_images(batches: Sequence[Tensor] | None, description: Description, images: Images) -> Tensor:
+    """Images to check a file by, as many as the greatest of ``BATCHES``: of batches, again if too few, or of noise."""
+    count = max(BATCHES)
+    if not batches:
+        return drawn_images(description, count, images)
+    found = raw_images(batches[0][:count], description, images)
+    return found[torch.arange(count) % len(found)]
 
 
 def takes_any_size(module: nn.Module, description: Description, images: Images) -> bool:
