@@ -161,8 +161,8 @@ def markdown(record: dict[str, Any]) -> str:
     lines += [
         "",
         f"Median test RMSE of {record['config']['seeds']} seeds, {record['config']['points']} points on [0, 1]² "
-        f"(second argument of yv and kv from 0.1). KANs {list(WIDTHS)}, their grid chosen on validation points; MLPs of "
-        "as many parameters, each kind for the KAN's time. "
+        f"(second argument of yv and kv from 0.1). KANs {list(WIDTHS)}, their grid chosen on validation points; MLPs "
+        "of as many parameters, each kind for the KAN's time. "
         f"The KAN has the smaller error on {wins} of {len(names)}. The paper "
         "does not state its domains, and chose shapes function by function.",
     ]
