@@ -205,7 +205,7 @@ def test_bases_are_asked_not_their_class():
 
 def test_importing_convkan_pulls_in_no_heavy_library():
     """Each after the others in one process, where what one pulls in stays; laws are loaded by those who check them."""
-    parts = ["torch", "convkan", "convkan.optim", "convkan.models", "convkan.interpret"]
+    parts = ["torch", "convkan", "convkan.optim", "convkan.models", "convkan.interpret", "convkan.fitting"]
     loading = "".join(f"import {part}; loaded.append([{part!r}, sorted(sys.modules)])\n" for part in parts)
     printed = run_without(set(), f"import json\nloaded = []\n{loading}print(json.dumps(loaded))")
     (_, before), *after = json.loads(printed)

@@ -125,26 +125,26 @@ def test_smoothness_is_none_for_cubics_and_a_matrix_for_others():
 def test_every_method_finds_what_is_easy_and_keeps_the_best_state(method, model):
     model, x = model(), points()
     unseen = points(seed=1)
-    history = fit(model, x, curve(x), method=method, validation=(unseen, curve(unseen)), steps=150, learning_rate=0.05
+    history = fit(model, x, curve(x), method=method, validation=(unseen, curve(unseen)), steps=50, learning_rate=0.1
                   if method == "adam" else None)  # fmt: skip
     kept = (model(unseen) - curve(unseen)).square().mean().item()
     assert history.kept.validation == pytest.approx(kept, rel=1e-9)
     assert kept == pytest.approx(min(history.validation), rel=1e-9)
-    assert history.rmse < (0.2 if method == "adam" else 0.05)
+    assert history.rmse < (0.4 if method == "adam" else 0.05)
     assert len(history.loss) == len(history.validation) == len(history.stage) == len(history.seconds)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_finer_grids_fit_better_and_the_model_is_left_on_those_it_was_best_on():
-    model, x = net(2, 1, 1), points(150)
+    model, x = net(2, 1, 1), points(100)
     y = torch.exp(curve(x))[:, 0]
-    history = fit(model, x, y, grids=[3, 6, 12], steps=8, restarts=2, carried=2)
-    assert [stage.grid_size for stage in history.stages if stage.start == 0] == [3, 3, 6, 12]
-    assert {stage.start for stage in history.stages} == {0, 1}
-    assert model[0].basis.grid_size == history.kept.grid_size == 12
-    by_grid = [stage.validation for stage in history.stages if stage.start == history.kept.start]
-    assert by_grid[-1] < by_grid[0] / 100
-    assert "grid size 12" in repr(history)
+    history = fit(model, x, y, grids=[3, 9], steps=6, restarts=2)
+    assert [(stage.start, stage.grid_size) for stage in history.stages[:4]] == [(0, 3), (0, 3), (1, 3), (1, 3)]
+    assert len(history.stages) == 5  # one start is carried on
+    assert model[0].basis.grid_size == history.kept.grid_size == 9
+    firsts = [stage.validation for stage in history.stages[:4] if stage.start == history.kept.start]
+    assert history.kept.validation < min(firsts) / 10
+    assert "grid size 9" in repr(history)
     assert "(kept)" in repr(history)
 
 
@@ -156,18 +156,17 @@ def test_grids_stop_growing_once_that_no_longer_helps():
     assert history.kept.grid_size == model[0].basis.grid_size == 3
 
 
+@pytest.mark.thorough
 def test_sparsity_silences_edges_that_say_nothing():
     x = points()
     y = torch.sin(3 * x[:, 0])
     loudest = {}
     for sparsity in (0.0, 0.05):
         model = net(2, 3, 1)
-        fit(model, x, y, method="lbfgs", sparsity=sparsity, steps=40)
+        fit(model, x, y, method="lbfgs", sparsity=sparsity, steps=20)
         scores = importance(model, [x], propagate=False)["1"].edges[0].sort().values
         loudest[sparsity] = float(scores[1] / scores[2])
     assert loudest[0.05] < loudest[0.0] / 3
-    with pytest.raises(ValueError, match="sparsity must be 0 for 'lm'"):
-        fit(net(2, 1), x, y, sparsity=0.1)
 
 
 def test_noise_time_and_patience_end_a_stage():
@@ -314,6 +313,7 @@ X, Y = points(10), curve(points(10))
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"noise": -1.0}, "noise must be positive, got -1.0"),
         ({"smoothness": -1.0}, "smoothness must not be negative"),
+        ({"sparsity": 0.1}, "sparsity must be 0 for 'lm'"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(change, message):
