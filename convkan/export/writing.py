@@ -119,12 +119,18 @@ def export_classifier(
         network, plain = found.model, list(found.layers)
     module = ImageClassifier(lowered(network, form, given).cpu(), description, images).eval()
     any_size = takes_any_size(module, description, images)
-    program = traced(module, drawn_images(description, EXPORTED, images), any_size)
-    shown = shown_images(given, description, images)
+    example, shown = drawn_images(description, EXPORTED, images), shown_images(given, description, images)
     written: list[Exported] = []
 
     def write(partial: Path) -> None:
-        engine.write(program, partial)
+        nonlocal any_size
+        try:
+            engine.write(traced(module, example, any_size), partial)
+        except ValueError:
+            if not any_size:
+                raise
+            any_size = False  # ONNX pads the output of a transposed convolution by numbers that are known
+            engine.write(traced(module, example, any_size), partial)
         figures = compared(engine.open(partial, None), module, whole, shown, any_size)
         opset = OPSET if to == "onnx" else None
         result = Exported(to, images, form, any_size, plain, opset, BATCHES, **figures)
