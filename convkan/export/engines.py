@@ -34,13 +34,13 @@ class Engine:
         suffix: Of its files.
         write: Writes a program to a path.
         keep: Adds texts to a file.
-        open: Opens a file, for so many threads where the engine has threads of its own.
+        load: Opens a file, for so many threads where the engine has threads of its own.
     """
 
     suffix: str
     write: Callable[[ExportedProgram, Path], None]
     keep: Callable[[Path, Mapping[str, str]], None]
-    open: Callable[[Path, int | None], Run]
+    load: Callable[[Path, int | None], Run]
 
 
 def _write_onnx(program: ExportedProgram, path: Path) -> None:

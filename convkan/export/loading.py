@@ -77,4 +77,4 @@ def load_exported(path: str | os.PathLike[str], threads: int | None = None) -> D
         engine = ENGINES[details.to]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has no readable entry {EXPORT_KEY!r}: {error!r}") from error
-    return Deployed(description, details, engine.open(path, threads))
+    return Deployed(description, details, engine.load(path, threads))

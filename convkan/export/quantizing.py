@@ -81,7 +81,7 @@ def quantize_classifier(path: str | os.PathLike[str], model: nn.Module, batches:
                 # Two products of eight bits overflow the sixteen that older processors add them in.
                 reduce_range=True,
             )
-        run = ENGINES["onnx"].open(partial, None)
+        run = ENGINES["onnx"].load(partial, None)
         figures = compared(run, whole, whole, shown, False)
         result = replace(details, int8=True, **figures)
         check(result)

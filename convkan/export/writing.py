@@ -131,7 +131,7 @@ def export_classifier(
                 raise
             any_size = False  # ONNX pads the output of a transposed convolution by numbers that are known
             engine.write(traced(module, example, any_size), partial)
-        figures = compared(engine.open(partial, None), module, whole, shown, any_size)
+        figures = compared(engine.load(partial, None), module, whole, shown, any_size)
         opset = OPSET if to == "onnx" else None
         result = Exported(to, images, form, any_size, plain, opset, BATCHES, **figures)
         check(result)

@@ -48,8 +48,7 @@ class Gated(nn.Module):
         """Apply and multiply."""
         y: Tensor = self.functions(x)
         gate = x.roll(x.shape[1] // 2, 1)
-        repeats = y.shape[1] // x.shape[1]
-        return y * (gate.repeat_interleave(repeats, 1) if repeats > 1 else gate)
+        return (y.unflatten(1, (x.shape[1], -1)) * gate.unsqueeze(2)).flatten(1, 2)
 
 
 class Squeezed(nn.Module):

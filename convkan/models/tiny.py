@@ -40,8 +40,8 @@ class MixedDepthwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve the groups."""
-        parts = zip(self.convolutions, x.split(self.sizes, 1), strict=True)
-        return torch.cat([convolution(part) for convolution, part in parts], 1)
+        parts = x.split(self.sizes, 1)
+        return torch.cat([convolution(parts[index]) for index, convolution in enumerate(self.convolutions)], 1)
 
 
 def tiny(

@@ -29,7 +29,7 @@ def channel_graph(model: nn.Module) -> ChannelGraph:
 
     Followed are layers of edges (KAN and plain), grouped and depthwise ones too, normalisation, pooling, dropout,
     elementwise activations, means over space, flattening, and additions, whose operands then share channels. Not
-    followed are transposed convolutions.
+    followed are transposed convolutions, channels that are put side by side, and those that gates multiply.
 
     Args:
         model: Takes one tensor with channels (or features) in dimension 1, and returns one.
