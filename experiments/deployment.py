@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from experiments.common.study import Cell, Study, Work
 
 BATCHES = (1, 64)
 BAR = 1.3
+MARKERS = "os^Dv"  # of models in pictures
 # What is written: of which network, in which form, whether in integers.
 CONTENDERS = {
     "twin": ("twin", "layers", False),
@@ -203,17 +205,19 @@ def _beside(times: dict[str, float], contender: str) -> str:
 
 def draw(record: dict[str, Any]) -> Figure:
     """How many times their twin's the times of files are, in ONNX Runtime."""
-    figure = new_figure((7, 2 + 0.5 * len(record["models"])))
+    figure = new_figure((8, 2.2 + 0.5 * len(record["models"])))
     axes = figure.subplots(1, len(BATCHES), sharey=True)
     for axis, size in zip(axes, BATCHES, strict=True):
-        for times in record["milliseconds"].values():
+        for (name, times), marker in zip(record["milliseconds"].items(), cycle(MARKERS)):
             of_size = times["onnx"][str(size)]
             base = of_size.get("twin", min(of_size.values()))
-            axis.plot([value / base for value in of_size.values()], list(of_size), "o", color=BLUE, alpha=0.6)
+            ratios = [value / base for value in of_size.values()]
+            axis.plot(ratios, list(of_size), marker, color=BLUE, markerfacecolor="none", label=name)
         axis.axvline(1, color="0.7", linewidth=1)
-        axis.set_xscale("log")
-        axis.set_xlabel("times the twin's")
+        axis.set_xlim(left=0)
+        axis.set_xlabel("time in ONNX Runtime, in twins")
         axis.set_title(f"batch of {size}")
+    axes[0].legend(fontsize=8)
     return figure
 
 
