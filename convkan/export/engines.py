@@ -119,13 +119,7 @@ def _write_program(program: ExportedProgram, path: Path) -> None:
 
 def _open_program(path: Path, threads: int | None) -> Run:
     with _quietly():
-        module = torch.export.load(os.fspath(path)).module()
-
-    def run(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return module(images)
-
-    return run
+        return torch.no_grad()(torch.export.load(os.fspath(path)).module().forward)
 
 
 def _write_aoti(program: ExportedProgram, path: Path) -> None:
@@ -136,12 +130,7 @@ def _write_aoti(program: ExportedProgram, path: Path) -> None:
 def _open_aoti(path: Path, threads: int | None) -> Run:
     with _quietly():
         module = torch._inductor.aoti_load_package(os.fspath(path))
-
-    def run(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return module(images)
-
-    return run
+    return torch.no_grad()(lambda images: module(images))
 
 
 def _keep_in_archive(path: Path, texts: Mapping[str, str]) -> None:

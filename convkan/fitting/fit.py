@@ -2,20 +2,23 @@
 
 from collections.abc import Sequence
 from functools import partial
-from math import isfinite
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from convkan.fitting.arguments import (
+    check_parts,
+    check_weights,
+    checked_plan,
+    checked_term,
+    held_out_places,
+    targets,
+)
 from convkan.fitting.history import History, Line
-from convkan.fitting.objective import Residual, Term, data_term
-from convkan.fitting.stages import Fit, Method, Plan, grid_sizes
-from convkan.nn.recording import evaluating
+from convkan.fitting.objective import Term, data_term
+from convkan.fitting.stages import Fit, Method
 
-STEPS: dict[Method, int] = {"lm": 60, "lbfgs": 500, "adam": 2000}
-RATES: dict[Method, float] = {"lm": 1.0, "lbfgs": 1.0, "adam": 0.01}
-PATIENCE: dict[Method, int | None] = {"lm": 15, "lbfgs": 100, "adam": None}  # Adam's schedule ends when its steps do
 SMOOTHNESS = 1e-13
 HELD_OUT = 0.15
 
@@ -92,16 +95,30 @@ def fit(
         >>> history.rmse < 1e-2
         True
     """
-    plan = _plan(method, steps, learning_rate, grids, adapt, restarts, carried, patience, noise, seconds, smoothness,
-                 seed, sparsity, model)  # fmt: skip
-    y = _targets(model, x, y)
-    _check_weights(weights, len(x))
+    plan = checked_plan(
+        model,
+        method,
+        steps=steps,
+        learning_rate=learning_rate,
+        patience=patience,
+        grids=grids,
+        adapt=adapt,
+        restarts=restarts,
+        carried=carried,
+        noise=noise,
+        seconds=seconds,
+        smoothness=smoothness,
+        sparsity=sparsity,
+        seed=seed,
+    )
+    y = targets(model, x, y)
+    check_weights(weights, len(x))
     held_out = None
     if isinstance(validation, tuple):
-        held_out = data_term(validation[0], _targets(model, *validation), None)
+        held_out = data_term(validation[0], targets(model, *validation), None)
     elif validation is not None:
-        places, others = _split(len(x), validation, seed, x.device)
-        _check_parts(weights, places, others)
+        places, others = held_out_places(len(x), validation, seed, x.device)
+        check_parts(weights, places, others)
         held_out = data_term(x[others], y[others], None if weights is None else weights[others])
         x, y, weights = x[places], y[places], None if weights is None else weights[places]
     validate = None if held_out is None else partial(_mean_square, model, held_out)
@@ -169,128 +186,28 @@ def fit_residuals(
         >>> abs(net(torch.ones(1, 1).double()).item() - torch.e) < 1e-4
         True
     """
-    plan = _plan(method, steps, learning_rate, grids, adapt, restarts, carried, patience, None, seconds, smoothness,
-                 seed, 0.0, model)  # fmt: skip
-    found = [_term(index, term) for index, term in enumerate(terms)]
+    plan = checked_plan(
+        model,
+        method,
+        steps=steps,
+        learning_rate=learning_rate,
+        patience=patience,
+        grids=grids,
+        adapt=adapt,
+        restarts=restarts,
+        carried=carried,
+        noise=None,
+        seconds=seconds,
+        smoothness=smoothness,
+        sparsity=0.0,
+        seed=seed,
+    )
+    found = [checked_term(index, term) for index, term in enumerate(terms)]
     if not found:
         raise ValueError("terms must hold at least one, got none")
     return Fit(model, found, [term.samples[0] for term in found], None, plan, Line(progress)).run()
 
 
-def _plan(
-    method: Method,
-    steps: int | None,
-    learning_rate: float | None,
-    grids: Sequence[int] | None,
-    adapt: bool,
-    restarts: int,
-    carried: int,
-    patience: int | None,
-    noise: float | None,
-    seconds: float | None,
-    smoothness: float,
-    seed: int,
-    sparsity: float,
-    model: nn.Module,
-) -> Plan:
-    """The arguments, checked and complete."""
-    if method not in get_args(Method):
-        raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
-    steps = STEPS[method] if steps is None else steps
-    learning_rate = RATES[method] if learning_rate is None else learning_rate
-    patience = PATIENCE[method] if patience == -1 else patience
-    for name, number in {"steps": steps, "restarts": restarts, "carried": carried, "patience": patience}.items():
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
-    for name, value in {"learning_rate": learning_rate, "noise": noise, "seconds": seconds}.items():
-        if value is not None and not (value > 0 and isfinite(value)):
-            raise ValueError(f"{name} must be positive, got {value}")
-    for name, weight in {"smoothness": smoothness, "sparsity": sparsity}.items():
-        if not (weight >= 0 and isfinite(weight)):
-            raise ValueError(f"{name} must not be negative, got {weight}")
-    if sparsity and method == "lm":
-        raise ValueError(f"sparsity must be 0 for 'lm', which minimises squares alone; got {sparsity}")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("model must have parameters that require gradients, got none")
-    found = (_grids(grids, model), adapt, restarts, carried, patience, noise, seconds, smoothness, seed, sparsity)
-    return Plan(method, steps, learning_rate, *found)
-
-
-def _grids(grids: Sequence[int] | None, model: nn.Module) -> tuple[int | None, ...]:
-    if grids is None:
-        return (None,)
-    sizes = grid_sizes(model)
-    if not sizes:
-        raise ValueError(f"grids must be None for a model without layers on a grid, got {list(grids)}")
-    wanted = list(grids)
-    if not wanted or wanted != sorted(set(wanted)) or wanted[0] < max(sizes):
-        raise ValueError(f"grids must increase from the model's own grid size, {max(sizes)}, got {wanted}")
-    return tuple(wanted)
-
-
-def _targets(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """``y`` in the shape and precision of what the model returns."""
-    for name, value in (("x", x), ("y", y)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if len(x) != len(y) or not len(x):
-        raise ValueError(f"x and y must have as many rows, at least one, got {len(x)} and {len(y)}")
-    for name, value in (("x", x), ("y", y)):
-        if not value.isfinite().all():
-            raise ValueError(f"{name} must be finite, and is not in {int((~value.isfinite()).sum())} places")
-    with torch.no_grad(), evaluating(model):
-        shape = model(x[:1]).shape
-    y = y.to(x)
-    if y.shape == (len(x), *shape[1:]):
-        return y
-    if y.ndim == 1 and shape[1:].numel() == 1:
-        return y.view(len(x), *shape[1:])
-    raise ValueError(f"y must have shape {(len(x), *shape[1:])}, which the model returns, got {tuple(y.shape)}")
-
-
-def _check_weights(weights: Tensor | None, count: int) -> None:
-    if weights is None:
-        return
-    if not isinstance(weights, Tensor):
-        raise TypeError(f"weights must be a tensor, got {type(weights).__name__}")
-    if weights.shape != (count,):
-        raise ValueError(f"weights must have shape {(count,)}, one for each point, got {tuple(weights.shape)}")
-    if not (weights >= 0).all() or not weights.isfinite().all() or not weights.sum() > 0:
-        raise ValueError("weights must be finite and not negative, and not all 0")
-
-
-def _check_parts(weights: Tensor | None, fitted: Tensor, held_out: Tensor) -> None:
-    """Raise if no point that counts is left in a part."""
-    for what, places in {"fitted": fitted, "held out": held_out}.items():
-        if weights is not None and not weights[places].sum() > 0:
-            raise ValueError(f"weights must not be 0 for all {len(places)} points that are {what}; see validation")
-
-
-def _split(count: int, share: float, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Places of points to be fitted, and of those held out."""
-    if not 0 < share < 1:
-        raise ValueError(f"validation must be a share in (0, 1), points (x, y), or None; got {share}")
-    held_out = max(1, round(share * count))
-    if held_out >= count:
-        raise ValueError(f"x must have more points to hold some out, got {count}; or give validation=None")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
-    return order[held_out:], order[:held_out]
-
-
 @torch.no_grad()
 def _mean_square(model: nn.Module, term: Term) -> float:
     return float(term.rows(model, None).square().mean())
-
-
-def _term(index: int, term: tuple[Any, ...]) -> Term:
-    """A term as it is given, checked."""
-    if not isinstance(term, tuple) or len(term) < 2 or not callable(term[0]):
-        raise TypeError(f"terms must be tuples of a function and tensors, got {type(term).__name__} at {index}")
-    residual: Residual = term[0]
-    samples = term[1:]
-    if not all(isinstance(sample, Tensor) and sample.ndim for sample in samples):
-        raise TypeError(f"terms must be tuples of a function and tensors with a row a sample; not so at {index}")
-    lengths = [len(sample) for sample in samples]
-    if len(set(lengths)) > 1 or not lengths[0]:
-        raise ValueError(f"a term's tensors must have as many rows, at least one; at {index} they have {lengths}")
-    return Term(residual, samples)

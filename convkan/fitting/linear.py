@@ -1,7 +1,7 @@
 """One step of Levenberg–Marquardt: min over δ of ‖r + Jδ‖² + ‖√λ·δ‖², in four ways that one size or another needs.
 
-``linearized`` chooses. The triangle of J by QR, for few parameters, loses no digits; JᵀJ by Cholesky takes a sixth of
-the time; JJᵀ is the smaller of both where residuals are few; and where neither fits, LSMR never makes a matrix. J
+``linearized`` chooses. The triangle of J by QR, for few parameters, loses no digits; JᵀJ by Cholesky takes less
+time; JJᵀ is the smaller of both where residuals are few; and where neither fits, LSMR never makes a matrix. J
 itself is made a chunk of samples at a time, and kept only for JJᵀ.
 """
 

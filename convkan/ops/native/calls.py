@@ -16,12 +16,9 @@ from convkan.ops.native import build
 from convkan.ops.plan import Expansion
 
 HIGHEST_ORDER = 5
-BASES = {
-    name: number
-    for number, name in enumerate(
-        (None, "silu", "relu", "identity", "sigmoid", "gelu", "tanh", "gelu_tanh", "relu6", "hardswish")
-    )
-}
+# In the order of ``Base`` in bases.h.
+NAMES = (None, "silu", "relu", "identity", "sigmoid", "gelu", "tanh", "gelu_tanh", "relu6", "hardswish")
+BASES = {name: number for number, name in enumerate(NAMES)}
 EXTRAPOLATIONS = {"zero": 0, "clamp": 1, "linear": 2}
 # Channels from which on vectors go over channels; of fewer, where these are last, over pixels.
 MIN_CHANNELS = 8
