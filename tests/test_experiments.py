@@ -397,6 +397,18 @@ def test_script_ends_with_one_line_and_status_1(tmp_path):
     assert_refused(outcome, "model.safetensors", "does not exist")
 
 
+@pytest.mark.parametrize("error", [cli.UserError, ModuleNotFoundError, OSError, ValueError])
+def test_what_a_user_can_mend_is_one_line(error, monkeypatch, capsys):
+    def fail():
+        raise error("the package onnx is not installed:\npip install it")
+
+    monkeypatch.delenv("CONVKAN_DEBUG", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        cli.run(fail)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: the package onnx is not installed: pip install it\n"
+
+
 def test_debug_variable_shows_the_traceback(monkeypatch):
     def fail():
         raise cli.UserError("reason")

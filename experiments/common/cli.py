@@ -119,7 +119,7 @@ def run(main: Callable[[], None], interrupted: str = "") -> None:
             main()
         finally:
             print(end="", flush=True)
-    except (UserError, DataError, TrainingDivergedError, OSError, ValueError, TypeError) as error:
+    except (UserError, DataError, TrainingDivergedError, ModuleNotFoundError, OSError, ValueError, TypeError) as error:
         if isinstance(error, BrokenPipeError) and _is_unread():
             raise SystemExit(BROKEN_PIPE) from None
         if os.environ.get(DEBUG_VARIABLE):
