@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses import FakeTensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode, _get_current_dispatch_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+ORDINARY = (Tensor, nn.Parameter)  # to ask which takes less time than to ask what they are not
 
 
 def is_jit_traced() -> bool:
@@ -41,13 +43,13 @@ def is_differentiated() -> bool:
 
 def is_concrete(x: Tensor) -> bool:
     """Whether ``x`` holds numbers that are worked on now, not traced, transformed or only described."""
+    ordinary = type(x) in ORDINARY or (isinstance(x, Tensor) and not isinstance(x, FakeTensor))
     return (
-        isinstance(x, Tensor)
-        and not isinstance(x, FakeTensor)
+        ordinary
         and not x.is_meta
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
-        and _get_current_dispatch_mode() is None
+        and not torch._C._len_torch_dispatch_stack()
         and torch._C._get_tracing_state() is None
     )
 

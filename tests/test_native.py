@@ -159,3 +159,66 @@ def test_tensors_of_other_sizes_are_refused_before_they_are_read(name):
     tensors[name] = tensors[name][:, :-1]
     with pytest.raises(RuntimeError, match=f"size of {name} must be"):
         native.activation(x, *tensors.values(), layer.plan.expansion)
+
+
+SMALL = {  # rows of inputs, and outputs
+    "net": ((1000, 2), 5),
+    "single": ((1, 70), 9),
+    "few": ((3, 2, 5), 17),
+    "vector": ((6,), 3),
+    "block": ((33, 20), 4),
+    "empty": ((0, 3), 2),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("order", range(1, 6))
+def test_small_linear_layers_compute_the_definition_in_one_call(name, order, monkeypatch):
+    shape, outputs = SMALL[name]
+    base = ("silu", None, "relu", "gelu", "identity")[order - 1]
+    layer = randomize(KANLinear(shape[-1], outputs, basis=BSpline(4, order, (-1.5, 1)), base_activation=base))
+    with torch.no_grad():  # each channel on a grid of its own
+        layer.grid.mul_(torch.linspace(0.5, 2, shape[-1]).unsqueeze(1))
+    x = torch.randn(shape)
+    monkeypatch.setattr(native, "features", None)
+    if order > 1:
+        monkeypatch.setattr(native, "input_gradient", None)
+    assert native.covers_linear(layer.plan.expansion, x, layer.base_weight, layer.basis_weight, layer.grid)
+    if order > 1:
+        ours, exact = both(layer, x)
+    else:  # the gradient of the input, for which it matters on which side of a knot it is, is left to others
+        ours, exact = without_input_gradient(layer, x), without_input_gradient(with_backend(layer, "reference"), x)
+    for part, value in ours.items():
+        assert_agree(value, exact[part].float(), part)
+        assert value.is_contiguous()
+
+
+def without_input_gradient(layer, x):
+    """The output, and the gradients of parameters."""
+    y, parameters = layer(x), dict(layer.named_parameters())
+    gradients = torch.autograd.grad(y, list(parameters.values()), torch.ones_like(y).cumsum(0))
+    return {"output": y, **dict(zip(parameters, gradients, strict=True))}
+
+
+def test_a_row_that_is_no_number_leaves_the_others_alone():
+    layer = randomize(KANLinear(2, 3))
+    x = torch.randn(40, 2)
+    alone = layer(x)
+    x[5, 1], x[7, 0] = torch.nan, torch.inf
+    others = [row for row in range(40) if row not in (5, 7)]
+    y = layer(x)
+    assert torch.equal(y[others], alone[others])
+    assert y[5].isnan().all()
+    with_x = x.clone().requires_grad_()
+    (by_x,) = torch.autograd.grad(layer(with_x)[others].sum(), with_x)
+    assert by_x[others].isfinite().all()
+
+
+def test_weights_and_inputs_lie_in_memory_as_they_may():
+    layer = randomize(KANLinear(4, 3))
+    x = torch.randn(4, 20).T
+    expected = outputs_and_gradients(layer, x.contiguous())
+    layer.basis_weight.data = layer.basis_weight.data.T.contiguous().T
+    assert not layer.basis_weight.is_contiguous()
+    for part, value in outputs_and_gradients(layer, x).items():
+        assert_agree(value, expected[part], part)

@@ -184,10 +184,11 @@ class KnottedLayer(nn.Module):
 
     def _facts(self) -> KnotFacts | None:
         """What is known of the knots as they are; None without a grid."""
-        if self.grid is None:
+        grid = self.grid
+        if grid is None:
             return None
-        self._check_shape(self.grid)
-        return knot_facts(self._gridded(), self.grid)
+        self._check_shape(grid)
+        return knot_facts(self._gridded(), grid)
 
     def _over(self, facts: KnotFacts) -> Basis:
         """The basis over the range that all channels share, if they do and it is another."""

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from convkan.modes import below_views, is_concrete, is_differentiated, is_many_gradients
-from convkan.ops import channelwise, whole
+from convkan.ops import channelwise, native, whole
 from convkan.ops.counting import is_counted
 from convkan.ops.elementwise import FeatureKernels
-from convkan.ops.geometry import Geometry
+from convkan.ops.geometry import Geometry, Linear
 from convkan.ops.plan import Plan, at_least_float32
 from convkan.ops.tiles import WHOLE, Strip, images_per_tile, split, strips
 from convkan.ops.unfolded import suited
@@ -47,6 +47,8 @@ class Tiled(torch.autograd.Function):
             geometry = plan.geometry
             if not geometry.sums or not is_concrete(x):
                 return at_once(x, base_weight, basis_weight, grid, plan)
+            if grid is not None and _is_small(x, base_weight, basis_weight, grid, plan):
+                return native.linear(x, base_weight, basis_weight, grid, plan.expansion)
             rows, start = geometry.rows(x), 0
             geometry = suited(geometry, rows, basis_weight)
             weights = geometry.weights(base_weight, basis_weight)
@@ -141,6 +143,8 @@ def gradients(
         return channelwise.backward(
             grad, x, base_weight, basis_weight, grid, expansion, geometry.padding, need_x, need_weight
         )
+    if grid is not None and _is_small(x, base_weight, basis_weight, grid, plan, need_x):
+        return native.linear_backward(grad, x, base_weight, basis_weight, grid, expansion, need_x, need_weight)
     rows, grad, start, dtype = geometry.rows(x), geometry.rows(grad), 0, basis_weight.dtype
     geometry = suited(geometry, rows, basis_weight)
     weights, kernels = geometry.weights(base_weight, basis_weight), FeatureKernels(x, grid, plan, dtype, need_x)
@@ -166,6 +170,15 @@ def gradients(
     by_x = by_x if by_x is None or rows is x else by_x.reshape(x.shape)
     by_weights = None if by_weights is None else [total.to(dtype) for total in by_weights]
     return by_x, *geometry.unweights(by_weights, base_weight)
+
+
+def _is_small(
+    x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor, plan: Plan, gradient: bool = False
+) -> bool:
+    """Whether the layer is a single call of a kernel, ``gradient`` with respect to ``x`` included."""
+    return type(plan.geometry) is Linear and native.covers_linear(
+        plan.expansion, x, base_weight, basis_weight, grid, gradient
+    )
 
 
 def _sums(totals: list[Tensor], parts: Sequence[Tensor]) -> list[Tensor]:

@@ -1,9 +1,10 @@
 """Kernels of our own for what most layers compute: B-splines on equally spaced knots, in float32, on a CPU.
 
 They are plain C++ that includes nothing of torch: ``vectors.h``, on it ``bases.h`` and ``splines.h``, on these
-``features.h`` and ``activations.h``, and ``kernels.cpp``, by which they are called. ``build.py`` builds them with the
-machine's compiler, once a machine, and ``calls.py`` hands tensors over to them. Where there is no compiler, or another
-basis, dtype or device, ``covers`` says so, and the operations of ``convkan.ops.kernels`` do the same.
+``features.h`` and ``activations.h``, on the former ``linear.h``, and ``kernels.cpp``, by which they are called.
+``build.py`` builds them with the machine's compiler, once a machine, and ``calls.py`` and ``linear.py`` hand tensors
+over to them. Where there is no compiler, or another basis, dtype or device, ``covers`` says so, and the operations of
+``convkan.ops.kernels`` do the same.
 """
 
 from convkan.ops.native.build import DISABLING_VARIABLE, is_enabled, native_kernels
@@ -16,6 +17,7 @@ from convkan.ops.native.calls import (
     input_gradient,
     knots,
 )
+from convkan.ops.native.linear import covers_linear, linear, linear_backward
 
 __all__ = [
     "DISABLING_VARIABLE",
@@ -23,9 +25,12 @@ __all__ = [
     "activation_backward",
     "covers",
     "covers_features",
+    "covers_linear",
     "features",
     "input_gradient",
     "is_enabled",
     "knots",
+    "linear",
+    "linear_backward",
     "native_kernels",
 ]

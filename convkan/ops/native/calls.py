@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from ctypes import c_int, c_int64, c_void_p
-from functools import cache
+from functools import cache, lru_cache
 from math import prod
 from typing import Any, cast
 
@@ -30,17 +30,21 @@ PRECISIONS = (torch.float32, torch.bfloat16)
 _LAYOUT = [c_void_p, c_void_p, c_void_p]  # sizes and strides, low ends of the grids, high ends
 _OPTIONS = [c_int] * 3  # grid size, base activation, threads
 _IMAGES = [c_void_p, c_int, c_int, c_void_p]  # sizes, functions a channel, whether channels are last, ends of the grids
+_LINEAR = [c_void_p, c_void_p, c_void_p, c_int, c_int]  # sizes, ends of the grids, grid size, base activation
 _SIGNATURES: dict[str, list[Any]] = {
     "features": [c_void_p, c_void_p, c_int, *_LAYOUT, *_OPTIONS],
     "pull_back": [c_void_p, c_void_p, c_int, c_void_p, *_LAYOUT, *_OPTIONS],
     "activation": [c_void_p] * 4 + _IMAGES + [c_int] * 4,
     "activation_backward": [c_void_p] * 6 + _IMAGES + [c_int] * 4,
     "chunks": [c_int64, c_int64, c_int],
+    "linear": [c_void_p] * 4 + _LINEAR,
+    "linear_backward": [c_void_p] * 7 + _LINEAR,
 }
 
 
 @cache
-def _kernel(name: str, order: int) -> Any:
+def kernel(name: str, order: int) -> Any:
+    """A function of the library for splines of ``order``; None where there is none."""
     library = build.library(order)
     if library is None:
         return None
@@ -55,17 +59,24 @@ def covers(expansion: Expansion, x: Tensor, *others: Tensor | None) -> bool:
 
     They are given addresses of memory, and so nothing but plain tensors on the CPU.
     """
-    basis = expansion.basis
     return (
         build.is_enabled()
-        and type(basis) is BSpline
-        and expansion.uniform
-        and 1 <= basis.order <= HIGHEST_ORDER
-        and expansion.base_activation in BASES
+        and _covers(expansion)
         and x.dtype in PRECISIONS
         and is_concrete(x)
         and all(tensor is None or _is_plain(tensor) for tensor in (x, *others))
-        and _kernel("features", basis.order) is not None
+    )
+
+
+@lru_cache(maxsize=1024)
+def _covers(expansion: Expansion) -> bool:
+    basis = expansion.basis
+    return (
+        type(basis) is BSpline
+        and expansion.uniform
+        and 1 <= basis.order <= HIGHEST_ORDER
+        and expansion.base_activation in BASES
+        and kernel("features", basis.order) is not None
     )
 
 
@@ -73,13 +84,13 @@ def _is_plain(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu"
 
 
-def _check(name: str, shape: Sequence[int], expected: Sequence[int]) -> None:
+def check_size(name: str, shape: Sequence[int], expected: Sequence[int]) -> None:
     """Raise where a kernel would read beyond a tensor's end."""
-    if tuple(shape) != tuple(expected):
+    if shape != expected:
         raise RuntimeError(f"the size of {name} must be {tuple(expected)}, got {tuple(shape)}")
 
 
-def _splines(expansion: Expansion) -> BSpline:
+def splines(expansion: Expansion) -> BSpline:
     """The basis of an expansion that ``covers``."""
     return cast(BSpline, expansion.basis)
 
@@ -88,7 +99,7 @@ def covers_features(expansion: Expansion, x: Tensor, grid: Tensor, dtype: torch.
     """Whether the kernels evaluate features in ``dtype``, and if asked for, gradients with respect to ``x``."""
     if dtype not in PRECISIONS or not covers(expansion, x, grid):
         return False
-    basis = _splines(expansion)
+    basis = splines(expansion)
     return basis.extrapolation == "zero" and not (gradient and basis.order == 1)
 
 
@@ -99,16 +110,21 @@ def knots(grid: Float[Tensor, "channels knots"], groups: int) -> Float[Tensor, "
     return grid.view(groups, -1, grid.shape[-1]) if grid.is_contiguous() else grid.unflatten(0, (groups, -1))
 
 
-def _plain(x: Tensor) -> Tensor:
+def plain(x: Tensor) -> Tensor:
     """Its numbers in float32, in rows."""
+    if x.dtype == torch.float32 and x.is_contiguous() and not x.is_neg():
+        return x
     return x.detach().resolve_neg().float().contiguous()
 
 
 def _layout(x: Float[Tensor, "pixels groups channels"], functions: int, knots: Tensor) -> Any:
     """``Layout`` of the kernels for contiguous features (pixels, groups, functions, channels)."""
-    pixels, groups, channels = x.shape
+    return _layout_of(*x.shape, functions, knots.stride(0), knots.stride(1))
+
+
+@lru_cache(maxsize=4096)
+def _layout_of(pixels: int, groups: int, channels: int, functions: int, by_group: int, by_channel: int) -> Any:
     row, f_row = groups * channels, groups * functions * channels
-    by_group, by_channel = knots.stride(0), knots.stride(1)
     if channels >= MIN_CHANNELS:
         loops, grid = (pixels, groups, channels), (0, by_group, by_channel)
         steps = (row, channels, 1), (f_row, functions * channels, 1, channels)
@@ -122,13 +138,13 @@ def features(
     x: Float[Tensor, "pixels groups channels"], expansion: Expansion, knots: Tensor, dtype: torch.dtype
 ) -> Float[Tensor, "pixels groups features channels"]:
     """As ``convkan.ops.kernels.features``, for what ``covers_features``."""
-    basis, x = _splines(expansion), _plain(x)
-    _check("knots", knots.shape, (*x.shape[1:], basis.num_knots))
+    basis, x = splines(expansion), plain(x)
+    check_size("knots", knots.shape, (*x.shape[1:], basis.num_knots))
     functions = expansion.num_features
     out = x.new_empty((*x.shape[:-1], functions, x.shape[-1]), dtype=dtype)
     half = dtype == torch.bfloat16
-    _kernel("features", basis.order)(
-        x.data_ptr(), out.data_ptr(), half, _layout(x, functions, knots), *_ends(knots, basis), *_options(expansion)
+    kernel("features", basis.order)(
+        x.data_ptr(), out.data_ptr(), half, _layout(x, functions, knots), *ends(knots, basis), *options(expansion)
     )
     return out
 
@@ -140,26 +156,27 @@ def input_gradient(
     grad: Float[Tensor, "pixels groups features channels"],
 ) -> Float[Tensor, "pixels groups channels"]:
     """As ``convkan.ops.kernels.input_gradient``, for what ``covers_features``."""
-    basis, dtype, x = _splines(expansion), x.dtype, _plain(x)
-    _check("knots", knots.shape, (*x.shape[1:], basis.num_knots))
-    _check("grad", grad.shape, (*x.shape[:-1], expansion.num_features, x.shape[-1]))
+    basis, dtype, x = splines(expansion), x.dtype, plain(x)
+    check_size("knots", knots.shape, (*x.shape[1:], basis.num_knots))
+    check_size("grad", grad.shape, (*x.shape[:-1], expansion.num_features, x.shape[-1]))
     grad = grad.detach().resolve_neg().contiguous()
     out = torch.empty_like(x)
     half, layout = grad.dtype == torch.bfloat16, _layout(x, expansion.num_features, knots)
-    _kernel("pull_back", basis.order)(
-        x.data_ptr(), grad.data_ptr(), half, out.data_ptr(), layout, *_ends(knots, basis), *_options(expansion)
+    kernel("pull_back", basis.order)(
+        x.data_ptr(), grad.data_ptr(), half, out.data_ptr(), layout, *ends(knots, basis), *options(expansion)
     )
     return out.to(dtype)
 
 
-def _ends(knots: Float[Tensor, "groups channels knots"], basis: BSpline) -> tuple[int, int]:
+def ends(knots: Float[Tensor, "*groups channels knots"], basis: BSpline) -> tuple[int, int]:
     """Where the first channel's ends of the grid are."""
     start, step = knots.data_ptr() + 4 * basis.order * knots.stride(-1), 4 * knots.stride(-1)
     return start, start + basis.grid_size * step
 
 
-def _options(expansion: Expansion) -> tuple[int, int, int]:
-    return _splines(expansion).grid_size, BASES[expansion.base_activation], torch.get_num_threads()
+def options(expansion: Expansion) -> tuple[int, int, int]:
+    """Intervals of the grid, the base activation and the number of threads."""
+    return splines(expansion).grid_size, BASES[expansion.base_activation], torch.get_num_threads()
 
 
 class _Activation:
@@ -168,24 +185,24 @@ class _Activation:
     def __init__(
         self, x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor, expansion: Expansion
     ) -> None:
-        basis = _splines(expansion)
+        basis = splines(expansion)
         self.order, self.shape, self.channels = basis.order, x.shape, x.shape[1]
         self.repeats = len(basis_weight) // self.channels
         functions = self.channels * self.repeats
-        _check("basis_weight", basis_weight.shape, (functions, basis.num_functions))
-        _check("grid", grid.shape, (self.channels, basis.num_knots))
+        check_size("basis_weight", basis_weight.shape, (functions, basis.num_functions))
+        check_size("grid", grid.shape, (self.channels, basis.num_knots))
         if base_weight is not None:
-            _check("base_weight", base_weight.shape, (functions, 1))
+            check_size("base_weight", base_weight.shape, (functions, 1))
         pixels = prod(x.shape[2:])
         self.last = pixels < MIN_PIXELS or (x.movedim(1, -1).is_contiguous() and not x.is_contiguous())
         self.outer, self.pixels = (1, x.shape[0] * pixels) if self.last else (x.shape[0], pixels)
-        self.inputs = self.laid_out(x), None if base_weight is None else _plain(base_weight), _plain(basis_weight)
-        self.ends = _plain(grid[:, basis.order :: basis.grid_size][:, :2].mT)
-        self.options = expansion, EXTRAPOLATIONS[basis.extrapolation]
+        self.inputs = self.laid_out(x), None if base_weight is None else plain(base_weight), plain(basis_weight)
+        self.ends = plain(grid[:, basis.order :: basis.grid_size][:, :2].mT)
+        self.options = (*options(expansion)[:2], EXTRAPOLATIONS[basis.extrapolation], torch.get_num_threads())
 
     def laid_out(self, x: Tensor) -> Tensor:
         """Numbers in float32 in the order that the kernels read."""
-        return _plain(x.movedim(1, -1) if self.last else x)
+        return plain(x.movedim(1, -1) if self.last else x)
 
     def empty(self, functions: int) -> Tensor:
         """Memory for an output, in that order."""
@@ -199,16 +216,13 @@ class _Activation:
 
     def chunks(self) -> int:
         """Parts of the input that are summed up on their own."""
-        return int(_kernel("chunks", self.order)(self.outer, self.pixels, self.last))
+        return int(kernel("chunks", self.order)(self.outer, self.pixels, self.last))
 
     def run(self, name: str, *tensors: Tensor | None) -> None:
         """Call a kernel with these tensors and all that is known of the input."""
         pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
         sizes = (c_int64 * 3)(self.outer, self.channels, self.pixels)
-        (size, base, threads), extrapolation = _options(self.options[0]), self.options[1]
-        _kernel(name, self.order)(
-            *pointers, sizes, self.repeats, self.last, self.ends.data_ptr(), size, base, extrapolation, threads
-        )
+        kernel(name, self.order)(*pointers, sizes, self.repeats, self.last, self.ends.data_ptr(), *self.options)
 
 
 def activation(
@@ -237,7 +251,7 @@ def activation_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of ``activation`` with respect to its first three arguments, those that are needed."""
     at = _Activation(x, base_weight, basis_weight, grid, expansion)
-    _check("grad", grad.shape, (len(x), len(basis_weight), *x.shape[2:]))
+    check_size("grad", grad.shape, (len(x), len(basis_weight), *x.shape[2:]))
     by_x = at.empty(at.channels) if need_x else None
     sums: Tensor | None = None
     if need_weight:

@@ -3,6 +3,7 @@
 
 #include "activations.h"
 #include "features.h"
+#include "linear.h"
 
 #ifndef CONVKAN_ORDER
 #define CONVKAN_ORDER 3
@@ -51,5 +52,19 @@ void convkan_activation_backward(const float* grad, const float* x, const float*
     const Grid grid{ends, ends + images.channels, size};
     const auto run = last ? activation_backward<ORDER, true> : activation_backward<ORDER, false>;
     run(grad, x, base_weight, basis_weight, by_x, by_weight, images, grid, base, extrapolation, threads);
+}
+
+// `sizes`: rows, inputs, outputs, and how far apart the ends of neighbouring channels' grids are.
+void convkan_linear(const float* x, const float* base_weight, const float* basis_weight, float* y, const int64_t* sizes,
+                    const float* low, const float* high, int size, int base) {
+    const Weights weights{base_weight, basis_weight, sizes[1], sizes[2], size + ORDER};
+    linear<ORDER>(x, weights, y, sizes[0], Grid{low, high, size}, sizes[3], base);
+}
+
+void convkan_linear_backward(const float* grad, const float* x, const float* base_weight, const float* basis_weight,
+                             float* by_x, float* by_base, float* by_basis, const int64_t* sizes, const float* low,
+                             const float* high, int size, int base) {
+    const Weights weights{base_weight, basis_weight, sizes[1], sizes[2], size + ORDER};
+    linear_backward<ORDER>(grad, x, weights, by_x, by_base, by_basis, sizes[0], Grid{low, high, size}, sizes[3], base);
 }
 }
