@@ -55,9 +55,10 @@ BACKENDS: dict[str, Backend] = {
 
 def _autocasts(device: str) -> bool:
     """Whether autocast is on, on a device that may not know it."""
+    if device != "cpu" and not torch.compiler.is_compiling() and not torch.amp.is_autocast_available(device):
+        return False
     # torch 2.11 cannot compile the question whether a device does; those with numbers, that are compiled for, do.
-    known = device != "meta" if torch.compiler.is_compiling() else torch.amp.is_autocast_available(device)
-    return known and torch.is_autocast_enabled(device)
+    return device != "meta" and torch.is_autocast_enabled(device)
 
 
 def check_backend_name(backend: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from convkan.basis import GriddedBasis
-from convkan.modes import is_readable, untransformed
+from convkan.modes import is_readable, is_transformed, untransformed
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ def _problem(grid: Float[Tensor, "channels knots"], low: Tensor, high: Tensor) -
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
+    if not is_transformed():
+        return torch.equal(one, other)
     with untransformed():
         return torch.equal(one, other)
 

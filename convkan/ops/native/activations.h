@@ -67,7 +67,7 @@ struct Part {
         return LAST ? load(numbers + channel * stride, stride, channels) : all(numbers[channel * stride]);
     }
     Ends ends(const Grid& grid) const {
-        Vector low = of(grid.low, 1), high = of(grid.high, 1);
+        Vector low = of(grid.low, grid.step), high = of(grid.high, grid.step);
         for (int lane = channels; LAST && lane < LANES; ++lane) high[lane] = 1;  // of a grid that does not exist
         return Ends(low, high, grid.size);
     }

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from convkan.basis import BSpline
-from convkan.modes import is_concrete
+from convkan.modes import ORDINARY, is_concrete
 from convkan.ops.native import build
 from convkan.ops.plan import Expansion
 
@@ -27,15 +27,16 @@ MIN_PIXELS = 16
 # What numbers may come in and go out as; all is computed in float32.
 PRECISIONS = (torch.float32, torch.bfloat16)
 
-_LAYOUT = [c_void_p, c_void_p, c_void_p]  # sizes and strides, low ends of the grids, high ends
+_ENDS = [c_void_p, c_void_p]  # low ends of the grids, high ends
+_LAYOUT = [c_void_p, *_ENDS]  # sizes and strides, ends of the grids
 _OPTIONS = [c_int] * 3  # grid size, base activation, threads
-_IMAGES = [c_void_p, c_int, c_int, c_void_p]  # sizes, functions a channel, whether channels are last, ends of the grids
-_LINEAR = [c_void_p, c_void_p, c_void_p, c_int, c_int]  # sizes, ends of the grids, grid size, base activation
+_IMAGES = [c_void_p, c_int, c_int]  # sizes, functions a channel, whether channels are last
+_LINEAR = [c_void_p, *_ENDS, c_int, c_int]  # sizes, ends of the grids, grid size, base activation
 _SIGNATURES: dict[str, list[Any]] = {
     "features": [c_void_p, c_void_p, c_int, *_LAYOUT, *_OPTIONS],
     "pull_back": [c_void_p, c_void_p, c_int, c_void_p, *_LAYOUT, *_OPTIONS],
-    "activation": [c_void_p] * 4 + _IMAGES + [c_int] * 4,
-    "activation_backward": [c_void_p] * 6 + _IMAGES + [c_int] * 4,
+    "activation": [c_void_p] * 4 + _IMAGES + _ENDS + [c_int] * 4,
+    "activation_backward": [c_void_p] * 6 + _IMAGES + _ENDS + [c_int] * 4,
     "chunks": [c_int64, c_int64, c_int],
     "linear": [c_void_p] * 4 + _LINEAR,
     "linear_backward": [c_void_p] * 7 + _LINEAR,
@@ -64,7 +65,8 @@ def covers(expansion: Expansion, x: Tensor, *others: Tensor | None) -> bool:
         and _covers(expansion)
         and x.dtype in PRECISIONS
         and is_concrete(x)
-        and all(tensor is None or _is_plain(tensor) for tensor in (x, *others))
+        and _is_plain(x)
+        and all(map(_is_plain, others))
     )
 
 
@@ -80,8 +82,8 @@ def _covers(expansion: Expansion) -> bool:
     )
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    return type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu"
+def _is_plain(tensor: Tensor | None) -> bool:
+    return tensor is None or (type(tensor) in ORDINARY and tensor.is_cpu)
 
 
 def check_size(name: str, shape: Sequence[int], expected: Sequence[int]) -> None:
@@ -197,7 +199,8 @@ class _Activation:
         self.last = pixels < MIN_PIXELS or (x.movedim(1, -1).is_contiguous() and not x.is_contiguous())
         self.outer, self.pixels = (1, x.shape[0] * pixels) if self.last else (x.shape[0], pixels)
         self.inputs = self.laid_out(x), None if base_weight is None else plain(base_weight), plain(basis_weight)
-        self.ends = plain(grid[:, basis.order :: basis.grid_size][:, :2].mT)
+        self.grid = grid if grid.dtype == torch.float32 else grid.float()
+        self.ends = ends(self.grid, basis)
         self.options = (*options(expansion)[:2], EXTRAPOLATIONS[basis.extrapolation], torch.get_num_threads())
 
     def laid_out(self, x: Tensor) -> Tensor:
@@ -221,8 +224,8 @@ class _Activation:
     def run(self, name: str, *tensors: Tensor | None) -> None:
         """Call a kernel with these tensors and all that is known of the input."""
         pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-        sizes = (c_int64 * 3)(self.outer, self.channels, self.pixels)
-        kernel(name, self.order)(*pointers, sizes, self.repeats, self.last, self.ends.data_ptr(), *self.options)
+        sizes = (c_int64 * 4)(self.outer, self.channels, self.pixels, self.grid.stride(0))
+        kernel(name, self.order)(*pointers, sizes, self.repeats, self.last, *self.ends, *self.options)
 
 
 def activation(

@@ -35,21 +35,22 @@ void convkan_pull_back(const float* x, const void* grad, int half, float* out, c
     else pull_back<ORDER>(x, (const float*)grad, out, at, grid, base, threads);
 }
 
-// `ends`: the low ends of all channels' grids, and then the high ones; `sizes`: outer, channels, pixels.
+// `sizes`: outer, channels, pixels, and how far apart the ends of neighbouring channels' grids are.
 void convkan_activation(const float* x, const float* base_weight, const float* basis_weight, float* y,
-                        const int64_t* sizes, int repeats, int last, const float* ends, int size, int base,
-                        int extrapolation, int threads) {
+                        const int64_t* sizes, int repeats, int last, const float* low, const float* high, int size,
+                        int base, int extrapolation, int threads) {
     const Images images{sizes[0], sizes[1], sizes[2], repeats, bool(last)};
-    const Grid grid{ends, ends + images.channels, size};
+    const Grid grid{low, high, size, sizes[3]};
     const auto run = last ? activation<ORDER, true> : activation<ORDER, false>;
     run(x, base_weight, basis_weight, y, images, grid, base, extrapolation, threads);
 }
 
 void convkan_activation_backward(const float* grad, const float* x, const float* base_weight, const float* basis_weight,
                                  float* by_x, double* by_weight, const int64_t* sizes, int repeats, int last,
-                                 const float* ends, int size, int base, int extrapolation, int threads) {
+                                 const float* low, const float* high, int size, int base, int extrapolation,
+                                 int threads) {
     const Images images{sizes[0], sizes[1], sizes[2], repeats, bool(last)};
-    const Grid grid{ends, ends + images.channels, size};
+    const Grid grid{low, high, size, sizes[3]};
     const auto run = last ? activation_backward<ORDER, true> : activation_backward<ORDER, false>;
     run(grad, x, base_weight, basis_weight, by_x, by_weight, images, grid, base, extrapolation, threads);
 }
@@ -58,13 +59,13 @@ void convkan_activation_backward(const float* grad, const float* x, const float*
 void convkan_linear(const float* x, const float* base_weight, const float* basis_weight, float* y, const int64_t* sizes,
                     const float* low, const float* high, int size, int base) {
     const Weights weights{base_weight, basis_weight, sizes[1], sizes[2], size + ORDER};
-    linear<ORDER>(x, weights, y, sizes[0], Grid{low, high, size}, sizes[3], base);
+    linear<ORDER>(x, weights, y, sizes[0], Grid{low, high, size, sizes[3]}, base);
 }
 
 void convkan_linear_backward(const float* grad, const float* x, const float* base_weight, const float* basis_weight,
                              float* by_x, float* by_base, float* by_basis, const int64_t* sizes, const float* low,
                              const float* high, int size, int base) {
     const Weights weights{base_weight, basis_weight, sizes[1], sizes[2], size + ORDER};
-    linear_backward<ORDER>(grad, x, weights, by_x, by_base, by_basis, sizes[0], Grid{low, high, size}, sizes[3], base);
+    linear_backward<ORDER>(grad, x, weights, by_x, by_base, by_basis, sizes[0], Grid{low, high, size, sizes[3]}, base);
 }
 }

@@ -136,14 +136,14 @@ inline void add_scaled(float* to, const float* from, float scale, int64_t count,
 // ------------------------------------------------------------------------------------------------ both
 
 template <int ORDER>
-void linear(const float* x, const Weights& weights, float* y, int64_t rows, Grid grid, int64_t step, int base) {
+void linear(const float* x, const Weights& weights, float* y, int64_t rows, const Grid& grid, int base) {
     const bool many = rows >= LANES;
     const int64_t block = many ? BLOCK : 1;
     std::vector<float> planes(weights.planes() * block);
     for (int64_t start = 0; start < rows; start += block, x += block * weights.inputs, y += block * weights.outputs) {
         const int64_t count = std::min(block, rows - start);
         Layout at = many ? by_rows(weights, count) : by_planes(weights);
-        (many ? at.g_fixed : at.g_lane) = step;
+        (many ? at.g_fixed : at.g_lane) = grid.step;
         features<ORDER>(x, planes.data(), at, grid, base, 1);
         if (many) multiply_rows(planes.data(), weights, y, count);
         else multiply_row(planes.data(), weights, y);
@@ -153,7 +153,7 @@ void linear(const float* x, const Weights& weights, float* y, int64_t rows, Grid
 // Gradients by x and by the weights, each where it is not null.
 template <int ORDER>
 void linear_backward(const float* grad, const float* x, const Weights& weights, float* by_x, float* by_base,
-                     float* by_basis, int64_t rows, Grid grid, int64_t step, int base) {
+                     float* by_basis, int64_t rows, const Grid& grid, int base) {
     const bool many = rows >= LANES;
     const int64_t block = many ? BLOCK : 1, outputs = weights.outputs;
     std::vector<float> planes(weights.planes() * block), turned(many ? outputs * BLOCK : 0);
@@ -164,7 +164,7 @@ void linear_backward(const float* grad, const float* x, const Weights& weights, 
     for (int64_t start = 0; start < rows; start += block) {
         const int64_t count = std::min(block, rows - start);
         Layout at = many ? by_rows(weights, count) : by_planes(weights);
-        (many ? at.g_fixed : at.g_lane) = step;
+        (many ? at.g_fixed : at.g_lane) = grid.step;
         const float* from = grad + start * outputs;
         if (count < block) std::fill(planes.begin(), planes.end(), 0.0f);  // of rows that there are not
         if (many) transposed(from, turned.data(), count, outputs);

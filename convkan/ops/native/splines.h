@@ -13,6 +13,7 @@ struct Grid {  // the ends of each channel's grid
     const float* low;
     const float* high;
     int size;
+    int64_t step = 1;  // from one channel's to the next one's
 };
 
 // ------------------------------------------------------------------------------------------------ all functions
