@@ -1,11 +1,11 @@
-"""A convolution as products of matrices is that convolution."""
+"""A convolution as products of matrices, or of planes in memory, is that convolution."""
 
 import pytest
 import torch
 
 from convkan import KANConv1d, KANConv2d, KANConv3d
 from convkan.ops import unfolded
-from convkan.ops.convolution import Convolution
+from convkan.ops.convolution import Convolution, Planar
 from convkan.ops.unfolded import Unfolded, suited
 from convkan.testing import assert_agree, outputs_and_gradients, randomize, with_backend
 
@@ -35,8 +35,38 @@ def test_they_are_for_few_positions_and_large_weights():
     geometry, weight = Convolution((1, 1), (1, 1, 1, 1), (1, 1)), torch.empty(512, 512, 3, 3)
     x = torch.empty(8, 512, 4, 4)
     assert type(suited(geometry, x, weight)) is Unfolded
-    assert suited(geometry, torch.empty(33, 512, 4, 4), weight) is geometry
+    assert type(suited(geometry, torch.empty(33, 512, 4, 4), weight)) is not Unfolded
     assert suited(geometry, x[:, :4], weight[:, :4]) is geometry
     assert suited(geometry, x.to("meta"), weight) is geometry
     groups = Convolution((1, 1), (1, 1, 1, 1), (1, 1), 2)
     assert suited(groups, x, weight[:, :256]) is groups
+
+
+PLANAR = {
+    "plain": lambda **options: KANConv2d(12, 20, 3, padding=1, **options),
+    "strided": lambda **options: KANConv2d(1, 20, (2, 3), stride=(2, 1), bias=True, **options),
+    "dilated": lambda **options: KANConv2d(5, 9, 3, padding="same", dilation=2, padding_mode="circular", **options),
+}
+
+
+@pytest.mark.parametrize("name", PLANAR)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_planes_in_memory_are_the_layer(name, dtype, monkeypatch):
+    layer = randomize(PLANAR[name](dtype=dtype))
+    x = torch.randn(6, layer.in_channels, 9, 11, dtype=dtype)
+    exact = outputs_and_gradients(with_backend(layer, "reference").double(), x.double())
+    monkeypatch.setattr(unfolded, "LEAST_BYTES", 0)
+    contract, calls = Convolution.contract, []
+    monkeypatch.setattr(Convolution, "contract", lambda self, *rest: calls.append(type(self)) or contract(self, *rest))
+    for part, value in outputs_and_gradients(layer, x).items():
+        assert_agree(value, exact[part].to(dtype), part)
+    assert set(calls) == {Planar}
+
+
+def test_planes_are_for_large_weights_and_inputs_that_lie_so():
+    geometry, weight = Convolution((1, 1), (1, 1, 1, 1), (1, 1)), torch.empty(512, 512, 3, 3)
+    x = torch.empty(33, 512, 4, 4)
+    assert type(suited(geometry, x, weight)) is Planar
+    assert suited(geometry, x.to(memory_format=torch.channels_last), weight) is geometry
+    assert suited(geometry, x, weight.to(memory_format=torch.channels_last)) is geometry
+    assert suited(geometry, x[:, :8], weight[:, :8]) is geometry

@@ -34,7 +34,11 @@ class FeatureKernels:
         self, pixels: Float[Tensor, "*batch groups channels"]
     ) -> Float[Tensor, "*batch groups features channels"]:
         """Features of pixels."""
-        rows, knots = pixels.flatten(0, -3), self.knots
+        knots = self.knots
+        if self.native and knots is not None and _is_planar(pixels):
+            features = native.plane_features(_planes(pixels), self.expansion, knots, self.dtype)
+            return features.unflatten(-1, pixels.shape[1:-2]).movedim((1, 2), (-2, -1)).unsqueeze(-3)
+        rows = pixels.flatten(0, -3)
         if self.native and knots is not None:
             planes = native.features(rows, self.expansion, knots, self.dtype)
         elif _is_depthwise(rows):  # compiled kernels run along channels: let the groups be the channels of one group
@@ -48,7 +52,12 @@ class FeatureKernels:
         self, grad: Float[Tensor, "*batch groups features channels"], pixels: Float[Tensor, "*batch groups channels"]
     ) -> Float[Tensor, "*batch groups channels"]:
         """Gradients of features made gradients of pixels."""
-        rows, grad, knots = pixels.flatten(0, -3), grad.flatten(0, -4), self.knots
+        knots = self.knots
+        if self.native and knots is not None and _is_planar(pixels):
+            of_planes = grad.squeeze(-3).movedim((-2, -1), (1, 2)).flatten(3)
+            pulled = native.plane_gradient(_planes(pixels), self.expansion, knots, of_planes)
+            return pulled.unflatten(-1, pixels.shape[1:-2]).movedim(1, -1).unsqueeze(-2)
+        rows, grad = pixels.flatten(0, -3), grad.flatten(0, -4)
         if self.native and knots is not None:
             pulled = native.input_gradient(rows, self.expansion, knots, grad)
         elif _is_depthwise(rows):
@@ -57,6 +66,16 @@ class FeatureKernels:
         else:
             pulled = kernels.input_gradient(rows, self.expansion, knots, grad)
         return pulled if rows.ndim == pixels.ndim else pulled.unflatten(0, pixels.shape[:-2])
+
+
+def _is_planar(pixels: Float[Tensor, "batch *space groups channels"]) -> bool:
+    """Whether channels lie plane by plane in memory, as ``convkan.ops.convolution.Planar`` has them."""
+    by_plane = pixels.ndim > 3 and pixels.shape[-2] == 1 and not pixels.is_contiguous()
+    return by_plane and pixels.squeeze(-2).movedim(-1, 1).is_contiguous()
+
+
+def _planes(pixels: Float[Tensor, "batch *space 1 channels"]) -> Float[Tensor, "batch channels pixels"]:
+    return pixels.squeeze(-2).movedim(-1, 1).flatten(2)
 
 
 def _is_depthwise(rows: Tensor) -> bool:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convkan.modes import is_concrete
-from convkan.ops.convolution import Convolution
+from convkan.ops.convolution import Convolution, Planar
 from convkan.ops.geometry import Geometry, Linear, Sizes
 from convkan.ops.tiles import CPU_BYTES_PER_THREAD
 
@@ -85,9 +85,13 @@ def _split(planes: Tensor, weights: Sequence[Tensor]) -> Sequence[Tensor]:
 
 def suited(geometry: Geometry, rows: Tensor, weight: Tensor) -> Geometry:
     """The geometry, or one that computes the same faster, for an input and a weight of these sizes."""
-    if type(geometry) is not Convolution or geometry.groups != 1 or not rows.is_cpu or not is_concrete(rows):
+    if type(geometry) is not Convolution or geometry.groups != 1 or weight.nbytes < LEAST_BYTES:
+        return geometry
+    if not rows.is_cpu or not is_concrete(rows):
         return geometry
     batch, out, *positions = geometry.output_shape(rows.shape, weight.shape)
-    if weight.nbytes < LEAST_BYTES or batch * prod(positions) > out:
-        return geometry
-    return Unfolded(geometry.stride, geometry.padding, geometry.dilation)
+    options = geometry.stride, geometry.padding, geometry.dilation
+    if batch * prod(positions) <= out:
+        return Unfolded(*options)
+    flat = len(positions) == 2 and rows.is_contiguous() and weight.is_contiguous()
+    return Planar(*options) if flat else geometry

@@ -2,20 +2,21 @@
 
 They are plain C++ that includes nothing of torch: ``vectors.h``, on it ``bases.h`` and ``splines.h``, on these
 ``features.h`` and ``activations.h``, on the former ``linear.h``, and ``kernels.cpp``, by which they are called.
-``build.py`` builds them with the machine's compiler, once a machine, and ``calls.py`` and ``linear.py`` hand tensors
-over to them. Where there is no compiler, or another basis, dtype or device, ``covers`` says so, and the operations of
-``convkan.ops.kernels`` do the same.
+``build.py`` builds them with the machine's compiler, once a machine, and ``calls.py`` hands tensors over to them, on
+it ``activations.py`` and ``linear.py``. Where there is no compiler, or another basis, dtype or device, ``covers`` says
+so, and the operations of ``convkan.ops.kernels`` do the same.
 """
 
+from convkan.ops.native.activations import activation, activation_backward
 from convkan.ops.native.build import DISABLING_VARIABLE, is_enabled, native_kernels
 from convkan.ops.native.calls import (
-    activation,
-    activation_backward,
     covers,
     covers_features,
     features,
     input_gradient,
     knots,
+    plane_features,
+    plane_gradient,
 )
 from convkan.ops.native.linear import covers_linear, linear, linear_backward
 
@@ -33,4 +34,6 @@ __all__ = [
     "linear",
     "linear_backward",
     "native_kernels",
+    "plane_features",
+    "plane_gradient",
 ]

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from ctypes import c_int, c_int64, c_void_p
 from functools import cache, lru_cache
-from math import prod
 from typing import Any, cast
 
 import torch
@@ -19,11 +18,8 @@ HIGHEST_ORDER = 5
 # In the order of ``Base`` in bases.h.
 NAMES = (None, "silu", "relu", "identity", "sigmoid", "gelu", "tanh", "gelu_tanh", "relu6", "hardswish")
 BASES = {name: number for number, name in enumerate(NAMES)}
-EXTRAPOLATIONS = {"zero": 0, "clamp": 1, "linear": 2}
 # Channels from which on vectors go over channels; of fewer, where these are last, over pixels.
 MIN_CHANNELS = 8
-# Pixels of an image from which on they fill vectors.
-MIN_PIXELS = 16
 # What numbers may come in and go out as; all is computed in float32.
 PRECISIONS = (torch.float32, torch.bfloat16)
 
@@ -136,17 +132,37 @@ def _layout_of(pixels: int, groups: int, channels: int, functions: int, by_group
     return (c_int64 * 13)(*loops, *steps[0], *steps[1], *grid)
 
 
+@lru_cache(maxsize=4096)
+def _plane_layout(batch: int, functions: int, channels: int, pixels: int, by_channel: int) -> Any:
+    plane = channels * pixels
+    steps = (plane, pixels, 1), (functions * plane, pixels, 1, plane)
+    return (c_int64 * 13)(batch, channels, pixels, *steps[0], *steps[1], 0, by_channel, 0)
+
+
 def features(
     x: Float[Tensor, "pixels groups channels"], expansion: Expansion, knots: Tensor, dtype: torch.dtype
 ) -> Float[Tensor, "pixels groups features channels"]:
     """As ``convkan.ops.kernels.features``, for what ``covers_features``."""
-    basis, x = splines(expansion), plain(x)
-    check_size("knots", knots.shape, (*x.shape[1:], basis.num_knots))
-    functions = expansion.num_features
-    out = x.new_empty((*x.shape[:-1], functions, x.shape[-1]), dtype=dtype)
-    half = dtype == torch.bfloat16
+    x = plain(x)
+    check_size("knots", knots.shape, (*x.shape[1:], splines(expansion).num_knots))
+    out = x.new_empty((*x.shape[:-1], expansion.num_features, x.shape[-1]), dtype=dtype)
+    return _features(x, out, _layout(x, expansion.num_features, knots), expansion, knots)
+
+
+def plane_features(
+    x: Float[Tensor, "batch channels pixels"], expansion: Expansion, knots: Tensor, dtype: torch.dtype
+) -> Float[Tensor, "batch features channels pixels"]:
+    """Those of one group of channels, plane by plane."""
+    x = plain(x)
+    check_size("knots", knots.shape, (1, x.shape[1], splines(expansion).num_knots))
+    out = x.new_empty((x.shape[0], expansion.num_features, *x.shape[1:]), dtype=dtype)
+    return _features(x, out, _plane_layout(*out.shape, knots.stride(1)), expansion, knots)
+
+
+def _features(x: Tensor, out: Tensor, layout: Any, expansion: Expansion, knots: Tensor) -> Tensor:
+    basis, half = splines(expansion), out.dtype == torch.bfloat16
     kernel("features", basis.order)(
-        x.data_ptr(), out.data_ptr(), half, _layout(x, functions, knots), *ends(knots, basis), *options(expansion)
+        x.data_ptr(), out.data_ptr(), half, layout, *ends(knots, basis), *options(expansion)
     )
     return out
 
@@ -158,12 +174,27 @@ def input_gradient(
     grad: Float[Tensor, "pixels groups features channels"],
 ) -> Float[Tensor, "pixels groups channels"]:
     """As ``convkan.ops.kernels.input_gradient``, for what ``covers_features``."""
-    basis, dtype, x = splines(expansion), x.dtype, plain(x)
-    check_size("knots", knots.shape, (*x.shape[1:], basis.num_knots))
+    check_size("knots", knots.shape, (*x.shape[1:], splines(expansion).num_knots))
     check_size("grad", grad.shape, (*x.shape[:-1], expansion.num_features, x.shape[-1]))
-    grad = grad.detach().resolve_neg().contiguous()
+    return _pull_back(x, grad, _layout(x, expansion.num_features, knots), expansion, knots)
+
+
+def plane_gradient(
+    x: Float[Tensor, "batch channels pixels"],
+    expansion: Expansion,
+    knots: Tensor,
+    grad: Float[Tensor, "batch features channels pixels"],
+) -> Float[Tensor, "batch channels pixels"]:
+    """Those of ``plane_features``."""
+    check_size("knots", knots.shape, (1, x.shape[1], splines(expansion).num_knots))
+    check_size("grad", grad.shape, (x.shape[0], expansion.num_features, *x.shape[1:]))
+    return _pull_back(x, grad, _plane_layout(*grad.shape, knots.stride(1)), expansion, knots)
+
+
+def _pull_back(x: Tensor, grad: Tensor, layout: Any, expansion: Expansion, knots: Tensor) -> Tensor:
+    basis, dtype, x, grad = splines(expansion), x.dtype, plain(x), grad.detach().resolve_neg().contiguous()
     out = torch.empty_like(x)
-    half, layout = grad.dtype == torch.bfloat16, _layout(x, expansion.num_features, knots)
+    half = grad.dtype == torch.bfloat16
     kernel("pull_back", basis.order)(
         x.data_ptr(), grad.data_ptr(), half, out.data_ptr(), layout, *ends(knots, basis), *options(expansion)
     )
@@ -179,91 +210,3 @@ def ends(knots: Float[Tensor, "*groups channels knots"], basis: BSpline) -> tupl
 def options(expansion: Expansion) -> tuple[int, int, int]:
     """Intervals of the grid, the base activation and the number of threads."""
     return splines(expansion).grid_size, BASES[expansion.base_activation], torch.get_num_threads()
-
-
-class _Activation:
-    """An activation's arguments as its kernels see them: an input (outer, channels, pixels), or (pixels, channels)."""
-
-    def __init__(
-        self, x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor, expansion: Expansion
-    ) -> None:
-        basis = splines(expansion)
-        self.order, self.shape, self.channels = basis.order, x.shape, x.shape[1]
-        self.repeats = len(basis_weight) // self.channels
-        functions = self.channels * self.repeats
-        check_size("basis_weight", basis_weight.shape, (functions, basis.num_functions))
-        check_size("grid", grid.shape, (self.channels, basis.num_knots))
-        if base_weight is not None:
-            check_size("base_weight", base_weight.shape, (functions, 1))
-        pixels = prod(x.shape[2:])
-        self.last = pixels < MIN_PIXELS or (x.movedim(1, -1).is_contiguous() and not x.is_contiguous())
-        self.outer, self.pixels = (1, x.shape[0] * pixels) if self.last else (x.shape[0], pixels)
-        self.inputs = self.laid_out(x), None if base_weight is None else plain(base_weight), plain(basis_weight)
-        self.grid = grid if grid.dtype == torch.float32 else grid.float()
-        self.ends = ends(self.grid, basis)
-        self.options = (*options(expansion)[:2], EXTRAPOLATIONS[basis.extrapolation], torch.get_num_threads())
-
-    def laid_out(self, x: Tensor) -> Tensor:
-        """Numbers in float32 in the order that the kernels read."""
-        return plain(x.movedim(1, -1) if self.last else x)
-
-    def empty(self, functions: int) -> Tensor:
-        """Memory for an output, in that order."""
-        batch, _, *space = self.shape
-        shape = (batch, *space, functions) if self.last else (batch, functions, *space)
-        return torch.empty(shape, dtype=torch.float32, device="cpu")
-
-    def shaped(self, y: Tensor) -> Tensor:
-        """An output in that order, as the layer gives it."""
-        return y.movedim(-1, 1) if self.last else y
-
-    def chunks(self) -> int:
-        """Parts of the input that are summed up on their own."""
-        return int(kernel("chunks", self.order)(self.outer, self.pixels, self.last))
-
-    def run(self, name: str, *tensors: Tensor | None) -> None:
-        """Call a kernel with these tensors and all that is known of the input."""
-        pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-        sizes = (c_int64 * 4)(self.outer, self.channels, self.pixels, self.grid.stride(0))
-        kernel(name, self.order)(*pointers, sizes, self.repeats, self.last, *self.ends, *self.options)
-
-
-def activation(
-    x: Float[Tensor, "batch channels *space"],
-    base_weight: Tensor | None,
-    basis_weight: Float[Tensor, "channels_out basis"],
-    grid: Float[Tensor, "channels knots"],
-    expansion: Expansion,
-) -> Float[Tensor, "batch channels_out *space"]:
-    """All functions of all channels of an input that ``covers``."""
-    at = _Activation(x, base_weight, basis_weight, grid, expansion)
-    y = at.empty(len(basis_weight))
-    at.run("activation", *at.inputs, y)
-    return at.shaped(y).to(basis_weight.dtype)
-
-
-def activation_backward(
-    grad: Float[Tensor, "batch channels_out *space"],
-    x: Float[Tensor, "batch channels *space"],
-    base_weight: Tensor | None,
-    basis_weight: Float[Tensor, "channels_out basis"],
-    grid: Float[Tensor, "channels knots"],
-    expansion: Expansion,
-    need_x: bool,
-    need_weight: bool,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of ``activation`` with respect to its first three arguments, those that are needed."""
-    at = _Activation(x, base_weight, basis_weight, grid, expansion)
-    check_size("grad", grad.shape, (len(x), len(basis_weight), *x.shape[2:]))
-    by_x = at.empty(at.channels) if need_x else None
-    sums: Tensor | None = None
-    if need_weight:
-        shape = at.chunks(), len(basis_weight), 1 + basis_weight.shape[1]
-        sums = torch.zeros(shape, dtype=torch.float64, device="cpu")
-    at.run("activation_backward", at.laid_out(grad), *at.inputs, by_x, sums)
-    by_x = None if by_x is None else at.shaped(by_x).to(x.dtype)
-    if sums is None:
-        return by_x, None, None
-    by_weight = sums.sum(0).to(basis_weight.dtype)
-    by_base = None if base_weight is None else by_weight[:, :1].to(base_weight.dtype).contiguous()
-    return by_x, by_base, by_weight[:, 1:].contiguous()

@@ -1,0 +1,103 @@
+"""Learnable activations, each one call of the kernels forward and one backward."""
+
+from ctypes import c_int64
+from math import prod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from convkan.ops.native.calls import check_size, ends, kernel, options, plain, splines
+from convkan.ops.plan import Expansion
+
+EXTRAPOLATIONS = {"zero": 0, "clamp": 1, "linear": 2}
+# Pixels of an image from which on they fill vectors.
+MIN_PIXELS = 16
+
+
+class _Activation:
+    """An activation's arguments as its kernels see them: an input (outer, channels, pixels), or (pixels, channels)."""
+
+    def __init__(
+        self, x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor, expansion: Expansion
+    ) -> None:
+        basis = splines(expansion)
+        self.order, self.shape, self.channels = basis.order, x.shape, x.shape[1]
+        self.repeats = len(basis_weight) // self.channels
+        functions = self.channels * self.repeats
+        check_size("basis_weight", basis_weight.shape, (functions, basis.num_functions))
+        check_size("grid", grid.shape, (self.channels, basis.num_knots))
+        if base_weight is not None:
+            check_size("base_weight", base_weight.shape, (functions, 1))
+        pixels = prod(x.shape[2:])
+        self.last = pixels < MIN_PIXELS or (x.movedim(1, -1).is_contiguous() and not x.is_contiguous())
+        self.outer, self.pixels = (1, x.shape[0] * pixels) if self.last else (x.shape[0], pixels)
+        self.inputs = self.laid_out(x), None if base_weight is None else plain(base_weight), plain(basis_weight)
+        self.grid = grid if grid.dtype == torch.float32 else grid.float()
+        self.ends = ends(self.grid, basis)
+        self.options = (*options(expansion)[:2], EXTRAPOLATIONS[basis.extrapolation], torch.get_num_threads())
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """Numbers in float32 in the order that the kernels read."""
+        return plain(x.movedim(1, -1) if self.last else x)
+
+    def empty(self, functions: int) -> Tensor:
+        """Memory for an output, in that order."""
+        batch, _, *space = self.shape
+        shape = (batch, *space, functions) if self.last else (batch, functions, *space)
+        return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+    def shaped(self, y: Tensor) -> Tensor:
+        """An output in that order, as the layer gives it."""
+        return y.movedim(-1, 1) if self.last else y
+
+    def chunks(self) -> int:
+        """Parts of the input that are summed up on their own."""
+        return int(kernel("chunks", self.order)(self.outer, self.pixels, self.last))
+
+    def run(self, name: str, *tensors: Tensor | None) -> None:
+        """Call a kernel with these tensors and all that is known of the input."""
+        pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        sizes = (c_int64 * 4)(self.outer, self.channels, self.pixels, self.grid.stride(0))
+        kernel(name, self.order)(*pointers, sizes, self.repeats, self.last, *self.ends, *self.options)
+
+
+def activation(
+    x: Float[Tensor, "batch channels *space"],
+    base_weight: Tensor | None,
+    basis_weight: Float[Tensor, "channels_out basis"],
+    grid: Float[Tensor, "channels knots"],
+    expansion: Expansion,
+) -> Float[Tensor, "batch channels_out *space"]:
+    """All functions of all channels of an input that ``covers``."""
+    at = _Activation(x, base_weight, basis_weight, grid, expansion)
+    y = at.empty(len(basis_weight))
+    at.run("activation", *at.inputs, y)
+    return at.shaped(y).to(basis_weight.dtype)
+
+
+def activation_backward(
+    grad: Float[Tensor, "batch channels_out *space"],
+    x: Float[Tensor, "batch channels *space"],
+    base_weight: Tensor | None,
+    basis_weight: Float[Tensor, "channels_out basis"],
+    grid: Float[Tensor, "channels knots"],
+    expansion: Expansion,
+    need_x: bool,
+    need_weight: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of ``activation`` with respect to its first three arguments, those that are needed."""
+    at = _Activation(x, base_weight, basis_weight, grid, expansion)
+    check_size("grad", grad.shape, (len(x), len(basis_weight), *x.shape[2:]))
+    by_x = at.empty(at.channels) if need_x else None
+    sums: Tensor | None = None
+    if need_weight:
+        shape = at.chunks(), len(basis_weight), 1 + basis_weight.shape[1]
+        sums = torch.zeros(shape, dtype=torch.float64, device="cpu")
+    at.run("activation_backward", at.laid_out(grad), *at.inputs, by_x, sums)
+    by_x = None if by_x is None else at.shaped(by_x).to(x.dtype)
+    if sums is None:
+        return by_x, None, None
+    by_weight = sums.sum(0).to(basis_weight.dtype)
+    by_base = None if base_weight is None else by_weight[:, :1].to(base_weight.dtype).contiguous()
+    return by_x, by_base, by_weight[:, 1:].contiguous()
