@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cases import NARROW
 from commands import assert_refused
 from torch import nn
 
@@ -258,7 +259,7 @@ def test_the_table_of_costs_says_what_was_met():
 @pytest.mark.parametrize("name", list_models())
 def test_every_model_runs_in_onnx_runtime(name, tmp_path):
     pytest.importorskip("onnxruntime")
-    description = description_of(name, side=28)
+    description = description_of(name, side=28, **NARROW.get(name, {}))
     model = randomize(description.create()).eval()
     found = export_classifier(model, description, tmp_path / "model.onnx")
     size = (tmp_path / "model.onnx").stat().st_size / 1000
