@@ -190,7 +190,7 @@ def accuracy(model: nn.Module, images: Images, data: ImageData) -> float:
     right = 0
     for part in torch.arange(len(images)).split(250):
         some = images.select(part)
-        right += int((model(normalize(some.pixels, data.mean, data.std)).argmax(1) == some.labels).sum())
+        right += int((model(normalize(some.pixels[:], data.mean, data.std)).argmax(1) == some.labels).sum())
     return right / len(images)
 
 

@@ -38,7 +38,7 @@ def drawn_again(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def unmeasured(model: nn.Module) -> Iterator[None]:
-    """A ``with`` block in which ``model`` measures nothing: it leaves buffers, as running statistics, what they were."""
+    """A ``with`` block in which ``model`` measures nothing: buffers, as running statistics, stay what they were."""
     # Knots are none of what a pass changes, and a write would have them looked at anew. Torch counts none of the writes
     # of batch normalisation.
     parts = (module for module in model.modules() if not isinstance(module, KANLayer))

@@ -69,6 +69,8 @@ class TrainConfig:
         train_fraction: Share of the rest to train on.
         test: Test the best epoch at the end. Searches leave it out, since a test set is to be touched once.
         image_size: Side to which images of dataset folder are scaled, 32 by default.
+        in_memory: Of dataset folder: decode all pictures at once and hold them (true), or each when it is needed
+            (false); by default true if that takes 1 GiB at most.
         early_stopping: Stop after this many epochs without a better one in validation.
         precision: Lightning's name for it: 32-true, bf16-mixed, 16-mixed, 64-true, …
         compile: Compile the model; the first steps then take minutes, which count apart from seconds an epoch.
@@ -134,6 +136,7 @@ class TrainConfig:
     train_fraction: float = 1.0
     test: bool = True
     image_size: int | None = None
+    in_memory: bool | None = None
     early_stopping: int | None = None
     precision: str = "32-true"
     compile: bool = False
@@ -227,6 +230,7 @@ def data_of(config: TrainConfig, seed: int) -> ImageData:
         augment=config.augment,
         scaling=config.scaling,
         image_size=config.image_size,
+        in_memory=config.in_memory,
         num_workers=config.num_workers,
         seed=seed,
     )
