@@ -31,6 +31,7 @@ from experiments.common.study import Cell, Record, Study, Work
 from experiments.common.trainer import interruptible, silence_lightning
 
 POINTS = 12  # at which memory is read, evenly spread over the steps
+AT_A_TIME = 100  # pictures that progress tells of
 BATCHES = 6  # by which each phase is timed
 PHASES = ("decoding", "shifting and mirroring", "normalising", "training step")
 MEBIBYTE = 2**20
@@ -81,10 +82,16 @@ class LoadingConfig:
         return Path(self.data_root or self.out) / f"{self.pictures}-pictures-of-{self.side}"
 
 
+def pictures(work: Work[LoadingConfig]) -> Iterator[Cell]:
+    """The pictures that are not there yet."""
+    config = work.config
+    done = sum(1 for _ in config.folder.glob("*/*.jpg")) == config.pictures
+    yield Cell("pictures", partial(make_pictures, config, work.advance), None, -(-config.pictures // AT_A_TIME), done)
+
+
 def cells(work: Work[LoadingConfig]) -> Iterator[Cell]:
     """The phases one by one, and a run for each number of workers and one with all pictures in memory."""
     config = work.config
-    make_pictures(config)
     yield Cell("phases", partial(time_phases, config), ("phases",))
     for workers in config.workers:
         title = f"decoded when needed, {workers} workers"
@@ -92,9 +99,11 @@ def cells(work: Work[LoadingConfig]) -> Iterator[Cell]:
     yield Cell("held in memory", partial(train, config, 0, in_memory=True), ("runs", "held in memory, 0 workers"))
 
 
-def make_pictures(config: LoadingConfig) -> None:
+def make_pictures(config: LoadingConfig, advance: Callable[[], None]) -> None:
     """Write those JPEGs that are not there yet: blots of the class's colour on another ground, with some noise."""
     for index in range(config.pictures):
+        if index % AT_A_TIME == 0:
+            advance()
         label = index % config.classes
         path = config.folder / f"class-{label:02}" / f"{index:07}.jpg"
         if path.exists():
@@ -303,7 +312,7 @@ STUDY = Study(
     description=__doc__,
     config=LoadingConfig,
     quick={"pictures": 40, "side": 24, "classes": 2, "image_size": 16, "width": 2.0, "batch_size": 8, "steps": 3},
-    stages=(cells,),
+    stages=(pictures, cells),
     table=markdown,
     draw=draw,
 )
