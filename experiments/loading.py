@@ -64,7 +64,7 @@ class LoadingConfig:
     model: str = "kan_resnet18"
     width: float = 8.0
     batch_size: int = 64
-    steps: int = 100
+    steps: int = 40
     workers: tuple[int, ...] = (0, 2)
     threads: int = 1
     data_root: str | None = None
