@@ -244,6 +244,23 @@ def test_script_refuses_in_one_line(call):
     assert_refused(call(export, "--weights", "kan_vgg-mnist", "--int8", "--to", "aoti"), "int8 must go with --to onnx")
 
 
+def test_script_leaves_what_stood_there_where_rounding_is_refused(call, tmp_path, monkeypatch):
+    def refuse(path, model, batches):
+        assert path.read_text() == "floats"
+        raise ValueError("rounding is refused")
+
+    monkeypatch.setattr(export, "export_classifier", lambda _, __, path, **options: path.write_text("floats"))
+    monkeypatch.setattr(export, "quantize_classifier", refuse)
+    monkeypatch.setattr(export, "data_behind", lambda *_: None)
+    monkeypatch.setattr(export, "training_images", lambda *_: torch.zeros(2, 1, 28, 28))
+    path = tmp_path / "model.onnx"
+    path.write_text("what stood there")
+    options = ("--weights", "kan_vgg-mnist", "--int8", "--out")
+    assert_refused(call(export, *options, path), "rounding is refused")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["what stood there"]
+    assert_refused(call(export, *options, tmp_path / "model.pt2"), "out must end in .onnx for onnx")
+
+
 def test_the_table_of_costs_says_what_was_met():
     both = {"1": {"twin": 1.0, "steps": 1.2}, "64": {"twin": 10.0, "steps": 15.0}}
     record = {
