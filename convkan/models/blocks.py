@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from convkan.basis import BASES, Basis, create_basis
-from convkan.models.activations import DetachedActivation, Gated, OfEachChannel, Squeezed, TanhExp
+from convkan.models.activations import DetachedActivation, DetachedLinear, Gated, OfEachChannel, Squeezed, TanhExp
 from convkan.modes import is_jit_traced
 from convkan.nn import KANConv2d, KANConvTranspose2d, KANLinear, LearnableActivation, LowRankKANConv2d
 
@@ -219,17 +219,24 @@ class Units:
         """(batch, in_features) → (batch, num_classes)."""
         if self.head == "linear":
             return nn.Linear(in_features, num_classes)
-        return nn.Sequential(
-            nn.BatchNorm1d(in_features, affine=False),
-            KANLinear(in_features, num_classes, bias=True, basis=self.basis, base_activation=self.base_activation),
-        )
+        options = {"basis": self.basis, "base_activation": self.base_activation}
+        layer: nn.Module
+        if self.detached:
+            layer = DetachedLinear(in_features, num_classes, **options)  # type: ignore[arg-type]
+        else:
+            layer = KANLinear(in_features, num_classes, bias=True, **options)  # type: ignore[arg-type]
+        return nn.Sequential(nn.BatchNorm1d(in_features, affine=False), layer)
 
     def pixel_classifier(self, in_channels: int, num_classes: int) -> nn.Module:
         """(batch, in_channels, height, width) → (batch, num_classes, height, width)."""
         if self.head == "linear":
             return nn.Conv2d(in_channels, num_classes, 1)
         options = {"basis": self.basis, "base_activation": self.base_activation}
-        layer = KANConv2d(in_channels, num_classes, 1, bias=True, **options)  # type: ignore[arg-type]
+        layer: nn.Module
+        if self.detached:
+            layer = DetachedLinear(in_channels, num_classes, **options)  # type: ignore[arg-type]
+        else:
+            layer = KANConv2d(in_channels, num_classes, 1, bias=True, **options)  # type: ignore[arg-type]
         return nn.Sequential(nn.BatchNorm2d(in_channels, affine=False), layer)
 
     def normalized(self, channels: int) -> nn.Module:
