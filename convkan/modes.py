@@ -64,7 +64,7 @@ def is_readable(x: Tensor) -> bool:
 
 
 def is_many_gradients(grad: Tensor) -> bool:
-    """Whether ``grad`` is many at once, as ``torch.autograd.grad(is_grads_batched=True)`` has them."""
+    """Whether ``grad``, or a tangent, is many at once, as ``torch.autograd.grad(is_grads_batched=True)`` has them."""
     return torch._C._functorch.is_legacy_batchedtensor(grad)
 
 

@@ -1,17 +1,20 @@
 """Parameter groups, optimisers and learning-rate schedules, for loops of one's own as for ``convkan.training``."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from math import cos, pi
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from convkan.nn import KANLayer, SymbolicEdges
 
-__all__ = ["create_optimizer", "create_schedule", "parameter_groups"]
+__all__ = ["create_optimizer", "create_schedule", "parameter_groups", "perturbed"]
 
 OptimizerName = Literal["adamw", "adam", "sgd"]
 ScheduleName = Literal["cosine", "one_cycle", "constant"]
@@ -131,6 +134,47 @@ def create_schedule(
         return 0.5 * (1 + cos(pi * min(1.0, progress)))
 
     return LambdaLR(optimizer, factor)
+
+
+@contextmanager
+def perturbed(parameters: Iterable[Tensor], rho: float) -> Iterator[None]:
+    """A ``with`` block with weights at w + ρ·g/‖g‖, where the loss around w is largest to first order.
+
+    For sharpness-aware minimisation (SAM): the gradient that is taken there is the one for the optimiser's step. ‖g‖ is
+    the Euclidean norm over all parameters together; those without a gradient stay where they are.
+
+    Source: Foret et al., "Sharpness-aware minimization for efficiently improving generalization", arXiv 2010.01412,
+    eq. 2 for p = 2, and algorithm 1.
+
+    Args:
+        parameters: Weights with gradients g in ``grad``.
+        rho: Radius ρ of the neighbourhood.
+
+    Raises:
+        ValueError: ``rho`` is not positive.
+
+    Example:
+        >>> weight = nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> weight.square().sum().backward()
+        >>> with perturbed([weight], 0.5):
+        ...     print(weight.detach())
+        tensor([3.3000, 4.4000])
+    """
+    if not rho > 0:
+        raise ValueError(f"rho must be positive, got {rho}")
+    with torch.no_grad():
+        gradients = {parameter: parameter.grad for parameter in parameters if parameter.grad is not None}
+        before = {parameter: parameter.clone() for parameter in gradients}  # to subtract again would round
+        norm = get_total_norm(gradients.values())
+        scale = rho / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+        for parameter, gradient in gradients.items():
+            parameter.add_(gradient * scale.to(parameter))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in before.items():
+                parameter.copy_(value)
 
 
 def set_rates(schedule: LambdaLR) -> None:

@@ -11,10 +11,11 @@ from typing import Literal
 
 import torch
 
-from convkan.export import ENGINES, export_classifier, quantize_classifier
+from convkan.export import ENGINES, Exported, export_classifier, quantize_classifier
+from convkan.files import write_atomically
 from convkan.models import load_classifier
 from experiments.common.classifiers import data_behind, find_weights, training_images
-from experiments.common.cli import parse, run
+from experiments.common.cli import UserError, parse, run
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def main() -> None:
     suffix = ENGINES[config.to].suffix
     default = weights.path.with_name(f"model{suffix}") if config.weights is None else Path(f"{config.weights}{suffix}")
     path = default if config.out is None else Path(config.out)
+    if path.suffix != suffix:
+        raise UserError(f"out must end in {suffix} for {config.to}, got {path}")
     needed = config.simplify or config.int8 or config.form in ("lines", "steps")
     batches = None
     if needed and config.samples:
@@ -74,10 +77,16 @@ def main() -> None:
     print(f"writing {description.model} for {config.to}", flush=True)
     started = time.perf_counter()
     options = {"to": config.to, "images": config.images, "form": config.form, "simplified": config.simplify}
-    found = export_classifier(model, description, path, batches=batches, **options)  # type: ignore[arg-type]
-    if config.int8:
-        assert batches is not None
-        found = quantize_classifier(path, model, batches)
+    written: list[Exported] = []
+
+    def write(partial: Path) -> None:
+        written.append(export_classifier(model, description, partial, batches=batches, **options))  # type: ignore[arg-type]
+        if config.int8:
+            assert batches is not None
+            written.append(quantize_classifier(partial, model, batches))
+
+    write_atomically(path, write)  # or not at all: where rounding is refused, no file in floating point is left
+    found = written[-1]
     height, width = description.image_size
     size = "any height and width" if found.any_size else f"{height} × {width}"
     print(f"takes {found.images} images, (batch, {description.in_channels}, height, width), {size}")

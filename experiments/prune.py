@@ -22,7 +22,6 @@ from convkan.interpret import importance, prune_channels, prune_edges
 from convkan.models import Description, example_input, load_classifier, model_options
 from convkan.models.blocks import channels_at
 from convkan.models.images import normalize
-from convkan.models.resnet import NUM_STAGES
 from convkan.training import Classifier, ImageData, save_classifier, write_atomically
 from convkan.training.parts import Images
 from experiments.common.cli import UserError, parse, run
@@ -191,7 +190,7 @@ def accuracy(model: nn.Module, images: Images, data: ImageData) -> float:
     right = 0
     for part in torch.arange(len(images)).split(250):
         some = images.select(part)
-        right += int((model(normalize(some.pixels, data.mean, data.std)).argmax(1) == some.labels).sum())
+        right += int((model(normalize(some.pixels[:], data.mean, data.std)).argmax(1) == some.labels).sum())
     return right / len(images)
 
 
@@ -236,7 +235,7 @@ def narrow_options(description: Description, share: float) -> dict[str, Any] | N
     if "widths" in options:
         return {**description.options, "widths": [left(width, share) for width in options["widths"]]}
     if "width" in options:
-        stages = len(options["depths"]) if "depths" in options else NUM_STAGES
+        stages = len(options["depths"] if "depths" in options else description.create().depths)  # type: ignore[arg-type]
         wanted = [left(channels_at(options["width"], stage), share) for stage in range(stages)]
         low = max((channels - 0.5) / 2**stage for stage, channels in enumerate(wanted))
         high = min((channels + 0.5) / 2**stage for stage, channels in enumerate(wanted))

@@ -81,7 +81,7 @@ class SegmentConfig:
 def scenes(images: Images, count: int, side: int, digits: int, seed: int) -> tuple[Tensor, Tensor]:
     """Made-up scenes (count, 1, side, side), and the class of every pixel (count, side, side)."""
     generator = torch.Generator().manual_seed(seed)
-    glyphs = F.interpolate(images.pixels / 255, (GLYPH, GLYPH), mode="bilinear").squeeze(1)
+    glyphs = F.interpolate(images.pixels[:] / 255, (GLYPH, GLYPH), mode="bilinear").squeeze(1)
     pictures, masks = torch.zeros(count, side, side), torch.zeros(count, side, side, dtype=torch.long)
     chosen = torch.randint(len(images), (count, digits), generator=generator)
     places = torch.randint(side - GLYPH + 1, (count, digits, 2), generator=generator)

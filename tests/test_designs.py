@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from convkan import LearnableActivation
+from convkan import KANConv2d, KANLinear, LearnableActivation
 from convkan.models import create_model
-from convkan.models.activations import DetachedActivation, Gated, OfEachChannel, Squeezed, TanhExp
+from convkan.models.activations import DetachedActivation, DetachedLinear, Gated, OfEachChannel, Squeezed, TanhExp
 from convkan.models.blocks import Units
 from convkan.models.tiny import MixedDepthwise
 from convkan.optim import parameter_groups
@@ -106,11 +106,36 @@ def test_detached_functions_have_the_value_and_the_gradients_of_weights_and_the_
     assert not torch.allclose(found, x.grad)
 
 
+@pytest.mark.parametrize("space", [(), (2, 3)])
+def test_a_detached_head_has_the_value_of_a_whole_one_and_the_base_gradient_of_inputs(space):
+    head = DetachedLinear(3, 4, "bspline", "silu").double()
+    x = torch.randn(5, 3, *space, dtype=torch.float64, requires_grad=True)
+    whole = KANLinear(3, 4, bias=True, dtype=torch.float64)
+    with torch.no_grad():
+        for own, other in ((whole.base_weight, head.base_weight), (whole.basis_weight, head.splines.basis_weight)):
+            own.copy_(other)
+        whole.bias.copy_(head.splines.bias.normal_())
+    assert torch.allclose(head(x), whole(x.movedim(1, -1)).movedim(-1, 1))
+    [found] = torch.autograd.grad(head(x).square().sum() / 2, x)
+    slopes = torch.func.vmap(torch.func.grad(nn.functional.silu))(x.detach().flatten()).view_as(x)
+    expected = torch.einsum("n o ..., o i -> n i ...", head(x), head.base_weight) * slopes
+    assert torch.allclose(found, expected)
+
+
+def test_a_head_of_splines_is_detached_as_the_rest_is():
+    for network, shape in (("vgg", (2, 1, 8, 8)), ("unet", (2, 1, 8, 8))):
+        model = create_model(f"kan_{network}", 3, 1, **SMALL, head="kan", detached=True)
+        layers = [module for module in model.modules() if isinstance(module, KANLinear | KANConv2d)]
+        assert [layer.base_activation for layer in layers] == [None]
+        assert sum(isinstance(module, DetachedLinear) for module in model.modules()) == 1
+        assert model(torch.randn(shape)).shape[:2] == (2, 3)
+
+
 def test_detached_base_weights_decay_as_those_of_layers():
     sizes = {
         detached: {group["name"]: sum(p.numel() for p in group["params"]) for group in parameter_groups(model, 0.1)}
         for detached in (False, True)
-        for model in [create_model("kan_vgg", 3, 1, **SMALL, gate=True, detached=detached)]
+        for model in [create_model("kan_vgg", 3, 1, **SMALL, gate=True, detached=detached, head="kan")]
     }
     assert sizes[True] == sizes[False]
 

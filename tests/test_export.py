@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cases import NARROW
 from commands import assert_refused
 from torch import nn
 
@@ -243,6 +244,23 @@ def test_script_refuses_in_one_line(call):
     assert_refused(call(export, "--weights", "kan_vgg-mnist", "--int8", "--to", "aoti"), "int8 must go with --to onnx")
 
 
+def test_script_leaves_what_stood_there_where_rounding_is_refused(call, tmp_path, monkeypatch):
+    def refuse(path, model, batches):
+        assert path.read_text() == "floats"
+        raise ValueError("rounding is refused")
+
+    monkeypatch.setattr(export, "export_classifier", lambda _, __, path, **options: path.write_text("floats"))
+    monkeypatch.setattr(export, "quantize_classifier", refuse)
+    monkeypatch.setattr(export, "data_behind", lambda *_: None)
+    monkeypatch.setattr(export, "training_images", lambda *_: torch.zeros(2, 1, 28, 28))
+    path = tmp_path / "model.onnx"
+    path.write_text("what stood there")
+    options = ("--weights", "kan_vgg-mnist", "--int8", "--out")
+    assert_refused(call(export, *options, path), "rounding is refused")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["what stood there"]
+    assert_refused(call(export, *options, tmp_path / "model.pt2"), "out must end in .onnx for onnx")
+
+
 def test_the_table_of_costs_says_what_was_met():
     both = {"1": {"twin": 1.0, "steps": 1.2}, "64": {"twin": 10.0, "steps": 15.0}}
     record = {
@@ -258,7 +276,7 @@ def test_the_table_of_costs_says_what_was_met():
 @pytest.mark.parametrize("name", list_models())
 def test_every_model_runs_in_onnx_runtime(name, tmp_path):
     pytest.importorskip("onnxruntime")
-    description = description_of(name, side=28)
+    description = description_of(name, side=28, **NARROW.get(name, {}))
     model = randomize(description.create()).eval()
     found = export_classifier(model, description, tmp_path / "model.onnx")
     size = (tmp_path / "model.onnx").stat().st_size / 1000

@@ -261,6 +261,21 @@ def test_a_fit_that_leaves_the_numbers_says_so_and_keeps_a_state_before():
     assert model(x).isfinite().all()
 
 
+@pytest.mark.parametrize("method", ["lm", "lbfgs", "adam"])
+def test_a_model_that_does_not_begin_with_numbers_is_refused_unless_another_start_does(method):
+    model, x = mlp(2, 3, 1), points(20)
+    with torch.no_grad():
+        model[0].weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="must begin with finite residuals, .* got mean squares nan"):
+        fit(model, x, curve(x), method=method, steps=10)
+    with pytest.raises(ValueError, match="must begin with finite residuals"):
+        fit_residuals(model, [(lambda net, x: net(x), x)], method=method, steps=10)
+    history = fit(model, x, curve(x), method=method, steps=10, restarts=2)
+    assert (history.stages[0].ended, history.stages[0].steps) == ("diverged", 0)
+    assert history.best > 0
+    assert history.rmse < 2
+
+
 def test_a_start_depends_on_its_seed_alone_and_leaves_what_is_fixed():
     class Scaled(nn.Module):
         def __init__(self):

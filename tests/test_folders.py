@@ -9,6 +9,7 @@ from PIL import Image
 
 from convkan.training import DataError, ImageData
 from convkan.training.parts import Images, Parts, split_indices, split_labels
+from convkan.training.pictures import PictureFiles
 
 CLASSES = ("cat", "dog")
 
@@ -319,3 +320,45 @@ class TestMatchingClasses:
         for name in {*names} ^ {*CLASSES}:
             assert name in str(caught.value)
         assert str(tmp_path) in str(caught.value)
+
+
+class TestDecodedWhenNeeded:
+    """Pictures that are not held in memory are the same, and what is not needed is not read."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        return fill(tmp_path / "pictures", count=12)
+
+    def test_parts_statistics_and_batches_are_those_held_in_memory(self, folder):
+        held, needed = ready(folder, in_memory=True), ready(folder, in_memory=False, num_workers=1)
+        for part in ("train", "val", "test"):
+            ours, theirs = getattr(needed, part), getattr(held, part)
+            assert isinstance(ours.pixels, PictureFiles)
+            assert ours.pixels.shape == theirs.pixels.shape
+            assert torch.equal(ours.pixels[:], theirs.pixels)
+            assert torch.equal(ours.labels, theirs.labels)
+            assert torch.equal(ours.with_channels(1).pixels[:], theirs.with_channels(1).pixels)
+        assert (needed.mean, needed.std, needed.image_shape) == (held.mean, held.std, held.image_shape)
+        for ours, theirs in zip(needed.train_dataloader(), held.train_dataloader(), strict=True):
+            assert all(map(torch.equal, ours, theirs))
+
+    def test_is_what_happens_to_more_than_memory_should_hold(self, folder, monkeypatch):
+        assert isinstance(ready(folder).train.pixels, torch.Tensor)
+        monkeypatch.setattr("convkan.training.folders.HELD_BYTES", 24 * 3 * 8 * 8 - 1)
+        data = ready(folder)
+        assert isinstance(data.train.pixels, PictureFiles)
+        assert "decoded when they are needed" in told(data)
+        assert isinstance(ready(folder, in_memory=True).train.pixels, torch.Tensor)
+
+    def test_only_pictures_that_are_asked_for_are_read(self, folder):
+        images = ready(folder, in_memory=False).train
+        last = images.select(torch.tensor([len(images) - 1]))
+        for path in folder.glob("*/*.png"):
+            path.write_bytes(b"damaged")
+        assert len(images.select(torch.arange(3)).pixels) == 3
+        with pytest.raises(DataError, match="cannot be read as a picture"):
+            last.pixels[:]
+
+    def test_goes_with_folders_only(self):
+        with pytest.raises(ValueError, match="in_memory goes with dataset 'folder' only, got False with 'digits'"):
+            ImageData("digits", in_memory=False)

@@ -6,12 +6,15 @@ from convkan import (
     KANConv1d,
     KANConv2d,
     KANConv3d,
+    KANConvTranspose1d,
+    KANConvTranspose2d,
+    KANConvTranspose3d,
     KANLinear,
     LearnableActivation,
     functional,
 )
 from convkan.basis import BSpline, Chebyshev
-from convkan.functional import kan_conv2d, kan_linear, learnable_activation
+from convkan.functional import kan_conv2d, kan_conv_transpose2d, kan_linear, learnable_activation
 from convkan.testing import LAYERS, make_uneven, outputs_and_gradients, randomize
 
 FUNCTIONS = {
@@ -19,9 +22,12 @@ FUNCTIONS = {
     KANConv1d: "kan_conv1d",
     KANConv2d: "kan_conv2d",
     KANConv3d: "kan_conv3d",
+    KANConvTranspose1d: "kan_conv_transpose1d",
+    KANConvTranspose2d: "kan_conv_transpose2d",
+    KANConvTranspose3d: "kan_conv_transpose3d",
     LearnableActivation: "learnable_activation",
 }
-WITH_A_FUNCTION = {name: case for name, case in LAYERS.items() if not name.startswith(("lowrank", "transposed"))}
+WITH_A_FUNCTION = {name: case for name, case in LAYERS.items() if not name.startswith("lowrank")}
 every_layer = pytest.mark.parametrize("case", WITH_A_FUNCTION.values(), ids=WITH_A_FUNCTION)
 
 
@@ -33,7 +39,9 @@ class Functional(torch.nn.Module):
         self.call = getattr(functional, FUNCTIONS[type(layer)])
         self.base_weight, self.basis_weight = layer.base_weight, layer.basis_weight
         self.bias, self.grid = layer.bias, layer.grid
-        names = {"stride", "padding", "dilation", "groups", "padding_mode"} & set(vars(layer))
+        names = {"stride", "padding", "output_padding", "dilation", "groups", "padding_mode"} & set(vars(layer))
+        if "output_padding" in names:  # of these padding is outputs left out, and has no mode
+            names -= {"padding_mode"}
         self.options = {name: getattr(layer, name) for name in (*names, "basis", "base_activation", "backend")}
 
     def forward(self, x):
@@ -86,6 +94,7 @@ def test_within_compiled_code_it_computes_the_same():
 
 X, GRID = torch.randn(2, 3, 5, 5), BSpline().knots(3).float()
 BASE, BASIS = torch.randn(4, 3, 3, 3), torch.randn(4, 24, 3, 3)
+UP = torch.randn(3, 4, 3, 3), torch.randn(24, 4, 3, 3)  # in torch's layout of transposed convolutions
 
 
 @pytest.mark.parametrize(
@@ -108,6 +117,18 @@ BASE, BASIS = torch.randn(4, 3, 3, 3), torch.randn(4, 24, 3, 3)
         ),
         (lambda: kan_conv2d(X[0, 0], BASE, BASIS, GRID, basis=BSpline()), "must have 2 dimensions of space"),
         (lambda: kan_conv2d(X, BASE, BASIS, GRID, basis=BSpline(), dilation=3), "at least as large as the kernel"),
+        (
+            lambda: kan_conv_transpose2d(X, *UP, GRID, basis=BSpline(6)),
+            r"basis_weight must have shape \(27, 4, 3, 3\) .* got \(24, 4, 3, 3\)",
+        ),
+        (lambda: kan_conv_transpose2d(X, BASE, UP[1], GRID, basis=BSpline()), r"base_weight must have shape \(3, 4, 3"),
+        (lambda: kan_conv_transpose2d(X, *UP, GRID, basis=BSpline(), groups=2), "in must be divisible by groups"),
+        (
+            lambda: kan_conv_transpose2d(X, *UP, GRID, basis=BSpline(), output_padding=1),
+            "output_padding must be smaller",
+        ),
+        (lambda: kan_conv_transpose2d(X, *UP, GRID, basis=BSpline(), padding=9), "large enough for one output"),
+        (lambda: kan_conv_transpose2d(X[0, 0], *UP, GRID, basis=BSpline()), "must have 2 dimensions of space"),
         (lambda: kan_linear(X, BASE, BASIS, GRID, basis=BSpline()), r"must be \(…, in\) and \(out, planes\)"),
         (lambda: learnable_activation(X, None, torch.ones(4, 8), GRID, basis=BSpline()), r"\(batch, C, …\) and"),
         (lambda: kan_conv2d(X, BASE, BASIS, GRID, basis=BSpline(), backend="no"), "backend must be one of"),

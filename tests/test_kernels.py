@@ -7,6 +7,7 @@ from itertools import product
 import processes
 import pytest
 import torch
+from cases import NARROW
 from torch import nn
 
 from convkan import KANConv2d, KANLinear, LearnableActivation
@@ -327,7 +328,7 @@ class TestOneOperation:
 
 
 # Models of more, or wider, blocks of the kinds that smaller ones have: to be compiled where there is time.
-LARGER = [f"{kind}{depth}" for kind in ("resnet", "kan_resnet") for depth in (14, 20, 32)]
+LARGER = [f"{kind}{depth}" for kind in ("resnet", "kan_resnet") for depth in (14, 18, 20, 32, 34)]
 LARGER += ["cnn_medium", "conv_kan_medium", "kanc_mlp_medium", "kanc_mlp_big", "kkan_medium"]
 # Plain twins are the same networks as KANs that are compiled, of torch's own layers.
 TWINS = ["cnn_big", "cnn_bn", "cnn_more_convs", "mobilenet", "resnet8", "vgg"]
@@ -386,7 +387,7 @@ class TestWholeModels:
     )
     def test_every_model_is_one_graph_for_all_batch_sizes(self, name, compile_counting):
         shallow = {option: few for option, few in SHALLOW.items() if option in model_options(name)}
-        compiled, graphs = compile_counting(create_model(name, in_channels=1, **shallow))
+        compiled, graphs = compile_counting(create_model(name, in_channels=1, **shallow | NARROW.get(name, {})))
         self.run_at_several_sizes(compiled, lambda batch: torch.randn(batch, 1, 28, 28))
         assert 1 <= len(graphs) <= 2
 
@@ -400,7 +401,7 @@ class TestWholeModels:
 
     @pytest.mark.parametrize("name", list_models())
     def test_every_model_trains_in_bfloat16(self, name):
-        model, x = create_model(name, in_channels=1), torch.randn(4, 1, 28, 28)
+        model, x = create_model(name, in_channels=1, **NARROW.get(name, {})), torch.randn(4, 1, 28, 28)
         exact = model.eval()(x)
         with torch.autocast(x.device.type, torch.bfloat16):
             y = model(x)

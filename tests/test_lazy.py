@@ -23,6 +23,7 @@ CASES = {
     "LazyKANConvTranspose1d": ((3, 4, 2, 1), (2, 4, 5)),
     "LazyKANConvTranspose2d": ((6, 3, 2, 1, 1, 2, True), (2, 4, 3, 3)),
     "LazyKANConvTranspose3d": ((2, 2, 2), (1, 4, 2, 2, 2)),
+    "LazyLowRankKANConv2d": ((6, (2, 3), 2, 1, 1, 2, True), (2, 4, 5, 4)),
     "LazyLearnableActivation": ((2,), (2, 4, 3)),
 }
 BASES = [BSpline(4), Chebyshev(3)]
@@ -43,11 +44,11 @@ def test_becomes_the_plain_layer_at_the_first_call(name):
     parameters = dict(lazy.named_parameters())
     assert isinstance(lazy, type(plain))
     assert all(type(parameter) is UninitializedParameter for parameter in parameters.values())
-    assert isinstance(lazy.grid, UninitializedBuffer)
+    assert isinstance(lazy.functions.grid, UninitializedBuffer)
     torch.manual_seed(1)
     y = lazy(x)
     torch.manual_seed(1)
-    plain.reset_parameters()
+    _, plain, _ = case(name)
     assert type(lazy) is type(plain)
     assert repr(lazy) == repr(plain)
     assert vars(lazy).keys() == vars(plain).keys()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import NARROW
 from torch import nn
 
 from convkan import KANConv2d, KANConvTranspose2d, KANLinear, LowRankKANConv2d
@@ -34,6 +35,11 @@ def labels_like(logits):
     return torch.arange(4).view(4, *[1] * len(space)).expand(4, *space)
 
 
+def small(name, **options):
+    """A model by name, as it is by default unless that is large."""
+    return create_model(name, **NARROW.get(name, {}) | options)
+
+
 def count(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -49,6 +55,28 @@ def test_kan_of_the_first_family_has_its_exact_size(name, grid_size, parameters)
 @pytest.mark.parametrize(("name", "parameters"), PLAIN_MODELS.items())
 def test_plain_cnn_of_the_first_family_has_its_exact_size(name, parameters):
     assert count(create_model(name)) == parameters
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("resnet18", 11_689_512), ("resnet34", 21_797_672)])
+def test_residual_networks_for_large_images_have_the_sizes_of_torchvisions(name, parameters):
+    with torch.device("meta"):
+        assert count(create_model(name, 1000, 3)) == parameters
+        kan, narrow = create_model(f"kan_{name}", 1000, 3), create_model(name, 1000, 3, width=16)
+    assert model_options(name)["width"] == model_options(f"kan_{name}")["width"] == 64
+    assert kan.widths == (64, 128, 256, 512)
+    assert narrow.widths == (16, 32, 64, 128)
+
+
+@pytest.mark.parametrize("kind", ["lowrank", "full", "shared", "depthwise", "bottleneck"])
+def test_residual_networks_for_large_images_divide_sides_by_32(kind):
+    model = create_model("kan_resnet18", 5, 3, width=2, kind=kind)
+    shapes = []
+    for stage in model.stages():
+        last = model.get_submodule(stage.modules[-1])
+        last.register_forward_hook(lambda _, __, y: shapes.append(tuple(y.shape[1:])))
+    assert model(torch.rand(2, 3, 64, 96)).shape == (2, 5)
+    assert shapes == [(stage.channels, 64 // stage.reduction, 96 // stage.reduction) for stage in model.stages()]
+    assert [stage.reduction for stage in model.stages()] == [2, 4, 8, 16, 32]
 
 
 @pytest.mark.parametrize("kept", STATES, ids=lambda kept: f"{kept['model']}-{kept['options']}")
@@ -81,7 +109,7 @@ def test_kan_cnn_draws_its_layers_in_the_order_of_data(rank):
 
 @every_model
 def test_every_model_gives_finite_logits_and_gradients_reach_every_parameter(name):
-    model = create_model(name)
+    model = small(name)
     logits = model(torch.rand(4, 1, 28, 28))
     assert logits.shape == (4, 10, *((28, 28) if model_task(name) == "segmentation" else ()))
     assert logits.isfinite().all()
@@ -121,23 +149,23 @@ def test_every_twin_is_a_listed_model_without_kan_layers_and_its_own_twin(name):
     other = twin(name)
     assert other in list_models()
     assert twin(other) == other
-    assert not kan_layers(create_model(other))
+    assert not kan_layers(small(other))
 
 
 @every_model
 def test_only_plain_models_are_their_own_twin(name):
-    assert (twin(name) == name) == (not kan_layers(create_model(name)))
+    assert (twin(name) == name) == (not kan_layers(small(name)))
 
 
 @pytest.mark.parametrize("name", [name for name in list_models() if twin(name) != name])
 def test_twins_have_the_same_input_and_output_on_the_same_images(name):
     x = torch.rand(2, 1, 28, 28)
-    assert create_model(name)(x).shape == create_model(twin(name))(x).shape
+    assert small(name)(x).shape == small(twin(name))(x).shape
 
 
 @every_model
 def test_eval_output_does_not_depend_on_batch_neighbours(name):
-    model = create_model(name).eval()
+    model = small(name).eval()
     x = torch.rand(3, 1, 28, 28)
     torch.testing.assert_close(model(x)[:1], model(x[:1]), rtol=1e-4, atol=1e-5)
 
@@ -236,7 +264,7 @@ def test_model_options_are_the_defaults_that_build_the_same_model(name):
     options = model_options(name)
     assert not {"num_classes", "in_channels"} & set(options)
     assert inspect.Parameter.empty not in options.values()
-    assert count(create_model(name, **options)) == count(create_model(name))
+    assert count(small(name, **options | NARROW.get(name, {}))) == count(small(name))
 
 
 def test_list_can_be_of_names_that_match():

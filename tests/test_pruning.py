@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import NARROW
 from commands import finished
 from torch import nn
 
@@ -23,6 +24,7 @@ from convkan.interpret import (
 )
 from convkan.models import Description, create_model, list_models, load_classifier
 from convkan.nn import EdgeLayer, SymbolicEdges
+from convkan.ops.transposed import by_output, by_plane
 from convkan.testing import randomize
 from convkan.training import parameter_groups
 from experiments import prune
@@ -41,6 +43,7 @@ MODELS = {
     "resnet8": lambda: create_model("resnet8", width=4),
     "kan_mobilenet": lambda: create_model("kan_mobilenet", width=4, depths=[1, 2]),
     "mobilenet": lambda: create_model("mobilenet", width=4, depths=[1, 2]),
+    "kan_resnet18": lambda: create_model("kan_resnet18", width=4),
     **{name: lambda name=name: create_model(name) for name in ("kkan_small", "kanc_mlp_big", "ckan_bn", "cnn_bn")},
 }
 SHAPES = {
@@ -59,6 +62,19 @@ SHAPES = {
             KANLinear(192, 3),
         ),
         (4, 1, 12, 12),
+    ),
+    "transposed": (
+        lambda: nn.Sequential(
+            KANConvTranspose2d(2, 6, 3, 2, 1, bias=True),
+            nn.ReLU(),
+            KANConvTranspose2d(6, 12, (2, 3), groups=2, dilation=2),
+            nn.ConvTranspose2d(12, 8, 3, padding=1, output_padding=0, groups=4),
+            nn.BatchNorm2d(8),
+            KANConvTranspose2d(8, 16, 2, 2, groups=8),  # depthwise, two functions a channel
+            nn.ConvTranspose2d(16, 6, 2, 3, 0, 1),
+            KANConv2d(6, 3, 3),
+        ),
+        (4, 2, 5, 4),
     ),
 }
 CASES = {name: (create, IMAGES) for name, create in MODELS.items()} | SHAPES
@@ -80,6 +96,10 @@ def dense(*widths):
     return nn.Sequential(*(KANLinear(*pair) for pair in pairwise(widths)))
 
 
+def is_transposed(layer):
+    return isinstance(layer, nn.ConvTranspose2d)
+
+
 def without_edges(model, kept):
     """A copy in which the edges out of, and into, all other channels are masked."""
     model, graph = deepcopy(model), channel_graph(model)
@@ -88,6 +108,8 @@ def without_edges(model, kept):
             continue
         layer = model.get_submodule(step.name)
         shape = edges_of(layer).shape if isinstance(layer, EdgeLayer) else layer.weight.shape
+        if is_transposed(layer):
+            shape = by_output(layer.weight, layer.groups).shape
         alive = torch.ones(shape, dtype=torch.bool)
         groups = len(step.sources[0].owner) // shape[1]
         if step.result.space in kept:
@@ -101,7 +123,7 @@ def without_edges(model, kept):
         if isinstance(layer, EdgeLayer):
             layer.mask_edges(alive)
         else:
-            layer.weight.data *= alive
+            layer.weight.data *= by_plane(alive, layer.groups) if is_transposed(layer) else alive
     return model
 
 
@@ -143,27 +165,19 @@ def test_channels_side_by_side_are_refused_by_name(name):
 
 @pytest.mark.parametrize("name", sorted(set(list_models(task="classification")) - SIDE_BY_SIDE))
 def test_every_model_can_be_followed(name):
-    graph = channel_graph(create_model(name))
+    graph = channel_graph(create_model(name, **NARROW.get(name, {})))
     assert graph.spaces[graph.input].channels == 1
     assert graph.output.owner == tuple(range(10))
     assert len(graph.layers()) >= 3
 
 
-@pytest.mark.parametrize("kind", [nn.ConvTranspose2d, KANConvTranspose2d])
-def test_transposed_convolutions_are_refused_by_name(kind):
-    with pytest.raises(ValueError, match=f"through 0 .{kind.__name__}.: channels .* transposed .* not followed"):
-        channel_graph(nn.Sequential(kind(1, 4, 2), nn.Conv2d(4, 2, 1)))
-
-
-def test_edges_of_models_with_transposed_convolutions_are_measured_without_following_channels():
-    for model, x in (
-        (KANConvTranspose2d(4, 6, 3, groups=2), torch.randn(2, 4, 5, 5)),
-        (create_model("kan_unet", width=4), torch.randn(1, 1, 28, 28)),
-    ):
-        with pytest.raises(ValueError, match=r"\((KAN)?ConvTranspose2d\): .*not followed; .*propagate=False"):
-            importance(model, [x])
-        scores = importance(model, [x], propagate=False)
-        assert all(scores[name].edges.shape == layer.edge_shape for name, layer in kan_layers(model).items())
+def test_edges_of_models_that_cannot_be_followed_are_measured_without_following_channels():
+    model, x = create_model("kan_unet", width=4), torch.randn(1, 1, 28, 28)
+    with pytest.raises(ValueError, match="cannot follow channels through (cat|getitem)"):
+        importance(model, [x])
+    scores = importance(model, [x], propagate=False)
+    assert all(scores[name].edges.shape == layer.edge_shape for name, layer in kan_layers(model).items())
+    assert scores["up.0.convolution"].edges.shape[2:] == (2, 2)  # of the plain transposed convolution, too
 
 
 def test_residual_additions_tie_channels():
@@ -213,7 +227,6 @@ def test_what_cannot_be_followed_is_named(operation, words):
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        (nn.ConvTranspose2d(4, 4, 3), "1 (ConvTranspose2d)"),
         (nn.Softmax(1), "1 (Softmax)"),
         (nn.Linear(4, 4), "1 (Linear): its input has other dimensions"),
         (nn.BatchNorm2d(3), "1 (BatchNorm2d): it takes 3 features, and is given 4"),
@@ -286,6 +299,8 @@ def test_importance_of_a_dense_net_is_that_written_out():
         LowRankKANConv2d(2, 3, 2, padding=1, rank=2),
         nn.Conv2d(2, 3, 2, padding=1, padding_mode="reflect"),
         nn.Conv2d(4, 6, 2, groups=2),
+        KANConvTranspose2d(4, 6, (2, 3), 2, 1, groups=2),
+        nn.ConvTranspose2d(4, 6, (2, 3), 2, 1, groups=2),
     ],
     ids=lambda layer: str(layer).split(", basis")[0],
 )
@@ -299,9 +314,11 @@ def test_importance_of_a_convolution_is_that_written_out(layer):
         values = edges_of(layer).at(points)  # (out, in, points, *kernel)
     else:
         mode = {"zeros": "constant"}.get(layer.padding_mode, layer.padding_mode)
-        points = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode).movedim(1, 0).flatten(1)
-        seen = points.unflatten(0, (layer.groups, -1)).repeat_interleave(len(layer.weight) // layer.groups, dim=0)
-        values = layer.weight.unsqueeze(2) * seen[..., None, None]
+        padded = x if is_transposed(layer) else F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+        weight = by_output(layer.weight, layer.groups) if is_transposed(layer) else layer.weight
+        points = padded.movedim(1, 0).flatten(1)
+        seen = points.unflatten(0, (layer.groups, -1)).repeat_interleave(len(weight) // layer.groups, dim=0)
+        values = weight.unsqueeze(2) * seen[..., None, None]
     local = values.std(2, correction=0)
     edges = local / layer(x).movedim(1, 0).flatten(1).std(1, correction=0).view(-1, 1, 1, 1)
     torch.testing.assert_close(scores.local, local)
@@ -614,10 +631,11 @@ def test_script_speaks_of_a_folder_that_is_no_run(tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("share", [0.25, 1 / 3, 0.5])
-@pytest.mark.parametrize("name", ["kan_vgg", "kan_resnet8", "kan_cnn"])
+@pytest.mark.parametrize("name", ["kan_vgg", "kan_resnet8", "kan_resnet18", "kan_cnn"])
 def test_narrow_options_make_the_pruned_model(name, share):
 
-    description = Description(name, 1, (28, 28), [str(digit) for digit in range(10)], [0.0], [1.0])
+    classes, options = [str(digit) for digit in range(10)], NARROW.get(name, {})
+    description = Description(name, 1, (28, 28), classes, [0.0], [1.0], options)
     model = description.create()
     small = prune_channels(model, importance(model, [torch.randn(1, 1, 8, 8)]), share)
     options = prune.narrow_options(description, share)

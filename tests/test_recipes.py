@@ -1,18 +1,27 @@
 """Options of the training recipe: what they do to images, labels and weights, and that resuming is exact."""
 
+import contextlib
+from types import SimpleNamespace
+
 import lightning as L
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from convkan import LearnableActivation
+from convkan.optim import perturbed
 from convkan.training import Classifier, ImageData, Recipe
 from convkan.training.augmentation import erase_rectangles, mix, rotate, transform_images
 from convkan.training.averaging import average_weights
+from convkan.training.sharpness import check_trainer
+from experiments.common.train_config import TrainConfig
 from experiments.common.trainer import silence_lightning
 
 ALL = {
+    "sam": 0.05,
     "ema": 0.9,
     "mixup": 0.4,
     "cutmix": 1.0,
@@ -87,6 +96,86 @@ def test_an_average_forgets_its_beginning_at_first_and_then_by_its_decay():
     assert average[0].item() == pytest.approx(0.1)
     with pytest.raises(ValueError, match="decay must lie in"):
         average_weights(1.0)
+
+
+class TestSharpnessAware:
+    """Foret et al., arXiv 2010.01412: the step by the gradient at w + ρ·g/‖g‖."""
+
+    rho, rate = 0.3, 0.1
+    recipe = Recipe("sgd", rate, momentum=0.0, schedule="constant", weight_decay=0.0, sam=rho)
+
+    def batches(self, **options):
+        torch.manual_seed(1)
+        data = TensorDataset(torch.randn(24, 1, 6, 6), torch.arange(24) % 10)
+        return DataLoader(data, 8, generator=torch.Generator(), **options)
+
+    def trained(self, recipe, **options):
+        silence_lightning()
+        quietly = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = L.Trainer(
+            accelerator="cpu", max_epochs=1, enable_checkpointing=False, num_sanity_val_steps=0, **quietly, **options
+        )
+        classifier = Classifier(network(), 10, recipe)
+        trainer.fit(classifier, self.batches())
+        return classifier, trainer
+
+    def written_out(self):
+        """The same, step by step: the network, and the loss of each batch."""
+        model, batches, losses = network(), self.batches(), []
+        torch.manual_seed(0)  # of dropout, in the first epoch
+        for images, labels in batches:
+            weights, draws = dict(model.named_parameters()), torch.get_rng_state()
+            losses.append(F.cross_entropy(model(images), labels))  # measures running statistics
+            gradients = torch.autograd.grad(losses[-1], weights.values())
+            norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+            moved = {
+                name: (weight + self.rho * gradient / norm).detach().requires_grad_()
+                for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
+            }
+            aside = {name: buffer.clone() for name, buffer in model.named_buffers()}
+            torch.set_rng_state(draws)
+            loss = F.cross_entropy(torch.func.functional_call(model, moved | aside, images), labels)
+            with torch.no_grad():
+                for weight, gradient in zip(weights.values(), torch.autograd.grad(loss, moved.values()), strict=True):
+                    weight -= self.rate * gradient
+        return model, losses
+
+    @quiet
+    def test_steps_are_those_written_out_and_statistics_and_metrics_of_the_first_pass(self):
+        classifier, trainer = self.trained(self.recipe)
+        model, losses = self.written_out()
+        for (name, found), expected in zip(
+            classifier.model.state_dict().items(), model.state_dict().values(), strict=True
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6, msg=name)
+        assert classifier.model[1].num_batches_tracked == len(losses)
+        assert trainer.callback_metrics["train_loss"].item() == pytest.approx(sum(losses).item() / len(losses))
+        assert trainer.global_step == len(losses)
+        plain, _ = self.trained(Recipe("sgd", self.rate, momentum=0.0, schedule="constant", weight_decay=0.0))
+        assert not torch.allclose(plain.model[0].weight, model[0].weight, atol=1e-4)
+
+    def test_weights_come_back_bit_for_bit_and_stay_where_they_have_no_gradient(self):
+        weights = [nn.Parameter(torch.randn(50)) for _ in range(3)]
+        weights[0].grad, weights[1].grad = torch.randn(50), torch.zeros(50)
+        before = [weight.clone() for weight in weights]
+        with contextlib.suppress(KeyboardInterrupt), perturbed(weights, 0.5):
+            assert (weights[0] - before[0]).norm().item() == pytest.approx(0.5, rel=1e-5)
+            assert all(map(torch.equal, weights[1:], before[1:]))
+            raise KeyboardInterrupt
+        assert all(map(torch.equal, weights, before))
+        with perturbed(weights[1:], 0.5):  # no gradient at all
+            assert all(map(torch.equal, weights, before))
+        with pytest.raises(ValueError, match="rho must be positive, got 0"), perturbed(weights, 0):
+            pass
+
+    @quiet
+    def test_what_it_does_not_go_with_is_named(self):
+        with pytest.raises(ValueError, match="accumulate_grad_batches must be 1 with sam, got 2"):
+            self.trained(self.recipe, accumulate_grad_batches=2)
+        with pytest.raises(ValueError, match="precision must not scale the loss with sam, got 16-mixed"):
+            check_trainer(SimpleNamespace(accumulate_grad_batches=1, scaler=object(), precision="16-mixed"))
+        with pytest.raises(ValueError, match="precision must not scale the loss with sam, .* got 16-mixed"):
+            TrainConfig(sam=0.05, precision="16-mixed")
 
 
 class TestImages:
@@ -177,6 +266,7 @@ def test_mixed_labels_are_weighed_and_smoothed_as_others():
     ("options", "message"),
     [
         ({"ema": 1.0}, r"ema must lie in \[0, 1\), got 1.0"),
+        ({"sam": -0.1}, "sam must not be negative, got -0.1"),
         ({"mixup": -1.0}, "mixup must not be negative, got -1.0"),
         ({"mixup_growing": True}, "mixup_growing must come with mixup or cutmix"),
         ({"erasing": 2.0}, r"erasing must lie in \[0, 1\]"),

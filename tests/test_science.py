@@ -10,7 +10,7 @@ from torch import nn
 from convkan.fitting.linear import Triangle
 from convkan.fitting.objective import Objective, Term
 from convkan.interpret.plot import new_figure
-from experiments import bases, chebyshev, continual, convert, fit, pde, special, symbolic
+from experiments import bases, chebyshev, continual, convert, fit, loading, pde, special, symbolic
 from experiments.common import cli
 from experiments.common.study import Work, settings_of
 from experiments.functions import poisson, tasks
@@ -31,6 +31,7 @@ from experiments.summarize import RESULTS
         (chebyshev, ["--steps", "2", "--threads", "1"]),
         (convert, ["--train_fraction", "0.03"]),
         (bases, ["--steps", "2"]),
+        (loading, ["--workers", "[1]"]),
         pytest.param(special, ["--steps", "2"], marks=pytest.mark.thorough),
     ],
 )

@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from cases import NARROW
 from torch import fx, nn
 from torch.export import Dim
 from torch.utils.flop_counter import FlopCounterMode
@@ -197,7 +198,7 @@ class TestSymbolicTrace:
 
     @every_model
     def test_of_every_model(self, name):
-        model = create_model(name, in_channels=1).eval()
+        model = create_model(name, in_channels=1, **NARROW.get(name, {})).eval()
         x = torch.randn(2, 1, 28, 28)
         assert torch.equal(fx.symbolic_trace(model)(x), model(x))
 

@@ -95,13 +95,30 @@ class TestAutograd:
                 assert_agree(ours[index], theirs)
 
     @every_class
+    @spacing
+    def test_many_tangents_at_once_are_each_of_them(self, case, uneven):
+        layer, x = layer_of(case, uneven).double(), case.input(dtype=torch.float64, batch=2)
+
+        def y(x, weight):
+            return torch.func.functional_call(layer, {name: weight}, (x,))
+
+        name, weight = next(iter(layer.named_parameters()))
+        jacobian = torch.autograd.functional.jacobian
+        for inputs in (x, (x, weight.detach())):
+            of = layer if inputs is x else y
+            together, expected = jacobian(of, inputs, vectorize=True, strategy="forward-mode"), jacobian(of, inputs)
+            for ours, theirs in zip(together, expected, strict=True):
+                assert_agree(ours, theirs)
+
+    @every_class
     def test_vectorized_second_derivatives_are_those_of_loops(self, case):
         layer, x = layer_of(case).double(), case.input(dtype=torch.float64, batch=1)
 
-        def hessian(vectorize):
-            return torch.autograd.functional.hessian(lambda x: layer(x).pow(3).sum(), x, vectorize=vectorize)
+        def hessian(**options):
+            return torch.autograd.functional.hessian(lambda x: layer(x).pow(3).sum(), x, **options)
 
-        assert_agree(hessian(True), hessian(False))
+        assert_agree(hessian(vectorize=True), hessian())
+        assert_agree(hessian(vectorize=True, outer_jacobian_strategy="forward-mode"), hessian())
 
     def test_many_gradients_by_weights_that_depend_on_the_input_are_partial(self):
         layer, x = KANLinear(3, 2).double(), torch.randn(1, 3, dtype=torch.float64)

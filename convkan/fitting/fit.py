@@ -83,7 +83,8 @@ def fit(
 
     Raises:
         TypeError: A number or tensor is of another type.
-        ValueError: Points, weights or numbers do not fit together; the message names them.
+        ValueError: Points, weights or numbers do not fit together, or the model does not begin with finite outputs; the
+            message names them.
         ModuleNotFoundError: There are more than 5,000 parameters, and no SciPy.
 
     Example:
@@ -171,7 +172,8 @@ def fit_residuals(
 
     Raises:
         TypeError: A term is no tuple of a function and tensors, or as of ``fit``.
-        ValueError: There are no terms, a term's tensors differ in length, or as of ``fit``.
+        ValueError: There are no terms, a term's tensors differ in length, residuals are not finite to begin with, or as
+            of ``fit``.
 
     Example:
         u′ = u with u(0) = 1, on [0, 1]:

@@ -77,7 +77,11 @@ class Fit:
     began: float = field(default_factory=time.perf_counter)
 
     def run(self) -> History:
-        """Do it; the model is left in the best state found."""
+        """Do it; the model is left in the best state found.
+
+        Raises:
+            ValueError: From no start is there a finite residual to begin with.
+        """
         plan = self.plan
         with evaluating(self.model):
             firsts: list[Found] = []
@@ -89,6 +93,12 @@ class Fit:
                 firsts.append(self.first(start))
                 if self.is_over() or self.is_noise(firsts[-1].stage.score):
                     break
+            if not any(isfinite(one.stage.loss) for one in firsts):
+                self.line.close()
+                raise ValueError(
+                    "model must begin with finite residuals, from one of the starts at least, "
+                    f"got mean squares {', '.join(str(one.stage.loss) for one in firsts)}"
+                )
             firsts.sort(key=lambda one: one.score)
             best = min((self.later(one) for one in firsts[: plan.carried]), key=lambda one: one.score)
             self.model.load_state_dict(best.state)
@@ -100,7 +110,7 @@ class Fit:
     def first(self, start: int) -> Found:
         """The coarsest grid: grids go where inputs are, and again once the functions are known."""
         found = self.stage(start, self.plan.grids[0], None)
-        done = self.is_over() or self.is_noise(found.stage.score)
+        done = self.is_over() or self.is_noise(found.stage.score) or not isfinite(found.stage.loss)
         if self.plan.adapt and not done and grid_sizes(self.model):
             found = self.stage(start, self.plan.grids[0], found)
         return found
@@ -123,7 +133,7 @@ class Fit:
         self.prepare(grid_size)
         objective = Objective(self.model, self.terms, self.plan.smoothness, self.plan.sparsity)
         watch = Watch(self, objective, f"start {start + 1}" + (f", grid size {grid_size}" if grid_size else ""))
-        taken = self.optimise(objective, watch)
+        taken = 0 if watch.ended else self.optimise(objective, watch)
         watched = (watch.loss, watch.validation)
         ended = watch.ended or ("steps" if taken >= self.plan.steps else "converged")
         stage = Stage(start, grid_size, taken, *watched, time.perf_counter() - self.began, ended)
@@ -176,6 +186,8 @@ class Watch:
         self.validation: float | None = None
         self.state: dict[str, Any] = {}
         self.note(self.fresh_loss(), first=True)
+        if not isfinite(self.loss):  # no step leads from there
+            self.ended = "diverged"
 
     def fresh_loss(self) -> float:
         """The mean square residual for the model as it is."""

@@ -4,12 +4,19 @@ Each takes plain activations and learnable ones alike, so that a KAN and its twi
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from convkan.basis import Basis
 from convkan.basis.activation import named_activation
-from convkan.nn import LearnableActivation
+from convkan.nn import KANLinear, LearnableActivation
+
+
+def check_base(base_activation: str | None) -> None:
+    """Raise unless functions whose splines send no gradient to their input have another part that does."""
+    if base_activation is None:
+        raise ValueError("detached must come with a base_activation, whose gradient is the only one, got None")
 
 
 class TanhExp(nn.Module):
@@ -84,6 +91,41 @@ class Squeezed(nn.Module):
         return y if self.count == 1 else y.unflatten(1, (-1, self.count)).sum(2)
 
 
+class DetachedLinear(nn.Module):
+    """A ``KANLinear`` with a constant, of whose edges only the base activation sends a gradient to its input.
+
+    Source: as of ``DetachedActivation``.
+
+    Args:
+        in_features: Inputs, in dimension 1.
+        out_features: Outputs.
+        basis: The univariate basis, or its name.
+        base_activation: Name of the fixed part.
+
+    Shape:
+        (batch, in_features, …) → (batch, out_features, …).
+
+    Raises:
+        ValueError: There is no base activation, and so no gradient at all.
+    """
+
+    def __init__(self, in_features: int, out_features: int, basis: Basis | str, base_activation: str | None) -> None:
+        super().__init__()
+        check_base(base_activation)
+        whole = KANLinear(in_features, out_features, basis=basis, base_activation=base_activation)
+        self.splines = KANLinear(in_features, out_features, bias=True, basis=basis, base_activation=None)
+        with torch.no_grad():  # as the whole is drawn
+            self.splines.basis_weight.copy_(whole.basis_weight)
+        self.base_weight, self.base_activation = whole.base_weight, base_activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Both parts."""
+        x = x.movedim(1, -1)
+        base = named_activation(self.base_activation, "base_activation").value(x)
+        y: Tensor = self.splines(x.detach()) + F.linear(base, self.base_weight)
+        return y.movedim(-1, 1)
+
+
 class DetachedActivation(nn.Module):
     """Learnable functions of which only the base activation sends a gradient to its input.
 
@@ -107,8 +149,7 @@ class DetachedActivation(nn.Module):
 
     def __init__(self, num_channels: int, num_functions: int, basis: Basis | str, base_activation: str | None) -> None:
         super().__init__()
-        if base_activation is None:
-            raise ValueError("detached must come with a base_activation, whose gradient is the only one, got None")
+        check_base(base_activation)
         whole = LearnableActivation(num_channels, num_functions, basis=basis, base_activation=base_activation)
         self.splines = LearnableActivation(num_channels, num_functions, basis=basis, base_activation=None)
         with torch.no_grad():  # as the whole is drawn

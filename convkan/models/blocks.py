@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from convkan.basis import BASES, Basis, create_basis
-from convkan.models.activations import DetachedActivation, Gated, OfEachChannel, Squeezed, TanhExp
+from convkan.models.activations import DetachedActivation, DetachedLinear, Gated, OfEachChannel, Squeezed, TanhExp
 from convkan.modes import is_jit_traced
 from convkan.nn import KANConv2d, KANConvTranspose2d, KANLinear, LearnableActivation, LowRankKANConv2d
 
@@ -104,7 +104,7 @@ class Units:
             case "apart":
                 channels = in_channels * self._outputs(self.rank)
                 layers = [
-                    self._normalized(in_channels),
+                    self.normalized(in_channels),
                     self._extended(in_channels, self.rank),
                     nn.Conv2d(channels, out_channels, bias=False, **grouped),  # type: ignore[arg-type]
                 ]
@@ -114,24 +114,24 @@ class Units:
                     nn.Conv2d(in_channels * self.functions, out_channels, bias=False, **grouped),  # type: ignore[arg-type]
                 ]
             case "full":
-                layers = [self._normalized(in_channels), KANConv2d(in_channels, out_channels, **grouped, **kan)]  # type: ignore[arg-type]
+                layers = [self.normalized(in_channels), KANConv2d(in_channels, out_channels, **grouped, **kan)]  # type: ignore[arg-type]
             case "lowrank":
                 layers = [
-                    self._normalized(in_channels),
+                    self.normalized(in_channels),
                     LowRankKANConv2d(in_channels, out_channels, rank=self.rank, **grouped, **kan),  # type: ignore[arg-type]
                 ]
             case "depthwise":
                 layers = [
-                    self._normalized(in_channels),
+                    self.normalized(in_channels),
                     KANConv2d(in_channels, in_channels, groups=in_channels, **sizes, **kan),  # type: ignore[arg-type]
                     nn.Conv2d(in_channels, out_channels, 1, bias=False),
                 ]
             case "bottleneck":
                 inner = max(1, min(in_channels, out_channels) // BOTTLENECK)
                 layers = [
-                    self._normalized(in_channels),
+                    self.normalized(in_channels),
                     nn.Conv2d(in_channels, inner, 1, bias=False),
-                    self._normalized(inner),
+                    self.normalized(inner),
                     KANConv2d(inner, inner, **sizes, **kan),  # type: ignore[arg-type]
                     nn.Conv2d(inner, out_channels, 1, bias=False),
                 ]
@@ -155,16 +155,16 @@ class Units:
         """(batch, in, height, width) → (batch, out, 2·height, 2·width); the last layer is a transposed convolution."""
         kan = {"basis": self.basis, "base_activation": self.base_activation}
         if self.kind == "full":
-            return [self._normalized(in_channels), KANConvTranspose2d(in_channels, out_channels, 2, 2, **kan)]  # type: ignore[arg-type]
+            return [self.normalized(in_channels), KANConvTranspose2d(in_channels, out_channels, 2, 2, **kan)]  # type: ignore[arg-type]
         layers, functions = self.activated(in_channels), self.functions
         if self.is_extended:
             layers, functions = (
-                [self._normalized(in_channels), self._extended(in_channels, self.rank)],
+                [self.normalized(in_channels), self._extended(in_channels, self.rank)],
                 self._outputs(self.rank),
             )
         elif self.kind == "lowrank":
             layers, functions = (
-                [self._normalized(in_channels), LearnableActivation(in_channels, self.rank, **kan)],  # type: ignore[arg-type]
+                [self.normalized(in_channels), LearnableActivation(in_channels, self.rank, **kan)],  # type: ignore[arg-type]
                 self.rank,
             )
         return [*layers, nn.ConvTranspose2d(in_channels * functions, out_channels, 2, 2, bias=False)]
@@ -205,7 +205,7 @@ class Units:
 
     def activated(self, channels: int) -> list[nn.Module]:
         """Normalisation and activation: what a unit does before it convolves, and a network before it pools."""
-        normalized = self._normalized(channels)
+        normalized = self.normalized(channels)
         if self.is_extended:
             return [normalized, self._extended(channels, self.rank if self.kind == "shared" else 1)]
         if self.kind == "plain":
@@ -219,20 +219,28 @@ class Units:
         """(batch, in_features) → (batch, num_classes)."""
         if self.head == "linear":
             return nn.Linear(in_features, num_classes)
-        return nn.Sequential(
-            nn.BatchNorm1d(in_features, affine=False),
-            KANLinear(in_features, num_classes, bias=True, basis=self.basis, base_activation=self.base_activation),
-        )
+        options = {"basis": self.basis, "base_activation": self.base_activation}
+        layer: nn.Module
+        if self.detached:
+            layer = DetachedLinear(in_features, num_classes, **options)  # type: ignore[arg-type]
+        else:
+            layer = KANLinear(in_features, num_classes, bias=True, **options)  # type: ignore[arg-type]
+        return nn.Sequential(nn.BatchNorm1d(in_features, affine=False), layer)
 
     def pixel_classifier(self, in_channels: int, num_classes: int) -> nn.Module:
         """(batch, in_channels, height, width) → (batch, num_classes, height, width)."""
         if self.head == "linear":
             return nn.Conv2d(in_channels, num_classes, 1)
         options = {"basis": self.basis, "base_activation": self.base_activation}
-        layer = KANConv2d(in_channels, num_classes, 1, bias=True, **options)  # type: ignore[arg-type]
+        layer: nn.Module
+        if self.detached:
+            layer = DetachedLinear(in_channels, num_classes, **options)  # type: ignore[arg-type]
+        else:
+            layer = KANConv2d(in_channels, num_classes, 1, bias=True, **options)  # type: ignore[arg-type]
         return nn.Sequential(nn.BatchNorm2d(in_channels, affine=False), layer)
 
-    def _normalized(self, channels: int) -> nn.Module:
+    def normalized(self, channels: int) -> nn.Module:
+        """What keeps inputs of functions on their grid, and projections as large as what they are added to."""
         affine = self.kind in ("plain", "shared")  # a channel's own function has its own scale and offset
         match self.normalization:
             case "batch":

@@ -1,7 +1,8 @@
 """The options that networks of units have in common, and their registration: a KAN and its plain twin at a time."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -10,21 +11,39 @@ from convkan.basis import Basis
 from convkan.models.blocks import Head, Kind, Normalization, Units, basis_of
 from convkan.models.registry import Task, register_model
 
+WIDTH = 16.0  # channels of the first stage
 # From units, units a stage, width, input channels, classes and dropout to a network.
 Network = Callable[[Units, Sequence[int], float, int, int, float], nn.Module]
 
 
-def register_pair(name: str, network: Network, *, task: Task = "classification", **fixed: Any) -> None:
+def register_pair(
+    name: str, network: Network, *, task: Task = "classification", width: float = WIDTH, **fixed: Any
+) -> None:
     """Register ``kan_NAME`` and its plain twin ``NAME``.
 
     Args:
         name: Name of the plain one.
         network: The topology.
         task: What both are for.
+        width: Default of the option.
         **fixed: Options that belong to the name, and cannot be chosen.
     """
     for full_name, build in ((f"kan_{name}", kan_network), (name, plain_network)):
-        register_model(full_name, twin=name, learning_rate=1e-2, task=task)(partial(build, network, **fixed))
+        made = build if width == WIDTH else _of_width(build, width)
+        register_model(full_name, twin=name, learning_rate=1e-2, task=task)(partial(made, network, **fixed))
+
+
+def _of_width(build: Callable[..., nn.Module], width: float) -> Callable[..., nn.Module]:
+    """``build`` with another default of ``width``, which its signature tells."""
+
+    @wraps(build)
+    def built(*arguments: Any, **options: Any) -> nn.Module:
+        return build(*arguments, **{"width": width, **options})
+
+    known = signature(build)
+    parameters = [p.replace(default=width) if p.name == "width" else p for p in known.parameters.values()]
+    built.__signature__ = known.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return built
 
 
 def kan_network(
@@ -32,7 +51,7 @@ def kan_network(
     num_classes: int = 10,
     in_channels: int = 1,
     *,
-    width: float = 16.0,
+    width: float = WIDTH,
     depths: Sequence[int] = (2, 2, 2),
     kind: Kind = "lowrank",
     rank: int = 1,
@@ -92,7 +111,7 @@ def plain_network(
     num_classes: int = 10,
     in_channels: int = 1,
     *,
-    width: float = 16.0,
+    width: float = WIDTH,
     depths: Sequence[int] = (2, 2, 2),
     activation: str = "relu",
     normalization: Normalization = "batch",

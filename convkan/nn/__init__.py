@@ -12,6 +12,7 @@ from convkan.nn.lazy import (
     LazyKANConvTranspose3d,
     LazyKANLinear,
     LazyLearnableActivation,
+    LazyLowRankKANConv2d,
 )
 from convkan.nn.linear import KANLinear
 from convkan.nn.lowrank import LowRankKANConv2d
@@ -40,6 +41,7 @@ __all__ = [
     "LazyKANConvTranspose3d",
     "LazyKANLinear",
     "LazyLearnableActivation",
+    "LazyLowRankKANConv2d",
     "LearnableActivation",
     "LowRankKANConv2d",
     "Multiplication",

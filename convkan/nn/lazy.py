@@ -11,9 +11,10 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 
 from convkan.nn.activation import LearnableActivation
 from convkan.nn.conv import KANConv1d, KANConv2d, KANConv3d
-from convkan.nn.layer import KANLayer
+from convkan.nn.layer import EdgeLayer, KANLayer
 from convkan.nn.lineage import Lineage
 from convkan.nn.linear import KANLinear
+from convkan.nn.lowrank import LowRankKANConv2d
 from convkan.nn.transposed import KANConvTranspose1d, KANConvTranspose2d, KANConvTranspose3d
 
 
@@ -64,11 +65,11 @@ class LazyLayer(LazyModuleMixin):
         self._load_hook = self._register_load_state_dict_pre_hook(self._lazy_load_hook)
         self._initialize_hook = self.register_forward_pre_hook(self._infer_parameters, with_kwargs=True)
 
-    def _layer(self, inputs: int, **where: Any) -> KANLayer:
+    def _layer(self, inputs: int, **where: Any) -> Any:
         arguments, options = self.given
         return self.cls_to_become(inputs, *arguments, **options, **where)
 
-    def _smallest(self, **where: Any) -> KANLayer:
+    def _smallest(self, **where: Any) -> Any:
         """The layer with one input a group, without memory."""
         arguments, options = self.given
         groups = inspect.signature(type(self)).bind(*arguments, **options).arguments.get("groups", 1)
@@ -97,33 +98,44 @@ class LazyLayer(LazyModuleMixin):
     @torch.inference_mode(False)
     @torch.no_grad()
     def _take_sizes(self, inputs: int) -> None:
-        """Fill parameters and grid, and take all else that a layer of so many inputs has."""
+        """Become whole, as a layer of so many inputs is."""
         own: Any = self
-        like = own._parameters["basis_weight"]
-        fresh = self._layer(inputs, device=like.device, dtype=like.dtype)
+        like = next(parameter for parameter in own._parameters.values() if parameter is not None)
+        self._take(self._layer(inputs, device=like.device, dtype=like.dtype))
+
+    def _take(self, fresh: EdgeLayer) -> None:
+        """Fill parameters and grid, and take all else that a fresh layer has, its parts too."""
+        own: Any = self
         for lazy, tensors in ((own._parameters, fresh._parameters), (own._buffers, fresh._buffers)):
             for name, tensor in tensors.items():
                 if tensor is not None:
                     lazy[name].materialize(tensor.shape)
                     lazy[name].data = tensor.data
+        for name, part in fresh.named_children():
+            lazy_part = own._modules[name]
+            if isinstance(lazy_part, LazyLayer) and isinstance(part, EdgeLayer):
+                lazy_part._take(part)
+                lazy_part._become()
         del own.given
         own.__dict__.update({name: value for name, value in vars(fresh).items() if name not in vars(own)})
-        own._lineage = Lineage(own)
+        if isinstance(self, KANLayer):
+            own._lineage = Lineage(self)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Become a layer of the sizes of the state first; a state without sizes changes nothing."""
-        grid = state_dict.get(f"{prefix}grid")
-        weights = (state_dict.get(prefix + name) for name in ("base_weight", "basis_weight"))
-        known = [weight for weight in weights if isinstance(weight, Tensor) and not is_lazy(weight)]
+        smallest = self._smallest()
+        weights = ((name, state_dict.get(prefix + name)) for name in smallest.edge_layouts)
+        known = {name: weight for name, weight in weights if isinstance(weight, Tensor) and not is_lazy(weight)}
         if not known:
             nn.Module._load_from_state_dict(self, state_dict, prefix, *args)  # type: ignore[arg-type]
             return
-        smallest = self._smallest()
+        part = smallest.functions_name
+        grid = state_dict.get(f"{prefix}{part}.grid" if part else f"{prefix}grid")
         if isinstance(grid, Tensor) and not is_lazy(grid):
             inputs = len(grid)
         else:
-            least = smallest.basis_weight if smallest.base_weight is None else smallest.base_weight
-            inputs = known[0].numel() * smallest.num_inputs // least.numel()
+            name = next(name for name in smallest.edge_layouts if getattr(smallest, name) is not None)
+            inputs = next(iter(known.values())).numel() * smallest.num_inputs // getattr(smallest, name).numel()
         self._take_sizes(max(inputs, smallest.num_inputs))
         self._become()
         type(self)._load_from_state_dict(self, state_dict, prefix, *args)
@@ -234,6 +246,24 @@ class LazyKANConvTranspose3d(_LazyConvolution, KANConvTranspose3d):
     """A ``KANConvTranspose3d`` whose ``in_channels`` are counted at the first call; arguments are the others."""
 
     cls_to_become = KANConvTranspose3d
+
+
+class LazyLowRankKANConv2d(_LazyConvolution, LowRankKANConv2d):
+    """A ``LowRankKANConv2d`` whose ``in_channels`` are counted at the first call; arguments are the others.
+
+    Example:
+        >>> layer = LazyLowRankKANConv2d(8, 3, rank=2)
+        >>> layer(torch.zeros(2, 5, 9, 9)).shape, layer.activation.num_channels
+        (torch.Size([2, 8, 7, 7]), 5)
+    """
+
+    cls_to_become = LowRankKANConv2d
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        functions, weight = self._smallest().activation, self.weight
+        window = {"padding": functions.padding, "device": weight.device, "dtype": weight.dtype}
+        self.activation = LazyLearnableActivation(functions.num_functions, **functions.options() | window)
 
 
 class LazyLearnableActivation(LazyLayer, LearnableActivation):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from convkan.modes import is_jit_traced
 from convkan.nn.sizes import per_dimension
-from convkan.ops import Convolution
+from convkan.ops import Convolution, TransposedConvolution
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 PADDING_MODES: dict[str, str] = {
@@ -38,6 +38,52 @@ def padding_amounts(
     else:
         pairs = [(p, p) for p in per_dimension("padding", padding, dims, 0)]
     return tuple(amount for pair in reversed(pairs) for amount in pair)
+
+
+def transposed_geometry(
+    dims: int,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    output_padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+) -> TransposedConvolution:
+    """How a transposed convolution over ``dims`` dimensions of space sums its edges.
+
+    Raises:
+        TypeError: A size is not an integer, or a tuple has the wrong length.
+        ValueError: A size is out of range.
+    """
+    geometry = TransposedConvolution(
+        per_dimension("stride", stride, dims, 1),
+        per_dimension("padding", padding, dims, 0),
+        per_dimension("output_padding", output_padding, dims, 0),
+        per_dimension("dilation", dilation, dims, 1),
+        groups,
+    )
+    for more, step, distance in zip(geometry.output_padding, geometry.stride, geometry.dilation, strict=True):
+        if more >= max(step, distance):
+            raise ValueError(
+                f"output_padding must be smaller than stride or dilation, got {geometry.output_padding} with stride "
+                f"{geometry.stride} and dilation {geometry.dilation}"
+            )
+    return geometry
+
+
+def check_reach(x: Tensor, geometry: TransposedConvolution, in_channels: int, kernel_size: tuple[int, ...]) -> None:
+    """Raise unless an input of a transposed convolution has the right channels, and reaches one output position."""
+    if is_jit_traced():
+        return
+    dims = len(kernel_size)
+    if x.ndim not in (dims + 1, dims + 2) or x.shape[-dims - 1] != in_channels:
+        space = ", ".join(["depth", "height", "width"][-dims:])
+        raise ValueError(f"input must have shape ([batch,] {in_channels}, {space}), got {tuple(x.shape)}")
+    positions = geometry.positions(x.shape[-dims:], kernel_size)
+    if any(size < 1 or count < 1 for size, count in zip(x.shape[-dims:], positions, strict=True)):
+        raise ValueError(
+            f"input must be large enough for one output position, got {tuple(x.shape[-dims:])} with "
+            f"kernel_size {kernel_size} and padding {geometry.trim}"
+        )
 
 
 @dataclass(frozen=True)

@@ -10,25 +10,47 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from convkan.basis import Basis, BSpline
-from convkan.modes import is_jit_traced
 from convkan.nn.conv import SpatialLayer
 from convkan.nn.initialization import initialize_edges
 from convkan.nn.layer import KANLayer
 from convkan.nn.memory import in_memory_format, keeps_channels_last
+from convkan.nn.padding import check_reach, transposed_geometry
 from convkan.nn.plain import LINEAR, silence, take_over, transposed_arguments, where
 from convkan.nn.sizes import check_channels, per_dimension, sizes_of_space
 from convkan.nn.tracing import call_as_leaf
-from convkan.ops import Geometry, Plan, TransposedConvolution, evaluate
+from convkan.ops import Plan, TransposedConvolution, evaluate
 from convkan.ops.transposed import by_output, by_plane
 
-_LAYOUT = "(g f c) o ..."
+
+def convolve_transposed(
+    x: Tensor,
+    base_weight: Tensor | None,
+    basis_weight: Tensor,
+    grid: Tensor | None,
+    bias: Tensor | None,
+    plan: Plan,
+    keep_channels_last: bool,
+    backend: str,
+) -> Tensor:
+    """Add up what every pixel's taps make of it, where they fall: what layers and functions both call.
+
+    Weights are by output, and whether they ``keep_channels_last`` is of torch's own layout of them.
+    """
+    dims = basis_weight.ndim - 2
+    rows = x.unsqueeze(0) if x.ndim == dims + 1 else x
+    y = evaluate(rows, base_weight, basis_weight, grid, plan, backend)
+    if bias is not None:
+        y = y + bias.to(y.dtype).view(-1, *(1,) * dims)
+    y = in_memory_format(y, keep_channels_last or keeps_channels_last(rows))
+    return y if rows is x else y.squeeze(0)
 
 
 class TransposedLayer(SpatialLayer, KANLayer):
     """A transposed KAN convolution over ``dims`` spatial dimensions."""
 
-    edge_layouts: ClassVar[dict[str, str]] = {"base_weight": _LAYOUT, "basis_weight": _LAYOUT}
+    edge_layouts: ClassVar[dict[str, str]] = dict.fromkeys(("base_weight", "basis_weight"), "(g f c) o ...")
     geometry: TransposedConvolution
+    _whole: TransposedConvolution
     _largest: Plan
 
     def __init__(
@@ -61,18 +83,9 @@ class TransposedLayer(SpatialLayer, KANLayer):
         nn.Module.__init__(self)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = per_dimension("kernel_size", kernel_size, self.dims, 1)
-        self.stride = per_dimension("stride", stride, self.dims, 1)
-        self.padding = per_dimension("padding", padding, self.dims, 0)
-        self.output_padding = per_dimension("output_padding", output_padding, self.dims, 0)
-        self.dilation = per_dimension("dilation", dilation, self.dims, 1)
-        self.padding_mode = padding_mode
-        for more, step, distance in zip(self.output_padding, self.stride, self.dilation, strict=True):
-            if more >= max(step, distance):
-                raise ValueError(
-                    f"output_padding must be smaller than stride or dilation, got {self.output_padding} with stride "
-                    f"{self.stride} and dilation {self.dilation}"
-                )
-        geometry = TransposedConvolution(self.stride, self.padding, self.output_padding, self.dilation, groups)
+        geometry = transposed_geometry(self.dims, stride, padding, output_padding, dilation, groups)
+        self.stride, self.padding, self.dilation = geometry.stride, geometry.trim, geometry.dilation
+        self.output_padding, self.padding_mode = geometry.output_padding, padding_mode
         self._make_edges(
             in_channels,
             out_channels,
@@ -127,24 +140,24 @@ class TransposedLayer(SpatialLayer, KANLayer):
         """
         if isinstance(x, Proxy):
             return call_as_leaf(self, x, **({} if output_size is None else {"output_size": output_size}))
-        plan = self.plan
+        plan, geometry = self.plan, self.geometry
         if output_size is not None:
-            plan = self._largest.with_spacing(plan.expansion.uniform)
-        self.check_input(x, plan.geometry)
-        kept, rows = () if output_size is None else self._kept(x, output_size), self.as_batch(x)
-        y = evaluate(rows, *self.edge_weights(), self.grid, plan, self.backend)
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype).view(-1, *(1,) * self.dims)
-        y = self.add_named(y, rows, plan.geometry)
-        if kept:
-            y = y[(slice(None), slice(None), *kept)]
-        y = in_memory_format(y, keeps_channels_last(rows) or keeps_channels_last(self.basis_weight))
-        return y if rows is x else y.squeeze(0)
+            plan, geometry = self._largest.with_spacing(plan.expansion.uniform), self._whole
+        self.check_input(x, geometry)
+        kept = () if output_size is None else self._kept(x, output_size)
+        channels_last = keeps_channels_last(self.basis_weight)
+        y = convolve_transposed(x, *self.edge_weights(), self.grid, self.bias, plan, channels_last, self.backend)
+        y = self.add_named(y, x, geometry)
+        if not kept:
+            return y
+        whole = self.as_batch(y)
+        y = in_memory_format(whole[(slice(None), slice(None), *kept)], keeps_channels_last(whole))
+        return y if x.ndim == whole.ndim else y.squeeze(0)
 
     def _kept(self, x: Tensor, output_size: Sequence[int]) -> tuple[slice, ...]:
         """What is asked for of the largest output."""
         sizes = sizes_of_space("output_size", output_size, self.dims, x.ndim)
-        most = self._largest.geometry.positions(x.shape[-self.dims :], self.kernel_size)
+        most = self._whole.positions(x.shape[-self.dims :], self.kernel_size)
         least = tuple(max(1, high - step + 1) for high, step in zip(most, self.stride, strict=True))
         if not all(low <= size <= high for low, size, high in zip(least, sizes, most, strict=True)):
             raise ValueError(f"output_size must lie between {least} and {most} for this input, got {sizes}")
@@ -153,23 +166,12 @@ class TransposedLayer(SpatialLayer, KANLayer):
     def _describe(self) -> None:
         """Bring the plan up to date, and that with all the padding which ``output_size`` can ask for."""
         super()._describe()
-        padding = tuple(step - 1 for step in self.stride)
-        self._largest = Plan(self._plan.expansion, replace(self.geometry, output_padding=padding))
+        self._whole = replace(self.geometry, output_padding=tuple(step - 1 for step in self.stride))
+        self._largest = Plan(self._plan.expansion, self._whole)
 
-    def check_input(self, x: Tensor, geometry: Geometry | None = None) -> None:
+    def check_input(self, x: Tensor, geometry: TransposedConvolution | None = None) -> None:
         """Raise unless ``x`` has the layer's channels and is large enough for one output position, here or as given."""
-        if is_jit_traced():
-            return
-        dims = self.dims
-        if x.ndim not in (dims + 1, dims + 2) or x.shape[-dims - 1] != self.in_channels:
-            space = ", ".join(["depth", "height", "width"][-dims:])
-            raise ValueError(f"input must have shape ([batch,] {self.in_channels}, {space}), got {tuple(x.shape)}")
-        positions = (geometry or self.geometry).positions(x.shape[-dims:], self.kernel_size)
-        if any(size < 1 or count < 1 for size, count in zip(x.shape[-dims:], positions, strict=True)):
-            raise ValueError(
-                f"input must be large enough for one output position, got {tuple(x.shape[-dims:])} with "
-                f"kernel_size {self.kernel_size} and padding {self.padding}"
-            )
+        check_reach(x, geometry or self.geometry, self.in_channels, self.kernel_size)
 
     @property
     def edge_shape(self) -> tuple[int, ...]:

@@ -84,6 +84,8 @@ class Tiled(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         """Forward mode."""
         x, base_weight, basis_weight, grid = ctx.saved_tensors
+        if any(tangent is not None and is_many_gradients(tangent) for tangent in tangents):
+            return whole.derived_tangent((x, base_weight, basis_weight), grid, ctx.plan, tangents[:3])
         return whole.tangent(x, base_weight, basis_weight, grid, ctx.plan, tangents[:3])
 
 

@@ -53,8 +53,9 @@ class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """A whole batch: pixels (batch, channels, height, width) in uint8 and labels (batch,)."""
-        batch = self.images.select(torch.tensor(indices))
+        places = torch.tensor(indices)
+        pixels, labels = self.images.pixels[places], self.images.labels[places]
         if not (self.shift or self.flip):
-            return batch.pixels, batch.labels
+            return pixels, labels
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + indices[0]) % 2**63)
-        return shift_and_flip(batch.pixels, self.shift, self.flip, generator), batch.labels
+        return shift_and_flip(pixels, self.shift, self.flip, generator), labels

@@ -1,6 +1,6 @@
 """A classifier and how it is trained, as a Lightning module."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from math import ceil, isfinite
@@ -13,15 +13,17 @@ from jaxtyping import Int
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import CatMetric, MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from convkan.optim import create_optimizer, create_schedule, parameter_groups
+from convkan.optim import create_optimizer, create_schedule, parameter_groups, perturbed
 from convkan.regularization import total_coefficient_penalty
 from convkan.training.augmentation import mix, transform_images
 from convkan.training.averaging import average_weights
 from convkan.training.balance import BalancedAccuracy, balanced_weights
 from convkan.training.recipe import Recipe
+from convkan.training.sharpness import check_trainer, drawn_again, unmeasured
 
 
 class TrainingDivergedError(Exception):
@@ -84,6 +86,7 @@ class Classifier(L.LightningModule):
             }
         )
         self.test_confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+        self._counts = True  # whether a pass in training is one for the metrics
         self.test_correct = CatMetric(nan_strategy="ignore")
         self.val_correct = CatMetric(nan_strategy="ignore")
 
@@ -107,6 +110,8 @@ class Classifier(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Seed the model's own randomness, so that an epoch does not depend on those before it; devices differ."""
+        if self.recipe.sam:
+            check_trainer(self.trainer)
         torch.manual_seed(self.seed * 10_007 + self.current_epoch + 7_919 * self.global_rank)
         self._begin("train")
 
@@ -144,8 +149,38 @@ class Classifier(L.LightningModule):
                 f"the loss became {total.item()} in epoch {self.current_epoch + 1}, step {batch_idx + 1}: {where}. "
                 "A lower --learning-rate or --gradient-clip may help."
             )
-        self._update("train", losses, logits, labels)
+        if self._counts:
+            self._update("train", losses, logits, labels)
         return total
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """A step of the optimiser; if the recipe is sharpness-aware, by the gradient of a second pass."""
+        if self.recipe.sam and optimizer_closure is not None:
+            optimizer_closure = partial(self._pass_twice, optimizer, optimizer_closure)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    def _pass_twice(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Any:
+        """The batch's loss, and its gradient where weights are perturbed.
+
+        The second pass draws what the first has drawn, so that images are changed alike and the same features dropped;
+        metrics and running statistics are of the first alone.
+        """
+        with drawn_again(self.device):
+            loss = closure()
+        weights = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        self._counts = False
+        try:
+            with unmeasured(self.model), perturbed(weights, self.recipe.sam):
+                closure()
+        finally:
+            self._counts = True
+        return loss
 
     def _augmented(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """A batch, changed and mixed as the recipe says; mixed labels are probabilities (batch, classes)."""

@@ -1,46 +1,34 @@
 """A data set of the table, split once by seed, and its loaders.
 
-Images are decoded once and held in memory as bytes; a batch is an index into one array, normalised on the device that
-trains on it.
+Images are decoded once and held in memory as bytes, but for pictures in folders that are too many for it; a batch is an
+index into one array, normalised on the device that trains on it.
 """
 
 import os
 import unicodedata
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, Sampler
 
 from convkan.models import Description
-from convkan.models.images import normalize, with_channels
+from convkan.models.images import normalize
 from convkan.training.batches import BatchedImages
 from convkan.training.datasets import DATA_ROOT_VARIABLE, TORCHVISION, find_source
-from convkan.training.parts import DataError, Images, split_labels
+from convkan.training.folders import load_folder
+from convkan.training.parts import DataError, Images, channel_statistics, split_labels
 from convkan.training.sharing import BatchShare, Share
 
 Augmentation = Literal["auto", "standard", "flip", "none"]
 Scaling = Literal["standard", "symmetric"]
 
+SAMPLE = 2000  # images that are measured where not all are in memory
 EVALUATION_BATCH = 250  # at least: without gradients to keep, larger batches are free
-
-
-def channel_statistics(
-    pixels: UInt8[Tensor, "count channels height width"],
-) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, in units of full brightness; exact, from a count of bytes."""
-    values = torch.arange(256, dtype=torch.float64) / 255
-    means, deviations = [], []
-    for channel in range(pixels.shape[1]):
-        counts = torch.bincount(pixels[:, channel].flatten().int(), minlength=256).double()
-        mean = (counts @ values) / counts.sum()
-        variance = (counts @ (values - mean).square()) / counts.sum()
-        means.append(mean.item())
-        deviations.append(max(variance.sqrt().item(), 1 / 255))
-    return means, deviations
 
 
 class ImageData(L.LightningDataModule):
@@ -60,7 +48,10 @@ class ImageData(L.LightningDataModule):
         scaling: "standard" for mean 0 and standard deviation 1 in each channel, "symmetric" for [-1, 1].
         image_size: Side to which ``folder`` and torchvision's classes are scaled, 32 by default; other data sets come
             as they are.
-        num_workers: Loader processes; 0 loads in the training process, which is fastest for small images.
+        in_memory: Of ``folder``: decode all pictures at once and hold them, or each when it is needed, in the loader's
+            processes; by default the former if that takes 1 GiB at most. Where they are not held, mean and standard
+            deviation are those of 2,000 of them.
+        num_workers: Loader processes; 0 loads in the training process, which is fastest for images in memory.
         seed: Seed of order and augmentation.
         split_seed: Seed of the split, apart, so that runs with other seeds are validated on the same images.
 
@@ -86,6 +77,7 @@ class ImageData(L.LightningDataModule):
         augment: Augmentation = "auto",
         scaling: Scaling = "standard",
         image_size: int | None = None,
+        in_memory: bool | None = None,
         num_workers: int = 0,
         seed: int = 0,
         split_seed: int = 0,
@@ -108,7 +100,9 @@ class ImageData(L.LightningDataModule):
         if image_size is not None and (not scaled or image_size < 1):
             which = f"'folder' or {TORCHVISION}NAME"
             raise ValueError(f"image_size must be positive and goes with dataset {which} only, got {image_size}")
-        self.dataset, self.source = dataset, source
+        if in_memory is not None and dataset != "folder":
+            raise ValueError(f"in_memory goes with dataset 'folder' only, got {in_memory} with {dataset!r}")
+        self.dataset, self.source, self.in_memory = dataset, source, in_memory
         self.root = Path(data_root or os.environ.get(DATA_ROOT_VARIABLE) or "data").expanduser()
         self.batch_size, self.val_fraction, self.train_fraction = batch_size, val_fraction, train_fraction
         if augment == "auto":
@@ -124,7 +118,8 @@ class ImageData(L.LightningDataModule):
         """Read the images, split them and measure the training part."""
         if self.class_names:
             return
-        parts = self.source.load(self.root, self.image_size)
+        load = self.source.load if self.in_memory is None else partial(load_folder, in_memory=self.in_memory)
+        parts = load(self.root, self.image_size)
         names = parts.class_names
         if len(names) < 2:
             raise DataError(
@@ -137,7 +132,7 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"val_fraction {self.val_fraction} leaves none of {len(parts.train)} images to train on")
         if missing:
             raise DataError(f"{self.root}: no images to train on of {', '.join(missing)}")
-        self.mean, self.std = channel_statistics(self.train.pixels)
+        self.mean, self.std = channel_statistics(self.train.sample(SAMPLE))
         if self.scaling == "symmetric":
             self.mean, self.std = [0.5] * len(self.mean), [0.5] * len(self.std)
         if self.train_fraction < 1:
@@ -203,8 +198,7 @@ class ImageData(L.LightningDataModule):
         self.setup()
         try:
             self.train, self.val, self.test = (
-                Images(with_channels(images.pixels, description.in_channels), images.labels)
-                for images in (self.train, self.val, self.test)
+                images.with_channels(description.in_channels) for images in (self.train, self.val, self.test)
             )
         except ValueError as error:
             raise DataError(f"the images under {self.root} must be as the model's: {error}") from error

@@ -15,20 +15,28 @@ import torch
 from torch import Tensor
 
 from convkan.training.parts import DataError, Images, Parts, split_by_class
-from convkan.training.pictures import is_picture, read_picture
+from convkan.training.pictures import PictureFiles, is_picture
 
 DEFAULT_SIDE = 32
 PART_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 # Left behind by notebooks, archivers, network stores and file systems; names that begin with a dot are hidden, too.
 LITTER = frozenset({"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+HELD_BYTES = 2**30  # of decoded pictures, at most, are held in memory unless asked otherwise
+SAMPLE = 500  # pictures looked at where not all are held
 DARK = 64  # pictures that never come above this of 255 are likely 10, 12 or 14 bits in 16
 ADVICE = "--data-root DIR (or CONVKAN_DATA) says which folder holds one folder of pictures for each class"
 
 Listing = dict[str, list[Path]]  # the pictures of each class
 
 
-def load_folder(root: Path, image_size: int | None) -> Parts:
+def load_folder(root: Path, image_size: int | None, in_memory: bool | None = None) -> Parts:
     """Read the pictures under ``root``; for a part that is not there, a fifth of the training images is for testing.
+
+    Args:
+        root: The folder.
+        image_size: Side to which pictures are scaled.
+        in_memory: Decode all pictures now and hold them, or each when it is needed; by default the former if they take
+            1 GiB at most.
 
     Raises:
         DataError: There are no pictures, too few, in one class only, or in folders that can be read in two ways; a part
@@ -41,7 +49,9 @@ def load_folder(root: Path, image_size: int | None) -> Parts:
         notes += skipped
     _check_classes(root, folders, listings)
     side = image_size or DEFAULT_SIDE
-    images = {part: _decode(listing, side) for part, listing in listings.items()}
+    size = 3 * side**2 * sum(len(found) for listing in listings.values() for found in listing.values())
+    held = size <= HELD_BYTES if in_memory is None else in_memory
+    images = {part: _images_of(listing, side, held) for part, listing in listings.items()}
     names = list(listings["train"])
     if "test" in images:
         train, test = images["train"], images["test"]
@@ -55,7 +65,9 @@ def load_folder(root: Path, image_size: int | None) -> Parts:
         f"pictures are scaled and cut to {side} × {side} pixels"
         + ("" if image_size else ", the default: --image-size chooses another")
     )
-    brightest = max(int(part.pixels.max()) for part in images.values())
+    if not held:
+        notes.append(f"pictures are decoded when they are needed: all would take {size / 2**30:.1f} GiB of memory")
+    brightest = max(int(part.sample(SAMPLE).max()) for part in images.values())
     if brightest < DARK:
         notes.append(
             f"pictures are dark, the brightest value is {brightest} of 255: if they are of 10 to 14 bits in files of "
@@ -167,12 +179,10 @@ def _hold_out_test(root: Path, labels: Tensor, classes: int) -> tuple[Tensor, Te
     return split_by_class(labels, share, seed=0)  # it may round a small class away
 
 
-def _decode(listing: Listing, side: int) -> Images:
-    paths = [(path, label) for label, found in enumerate(listing.values()) for path in found]
-    pixels = torch.empty(len(paths), 3, side, side, dtype=torch.uint8)
-    for index, (path, _) in enumerate(paths):
-        pixels[index] = read_picture(path, 3, (side, side))
-    return Images(pixels, torch.tensor([label for _, label in paths]))
+def _images_of(listing: Listing, side: int, held: bool) -> Images:
+    files = PictureFiles.of((path for found in listing.values() for path in found), side)
+    labels = torch.tensor([label for label, found in enumerate(listing.values()) for _ in found])
+    return Images(files[:] if held else files, labels)
 
 
 def _found(root: Path, folders: dict[str, Path], listings: dict[str, Listing]) -> str:

@@ -1,14 +1,42 @@
 """What a data set is once it is read: labelled images in parts, and how one part is drawn from another."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from convkan.models.images import with_channels
+
 
 class DataError(Exception):
     """A data set cannot be had; the message says why and what to do."""
+
+
+class StoredPixels(ABC):
+    """The pixels of images that are not in memory: those that are indexed are read, each time anew."""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int, int]:
+        """(count, channels, height, width)."""
+
+    @abstractmethod
+    def __getitem__(self, places: slice | Tensor) -> UInt8[Tensor, "some channels height width"]:
+        """Read some images."""
+
+    @abstractmethod
+    def only(self, places: Tensor) -> Self:
+        """Some images, as yet not read."""
+
+    @abstractmethod
+    def with_channels(self, channels: int) -> Self:
+        """The images grey (1 channel) or in colour (3)."""
 
 
 @dataclass(frozen=True)
@@ -16,11 +44,11 @@ class Images:
     """Labelled images.
 
     Attributes:
-        pixels: (count, channels, height, width), 0 … 255.
+        pixels: (count, channels, height, width), 0 … 255; in memory, or where they can be indexed as if they were.
         labels: (count,).
     """
 
-    pixels: UInt8[Tensor, "count channels height width"]
+    pixels: UInt8[Tensor, "count channels height width"] | StoredPixels
     labels: Int[Tensor, " count"]
 
     def __len__(self) -> int:
@@ -28,7 +56,25 @@ class Images:
 
     def select(self, indices: Int[Tensor, " selected"]) -> "Images":
         """The images at ``indices``."""
+        if isinstance(self.pixels, StoredPixels):
+            return Images(self.pixels.only(indices), self.labels[indices])
         return Images(self.pixels[indices], self.labels[indices])
+
+    def with_channels(self, channels: int) -> "Images":
+        """The same images grey (1 channel) or in colour (3).
+
+        Raises:
+            ValueError: Channels are to change, and either number is neither 1 nor 3.
+        """
+        if isinstance(self.pixels, StoredPixels):
+            return Images(self.pixels.with_channels(channels), self.labels)
+        return Images(with_channels(self.pixels, channels), self.labels)
+
+    def sample(self, at_most: int) -> UInt8[Tensor, "some channels height width"]:
+        """Pixels of images evenly spread over all, if these are not in memory; else all of them."""
+        if isinstance(self.pixels, Tensor):
+            return self.pixels
+        return self.pixels[:: -(-len(self) // at_most)]
 
 
 @dataclass(frozen=True)
@@ -48,6 +94,21 @@ class Parts:
     class_names: list[str]
     val: Images | None = None
     notes: list[str] = field(default_factory=list)
+
+
+def channel_statistics(
+    pixels: UInt8[Tensor, "count channels height width"],
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, in units of full brightness; exact, from a count of bytes."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, deviations = [], []
+    for channel in range(pixels.shape[1]):
+        counts = torch.bincount(pixels[:, channel].flatten().int(), minlength=256).double()
+        mean = (counts @ values) / counts.sum()
+        variance = (counts @ (values - mean).square()) / counts.sum()
+        means.append(mean.item())
+        deviations.append(max(variance.sqrt().item(), 1 / 255))
+    return means, deviations
 
 
 def split_indices(count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,10 @@ from convkan.optim import OptimizerName, ScheduleName
 ClassWeights = Literal["none", "balanced"]
 
 STRONGEST = 30  # magnitude of RandAugment
-DECAYS = ("weight_decay", "coefficient_decay", "base_decay")
+NOT_NEGATIVE = (
+    *("momentum", "warmup_epochs", "weight_decay", "coefficient_decay", "base_decay"),
+    *("coefficient_penalty", "sam", "mixup", "cutmix", "cutout"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Recipe:
         coefficient_penalty: Weight of the mean absolute coefficient in the loss.
         class_weights: "none": each training image counts alike in the loss. "balanced": each class does.
         restarts: Epochs, counted from 0, at which the schedule begins anew.
+        sam: Radius ρ of sharpness-aware minimisation, as 0.05: steps follow the gradient where the loss so near is
+            largest, which takes two passes a step; 0 for none. See ``convkan.optim.perturbed``.
         ema: Decay a step of a moving average of the weights, by which the model is judged and kept; 0 for none.
         mixup: Of the Beta distribution by which two images of a batch are mixed, its parameter; 0 does not mix.
         cutmix: Likewise, of the share of an image that is a rectangle of another; 0 for none.
@@ -54,6 +59,7 @@ class Recipe:
     coefficient_penalty: float = 0.0
     class_weights: ClassWeights = "none"
     restarts: tuple[int, ...] = ()
+    sam: float = 0.0
     ema: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -72,7 +78,7 @@ class Recipe:
         for name in ("learning_rate", "coefficient_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("momentum", "warmup_epochs", "coefficient_penalty", "mixup", "cutmix", "cutout", *DECAYS):
+        for name in NOT_NEGATIVE:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name} must not be negative, got {value}")

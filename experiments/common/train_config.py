@@ -54,6 +54,8 @@ class TrainConfig:
         gradient_clip: Largest norm of the gradient; 0 does not clip.
         augment: standard (shifts, and flips where they keep the class), flip (such flips alone), none, or auto: none
             for MNIST and Fashion-MNIST, standard for the others.
+        sam: Radius of sharpness-aware minimisation, as 0.05: steps follow the gradient where the loss so near is
+            largest, and take twice as long; 0 for none. Not with precision 16-mixed, which scales the loss.
         ema: Decay a step of a moving average of the weights, by which the model is judged and kept; 0 for none.
         mixup: Parameter of the Beta distribution by which images of a batch are mixed; 0 does not mix.
         cutmix: Likewise, for rectangles of other images; with both, one is drawn for each batch.
@@ -67,6 +69,8 @@ class TrainConfig:
         train_fraction: Share of the rest to train on.
         test: Test the best epoch at the end. Searches leave it out, since a test set is to be touched once.
         image_size: Side to which images of dataset folder are scaled, 32 by default.
+        in_memory: Of dataset folder: decode all pictures at once and hold them (true), or each when it is needed
+            (false); by default true if that takes 1 GiB at most.
         early_stopping: Stop after this many epochs without a better one in validation.
         precision: Lightning's name for it: 32-true, bf16-mixed, 16-mixed, 64-true, …
         compile: Compile the model; the first steps then take minutes, which count apart from seconds an epoch.
@@ -118,6 +122,7 @@ class TrainConfig:
     class_weights: ClassWeights = "none"
     gradient_clip: float = 0.0
     augment: Augmentation = "auto"
+    sam: float = 0.0
     ema: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -131,6 +136,7 @@ class TrainConfig:
     train_fraction: float = 1.0
     test: bool = True
     image_size: int | None = None
+    in_memory: bool | None = None
     early_stopping: int | None = None
     precision: str = "32-true"
     compile: bool = False
@@ -163,6 +169,10 @@ class TrainConfig:
             )
         if not self.gradient_clip >= 0:
             raise ValueError(f"gradient_clip must not be negative, got {self.gradient_clip}")
+        if self.sam and self.precision in ("16-mixed", "16"):
+            raise ValueError(
+                f"precision must not scale the loss with sam, as bf16-mixed and 32-true; got {self.precision}"
+            )
         if self.freeze_body and self.weights is None:
             raise ValueError("freeze_body must come with weights: a body that is drawn anew has nothing to keep")
         if self.freeze_body and (self.adapt_every or self.refine):
@@ -220,6 +230,7 @@ def data_of(config: TrainConfig, seed: int) -> ImageData:
         augment=config.augment,
         scaling=config.scaling,
         image_size=config.image_size,
+        in_memory=config.in_memory,
         num_workers=config.num_workers,
         seed=seed,
     )

@@ -18,7 +18,6 @@ from convkan.interpret.pruning.operations import (
     SUMS,
     arguments,
     is_convolution,
-    is_transposed,
     tensors,
 )
 from convkan.nn import EdgeLayer, KANLinear, LearnableActivation, Multiplication
@@ -28,8 +27,8 @@ def channel_graph(model: nn.Module) -> ChannelGraph:
     """Follow channels from the input of a model to its output.
 
     Followed are layers of edges (KAN and plain), grouped and depthwise ones too, normalisation, pooling, dropout,
-    elementwise activations, means over space, flattening, and additions, whose operands then share channels. Not
-    followed are transposed convolutions, channels that are put side by side, and those that gates multiply.
+    elementwise activations, means over space, flattening, and additions, whose operands then share channels; transposed
+    convolutions as others. Not followed are channels that are put side by side, and those that gates multiply.
 
     Args:
         model: Takes one tensor with channels (or features) in dimension 1, and returns one.
@@ -69,7 +68,6 @@ class _Follower:
 
     def followed(self) -> ChannelGraph:
         """The graph with everything in it."""
-        self.check_layers()
         for node in self.found.graph.nodes:
             self.follow(node)
         known = self.found
@@ -81,13 +79,6 @@ class _Follower:
         known.output, known.input = settled(known.output), self.spaces.find(known.input)
         known.spaces = self.spaces.standing()
         return known
-
-    def check_layers(self) -> None:
-        """Refuse layers that are not followed before anything that a model does for their sake."""
-        for node in self.found.graph.nodes:
-            if node.op == "call_module" and is_transposed(self.found.root.get_submodule(str(node.target))):
-                reason = "channels through a transposed convolution are not followed"
-                self.refuse(node, f"{reason}; importance(…, propagate=False) measures edges without")
 
     def follow(self, node: fx.Node) -> None:
         """Note one operation."""

@@ -62,15 +62,13 @@ def importance(
     every batch adds at most 1024 inputs of each channel, evenly spread.
 
     Args:
-        model: A model that ``channel_graph`` can follow, or a single layer; without transposed convolutions, through
-            which channels are not followed.
+        model: A model that ``channel_graph`` can follow, or a single layer.
         batches: Inputs of the model; of a tuple or list, as loaders yield, the first is taken.
         propagate: Without, ``edges`` are ``local``, and any model that runs will do.
         progress: Show a bar; needs rich.
 
     Returns:
-        For each layer by name, KAN or plain. Without ``propagate``, of those that were called, plain
-        transposed convolutions excepted.
+        For each layer by name, KAN or plain. Without ``propagate``, of those that were called.
 
     Raises:
         ValueError: Channels cannot be followed, there are no batches, or the inputs of a layer are not finite.
@@ -199,7 +197,7 @@ def _module(graph: ChannelGraph, step: Step) -> nn.Module:
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
     """KAN layers and plain ones, by name."""
     plain = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | conv._ConvNd)}
-    return kan_layers(model) | {name: m for name, m in plain.items() if not isinstance(m, conv._ConvTransposeNd)}
+    return {**kan_layers(model), **plain}
 
 
 def _with_bar(batches: Iterable[Tensor], progress: bool) -> Iterable[Tensor]:

@@ -9,6 +9,7 @@ from torch.nn.modules import conv
 from convkan.interpret.edges import edges_of, in_order
 from convkan.nn import EdgeLayer
 from convkan.nn.padding import PADDING_MODES
+from convkan.ops.transposed import by_output
 
 SAMPLES = 1024  # inputs of a channel that a layer's edges are evaluated at, for each batch
 
@@ -68,8 +69,9 @@ class Measured:
         if isinstance(layer, EdgeLayer):
             return self.parts.deviation
         assert isinstance(layer, nn.Linear | conv._ConvNd)
-        weight = layer.weight.detach().double()
-        groups = groups_of(layer)
+        weight, groups = layer.weight.detach().double(), groups_of(layer)
+        if isinstance(layer, conv._ConvTransposeNd):
+            weight = by_output(weight, groups)
         inputs = self.parts.deviation.view(groups, -1).repeat_interleave(len(weight) // groups, dim=0)
         return weight.abs() * inputs.reshape(*weight.shape[:2], *(1,) * (weight.ndim - 2))
 
@@ -90,7 +92,7 @@ def _by_channel(layer: nn.Module, x: Tensor) -> Float[Tensor, "channels samples"
 
 
 def _padded(layer: nn.Module, x: Tensor) -> Tensor:
-    """What the weights of a plain layer see."""
-    if isinstance(layer, conv._ConvNd):
+    """What the weights of a plain layer see; those of a transposed convolution pixels alone."""
+    if isinstance(layer, conv._ConvNd) and not isinstance(layer, conv._ConvTransposeNd):
         return F.pad(x, layer._reversed_padding_repeated_twice, mode=PADDING_MODES[layer.padding_mode])
     return x

@@ -32,14 +32,8 @@ ASIDE: set[Any] = {getattr, "size", "dim"}  # look at tensors only
 
 
 def is_convolution(module: nn.Module) -> bool:
-    """Whether a module is a convolution, plain or KAN but not transposed, whose channels can be followed."""
-    plain = isinstance(module, conv._ConvNd) and not isinstance(module, conv._ConvTransposeNd)
-    return plain or (isinstance(module, EdgeLayer) and module.geometry.cuts)
-
-
-def is_transposed(module: nn.Module) -> bool:
-    """Whether a module is a transposed convolution, plain or KAN."""
-    return isinstance(module, conv._ConvTransposeNd) or (isinstance(module, EdgeLayer) and not module.geometry.cuts)
+    """Whether a module is a convolution, plain or KAN, transposed or not."""
+    return isinstance(module, conv._ConvNd) or (isinstance(module, EdgeLayer) and len(module.edge_shape) > 2)
 
 
 def tensors(node: fx.Node) -> list[fx.Node]:

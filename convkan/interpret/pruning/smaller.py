@@ -65,11 +65,10 @@ class _Chosen:
     def state(self, layer: nn.Module) -> dict[str, Tensor]:
         """The state of the narrow layer."""
         state: dict[str, Tensor] = {}
-        layouts = layer.edge_layouts if isinstance(layer, EdgeLayer) else {"weight": "o (c f) ..."}
+        layouts = layer.edge_layouts if isinstance(layer, EdgeLayer) else {"weight": _layout(layer)}
         for key, tensor in layer.state_dict().items():
             if key in layouts:
-                by_edge = rearrange(tensor, f"{layouts[key]} -> o c f ...", c=self.fan_in)
-                state[key] = rearrange(self.edges(by_edge), f"o c f ... -> {layouts[key]}")
+                state[key] = self._narrowed(tensor, layouts[key], _sizes(layer)[0])
             elif key == "edge_mask":
                 state[key] = self.edges(tensor)
             elif key == "bias":
@@ -85,6 +84,12 @@ class _Chosen:
         if layer.named_edges is not None:
             state |= self._named(layer.named_edges)
         return state
+
+    def _narrowed(self, weight: Tensor, layout: str, groups: int) -> Tensor:
+        """A weight with the edges that stay; in its layout groups may be a dimension g, apart from outputs."""
+        outputs, wide, narrow = ("(g o)", {"g": groups}, {"g": self.groups}) if "g" in layout else ("o", {}, {})
+        by_edge = rearrange(weight, f"{layout} -> {outputs} c f ...", c=self.fan_in, **wide)
+        return rearrange(self.edges(by_edge), f"{outputs} c f ... -> {layout}", **narrow)
 
     def _named(self, symbolic: SymbolicEdges) -> dict[str, Tensor]:
         """Named functions of edges that stay."""
@@ -111,8 +116,12 @@ def _smaller(layer: Any, inputs: int, outputs: int, groups: int) -> nn.Module:
     kind, dtype = type(layer), layer.weight.dtype
     if isinstance(layer, nn.Linear):
         return kind(inputs, outputs, layer.bias is not None, dtype=dtype)
-    geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-    return kind(inputs, outputs, *geometry, groups, layer.bias is not None, layer.padding_mode, dtype=dtype)
+    window: tuple[Any, ...] = (layer.kernel_size, layer.stride, layer.padding)
+    if isinstance(layer, conv._ConvTransposeNd):
+        window = (*window, layer.output_padding, groups, layer.bias is not None, layer.dilation, layer.padding_mode)
+    else:
+        window = (*window, layer.dilation, groups, layer.bias is not None, layer.padding_mode)
+    return kind(inputs, outputs, *window, dtype=dtype)
 
 
 def _filled(small: nn.Module, layer: nn.Module, state: dict[str, Tensor]) -> nn.Module:
@@ -125,6 +134,11 @@ def _filled(small: nn.Module, layer: nn.Module, state: dict[str, Tensor]) -> nn.
     for name, parameter in small.named_parameters():
         parameter.requires_grad_(trained[name].requires_grad)
     return small.train(layer.training)
+
+
+def _layout(layer: nn.Module) -> str:
+    """How a plain layer's weight holds its edges, as ``EdgeLayer.edge_layouts`` tells it."""
+    return "(g f c) o ..." if isinstance(layer, conv._ConvTransposeNd) else "o (c f) ..."
 
 
 def _sizes(layer: Any) -> tuple[int, int, int]:
