@@ -13,10 +13,11 @@ from convkan.basis.activation import named_activation
 from convkan.nn import KANLinear, LearnableActivation
 
 
-def check_base(base_activation: str | None) -> None:
-    """Raise unless functions whose splines send no gradient to their input have another part that does."""
+def checked_base(base_activation: str | None) -> str:
+    """The base activation, if there is one: the splines of ``detached`` functions send no gradient to their input."""
     if base_activation is None:
         raise ValueError("detached must come with a base_activation, whose gradient is the only one, got None")
+    return base_activation
 
 
 class TanhExp(nn.Module):
@@ -111,7 +112,7 @@ class DetachedLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, basis: Basis | str, base_activation: str | None) -> None:
         super().__init__()
-        check_base(base_activation)
+        base_activation = checked_base(base_activation)
         whole = KANLinear(in_features, out_features, basis=basis, base_activation=base_activation)
         self.splines = KANLinear(in_features, out_features, bias=True, basis=basis, base_activation=None)
         with torch.no_grad():  # as the whole is drawn
@@ -122,6 +123,7 @@ class DetachedLinear(nn.Module):
         """Both parts."""
         x = x.movedim(1, -1)
         base = named_activation(self.base_activation, "base_activation").value(x)
+        assert self.base_weight is not None
         y: Tensor = self.splines(x.detach()) + F.linear(base, self.base_weight)
         return y.movedim(-1, 1)
 
@@ -149,7 +151,7 @@ class DetachedActivation(nn.Module):
 
     def __init__(self, num_channels: int, num_functions: int, basis: Basis | str, base_activation: str | None) -> None:
         super().__init__()
-        check_base(base_activation)
+        base_activation = checked_base(base_activation)
         whole = LearnableActivation(num_channels, num_functions, basis=basis, base_activation=base_activation)
         self.splines = LearnableActivation(num_channels, num_functions, basis=basis, base_activation=None)
         with torch.no_grad():  # as the whole is drawn
