@@ -5,6 +5,7 @@ do not fit into the cache; as an operation of its own it goes on working tile by
 only thing besides tensors and numbers that can be.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Optional
 
 import torch
@@ -61,7 +62,7 @@ def operation(
     plan: str,
 ) -> Tensor:
     """The layer tile by tile, its result with channels last in memory."""
-    with torch.autocast(x.device.type, enabled=False):
+    with _without_autocast(x.device.type):
         y = untracked(x, base_weight, basis_weight, grid, _plan(plan, grid))
     return PLANS[plan].geometry.laid_out(y)
 
@@ -85,7 +86,7 @@ def operation_backward(
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``gradients``, with an empty tensor for each that is not needed."""
-    with torch.autocast(x.device.type, enabled=False):
+    with _without_autocast(x.device.type):
         found = gradients(grad, x, base_weight, basis_weight, grid, _plan(plan, grid), need_x, need_weight)
     grad_x, grad_base, grad_basis = (x.new_empty(0) if gradient is None else gradient for gradient in found)
     if need_x:
@@ -123,6 +124,10 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 operation.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _owning(gradient: Tensor) -> Tensor:
