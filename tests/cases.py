@@ -4,6 +4,9 @@ Layers see no more of a basis than that it has a grid, or none, and what is aliv
 are in ``test_basis``.
 """
 
+from collections.abc import Iterable
+from itertools import product
+
 from bumps import Bumps
 
 from convkan.basis import RBF, Basis, BSpline, Chebyshev
@@ -16,3 +19,18 @@ BASIS_CASES: list[Basis] = [
     BSpline(grid_size=4, extrapolation="linear"),
     Bumps(),
 ]
+
+
+def diagonal(first: Iterable, *others: Iterable, each: int = 1) -> list[tuple]:
+    """Cases of several parameters: each value of ``first`` with ``each`` combinations of the others, which take turns.
+
+    For laws that hold value by value, and of which not every combination says another thing.
+    """
+    first, combinations = list(first), list(product(*others))
+    number = len(combinations)
+    step = number // each + 1
+    return [
+        (value, *combinations[(place + place // number + turn * step) % number])
+        for turn in range(each)
+        for place, value in enumerate(first)
+    ]
