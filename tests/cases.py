@@ -4,6 +4,9 @@ Layers see no more of a basis than that it has a grid, or none, and what is aliv
 are in ``test_basis``.
 """
 
+from collections.abc import Iterable
+from itertools import product
+
 from bumps import Bumps
 
 from convkan.basis import RBF, Basis, BSpline, Chebyshev
@@ -19,3 +22,18 @@ BASIS_CASES: list[Basis] = [
 
 # Models with millions of parameters, at a width at which they are as quick to test as others.
 NARROW = {f"{kind}resnet{layers}": {"width": 4.0} for kind in ("", "kan_") for layers in (18, 34)}
+
+
+def diagonal(first: Iterable, *others: Iterable, each: int = 1) -> list[tuple]:
+    """Cases of several parameters: each value of ``first`` with ``each`` combinations of the others, which take turns.
+
+    For laws that hold value by value, and of which not every combination says another thing.
+    """
+    first, combinations = list(first), list(product(*others))
+    number = len(combinations)
+    step = number // each + 1
+    return [
+        (value, *combinations[(place + place // number + turn * step) % number])
+        for turn in range(each)
+        for place, value in enumerate(first)
+    ]

@@ -1,3 +1,4 @@
+import gc
 import os
 from types import SimpleNamespace
 
@@ -25,6 +26,12 @@ def deterministic():
     """Every test draws the same numbers, whichever tests run before it."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+def pytest_collection_finish():
+    """What was imported and collected stays to the end, so that nobody need look through it for what has gone."""
+    gc.collect()
+    gc.freeze()
 
 
 NO_CASE = SimpleNamespace(params={})  # of a test that is not parametrised

@@ -8,7 +8,7 @@ from torch import nn
 
 from convkan import KANLinear
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import measure, ratios, report, workloads
+from experiments.benchmark import measure, ratios, report, tasks, workloads
 from experiments.benchmark.contenders import error_of
 from experiments.benchmark.measure import Contender
 from experiments.benchmark.ratios import Ratio
@@ -117,15 +117,22 @@ def test_the_peak_of_memory_holds_what_a_pass_makes_and_lets_go():
     assert 0.9 * 2**26 <= measure.peak_bytes(contender) < 2**28
 
 
+@pytest.fixture
+def small_batches(monkeypatch):
+    """Inputs of two images, for what does not depend on how many there are."""
+    whole = tasks.random_input
+    monkeypatch.setattr(tasks, "random_input", lambda batch, *sizes, **options: whole(2, *sizes, **options))
+
+
 @pytest.mark.parametrize("workload", workloads.QUICK, ids=lambda workload: workload.name)
-def test_quick_workloads_pass_their_gates(workload):
+def test_quick_workloads_pass_their_gates(workload, small_batches):
     notes = []
     for contender in workload.contenders(torch.device("cpu"), notes):
         if not contender.compiled:
             assert measure.is_correct(contender)[0], contender.label
 
 
-def test_every_ratio_names_contenders_that_there_are():
+def test_every_ratio_names_contenders_that_there_are(small_batches):
     for ratio in ratios.RATIOS:
         if ratio.workload == "linear1024":  # inkan may not be installed
             continue

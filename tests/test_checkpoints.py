@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from cases import BASIS_CASES
+from cases import BASIS_CASES, diagonal
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, stack_module_state, vmap
@@ -71,10 +71,12 @@ def small_model(basis=None):
 
 
 class TestRoundTrip:
-    @every_class
-    @pytest.mark.parametrize("basis", BASIS_CASES, ids=repr)
-    @pytest.mark.parametrize("through", [through_torch_save, through_safetensors])
-    def test_restores_the_layer_and_its_grid(self, case, basis, through, tmp_path):
+    @pytest.mark.parametrize(
+        ("name", "basis", "through"),
+        diagonal(LAYER_CLASSES, BASIS_CASES, [through_torch_save, through_safetensors], each=4),
+    )
+    def test_restores_the_layer_and_its_grid(self, name, basis, through, tmp_path):
+        case = LAYER_CLASSES[name]
         layer = make_uneven(randomize(case(basis=basis)))
         restored = case(basis=basis)
         restored.load_state_dict(through(layer.state_dict(), tmp_path))
@@ -137,12 +139,12 @@ class TestStatesFromBefore:
 
 
 class TestAdoption:
-    @every_class
-    @every_growth
-    @pytest.mark.parametrize("uneven", [False, True])
-    @pytest.mark.parametrize("assign", [False, True])
-    def test_a_fresh_layer_becomes_the_saved_one(self, case, grown, uneven, assign):
-        layer = randomize(case(basis=grown))
+    @pytest.mark.parametrize(
+        ("name", "grown", "uneven", "assign"), diagonal(LAYER_CLASSES, GROWN, [False, True], [False, True], each=8)
+    )
+    def test_a_fresh_layer_becomes_the_saved_one(self, name, grown, uneven, assign):
+        case = LAYER_CLASSES[name]
+        layer = randomize(case(basis=GROWN[grown]))
         layer = make_uneven(layer) if uneven else layer
         restored = case()
         assert not any(restored.load_state_dict(layer.state_dict(), assign=assign))

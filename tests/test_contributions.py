@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from cases import BASIS_CASES
+from cases import BASIS_CASES, diagonal
 from PIL import Image
 from torch import nn
 
@@ -31,7 +31,9 @@ from experiments.common import cli
 from experiments.common.train_config import TrainConfig
 
 every_layer = pytest.mark.parametrize("case", LAYERS)
-both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+DTYPES = (torch.float32, torch.float64)
+both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+CONVOLUTIONS = {"1d": KANConv1d, "2d": KANConv2d, "3d": KANConv3d, "lowrank": partial(LowRankKANConv2d, rank=2)}
 NAMES = ("sin", "x^2", "tanh", "exp")
 COMPLETE = {torch.float32: 1e-4, torch.float64: 1e-10}
 GEOMETRIES = [
@@ -93,9 +95,7 @@ def brute_force(layer, x, output, location):
     return values, padding
 
 
-@every_layer
-@pytest.mark.parametrize("basis", BASIS_CASES, ids=repr)
-@both_dtypes
+@pytest.mark.parametrize(("case", "basis", "dtype"), diagonal(LAYERS, BASIS_CASES, DTYPES, each=3), ids=str)
 @torch.no_grad()
 def test_parts_of_any_layer_add_up(case, basis, dtype):
     layer = make_uneven(with_masks_and_names(randomize(LAYERS[case](basis=basis, dtype=dtype))))
@@ -111,13 +111,14 @@ def test_parts_of_any_layer_add_up(case, basis, dtype):
     assert parts.residual.abs().max() <= TOLERANCES[dtype] * scale
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=lambda options: "-".join(map(str, options.values())))
-@pytest.mark.parametrize("kind", range(4))
+@pytest.mark.parametrize(
+    ("geometry", "kind", "dtype"),
+    diagonal(GEOMETRIES, CONVOLUTIONS, DTYPES, each=2),
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else str(value),
+)
 @torch.no_grad()
-def test_parts_of_any_convolution_add_up(kind, geometry):
-    kinds = KANConv1d, KANConv2d, KANConv3d, partial(LowRankKANConv2d, rank=2)
-    dtype = (torch.float32, torch.float64)[(kind + GEOMETRIES.index(geometry)) % 2]  # each kind and geometry in both
-    kind = kinds[kind]
+def test_parts_of_any_convolution_add_up(geometry, kind, dtype):
+    kind = CONVOLUTIONS[kind]
     layer = with_masks_and_names(randomize(kind(4, 2, 2, bias=True, basis=BSpline(3), dtype=dtype, **geometry)))
     x = torch.randn(2, 4, *(4, 5, 3)[: layer.dims], dtype=dtype)
     parts = assert_parts_add_up(layer, x, torch.rand_like(layer(x)))
@@ -227,9 +228,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("steps", [1, 3])
-@both_dtypes
+@pytest.mark.parametrize(("name", "steps", "dtype"), diagonal(MODELS, [1, 3], DTYPES, each=2), ids=str)
 def test_attributions_add_up_to_the_rise_of_the_logit(name, steps, dtype):
     size, options = MODELS[name]
     model, x = half_trained(name.split("-")[0], size, dtype, **options)

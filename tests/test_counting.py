@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from cases import diagonal
 from test_tracing import multiply_adds
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -48,8 +49,7 @@ class TestFvcore:
         pytest.importorskip("fvcore")
         logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)  # of elementwise work, which is not counted
 
-    @every_layer
-    @pytest.mark.parametrize("compiled", ["not", "outside", "inside", "in place"])
+    @pytest.mark.parametrize(("name", "compiled"), diagonal(LAYERS, ["not", "outside", "inside", "in place"], each=2))
     def test_finds_what_a_hand_count_does(self, name, compiled):
         layer, x = LAYERS[name](), LAYERS[name].input()
         model = nn.Sequential(torch.compile(layer) if compiled == "inside" else layer)
@@ -59,9 +59,7 @@ class TestFvcore:
             layer.compile()
         assert analyze_flops(model, x).total() == multiply_adds(LAYERS[name](), x)
 
-    @pytest.mark.parametrize("basis", BASES)
-    @pytest.mark.parametrize("uneven", [False, True])
-    @pytest.mark.parametrize("kind", SHARED)
+    @pytest.mark.parametrize(("basis", "kind", "uneven"), diagonal(BASES, SHARED, [False, True], each=3))
     def test_agrees_with_torch_in_every_basis(self, kind, basis, uneven):
         layer_class, sizes, shape = SHARED[kind]
         layer, x = layer_class(*sizes, basis=basis), torch.randn(shape)

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from cases import diagonal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import START_METHOD
@@ -71,9 +72,9 @@ class TestInsertion:
 
 
 class TestRefine:
-    @every_layer
-    @every_extrapolation
-    def test_a_multiple_keeps_the_function_everywhere(self, case, extrapolation):
+    @pytest.mark.parametrize(("name", "extrapolation"), diagonal(LAYERS, EXTRAPOLATIONS))
+    def test_a_multiple_keeps_the_function_everywhere(self, name, extrapolation):
+        case = LAYERS[name]
         layer = randomize(case(basis=BSpline(3, extrapolation=extrapolation), dtype=torch.float64))
         x = case.input(torch.float64, scale=2.5)
         for size in (6, 12, 24):
@@ -124,9 +125,9 @@ class TestRefine:
             refine_grid(layer, 10)
             assert layer.uniform_knots == (extrapolation != "zero")
 
-    @every_layer
-    @pytest.mark.parametrize("size", [6, 9, 24])
-    def test_knots_beyond_may_be_laid_out_anew(self, case, size):
+    @pytest.mark.parametrize(("name", "size"), diagonal(LAYERS, [6, 9, 24]))
+    def test_knots_beyond_may_be_laid_out_anew(self, name, size):
+        case = LAYERS[name]
         layer = randomize(case(basis=BSpline(3), dtype=torch.float64))
         x = case.input(torch.float64, scale=0.3).clamp(-1, 1)
         for part in [layer] if not isinstance(layer, nn.Sequential) else kan_layers(layer):
@@ -172,9 +173,9 @@ class TestRefine:
 
 
 class TestAdapt:
-    @every_layer
-    @pytest.mark.parametrize("grid_eps", [0.0, 0.05, 1.0])
-    def test_inputs_are_covered_and_the_output_stays_near(self, case, grid_eps):
+    @pytest.mark.parametrize(("name", "grid_eps"), diagonal(LAYERS, [0.0, 0.05, 1.0]))
+    def test_inputs_are_covered_and_the_output_stays_near(self, name, grid_eps):
+        case = LAYERS[name]
         layer = randomize(case(basis=BSpline(30, grid_range=(-6, 6)), dtype=torch.float64))
         x = case.input(torch.float64, batch=64)
         before = layer(x)

@@ -3,11 +3,11 @@ import pickle
 import re
 from copy import deepcopy
 from functools import partial
-from itertools import cycle, product
+from itertools import cycle
 
 import pytest
 import torch
-from cases import BASIS_CASES
+from cases import BASIS_CASES, diagonal
 from torch import nn
 
 from convkan import (
@@ -441,30 +441,13 @@ class TestAutocast:
 
 
 class TestCompile:
+    """That each layer is one graph, and computes the same, is tested with the kernels."""
+
     @pytest.fixture(autouse=True)
     def fresh_compiler(self):
         torch.compiler.reset()
         yield
         torch.compiler.reset()
-
-    @every_class
-    def test_whole_graph_equals_eager_at_every_batch_size(self, case):
-        self.check(case, torch.compile(case(), fullgraph=True, dynamic=True, backend="aot_eager"))
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("name", ["linear", "conv2d"])
-    def test_generated_code_equals_eager(self, name):
-        self.check(LAYERS[name], torch.compile(LAYERS[name](), fullgraph=True, dynamic=True))
-
-    @staticmethod
-    def check(case, compiled):
-        eager = compiled._orig_mod
-        for batch in (2, 5, 3):
-            x = case.input(batch=batch)
-            expected = outputs_and_gradients(eager, x)
-            values = outputs_and_gradients(compiled, x)
-            for name, wanted in expected.items():
-                assert_agree(values[name if name in values else f"_orig_mod.{name}"], wanted, name)
 
     def test_double_backward_is_refused_rather_than_wrong(self):
         layer = KANLinear(2, 2)
@@ -526,15 +509,13 @@ def variance_after_ten_layers(create, shape, seeds):
     return torch.stack(logarithms).mean().exp().item()
 
 
-every_bounded_basis = pytest.mark.parametrize(
-    "basis", [basis for basis in BASIS_CASES if getattr(basis, "extrapolation", None) != "linear"], ids=repr
-)
+BOUNDED = [basis for basis in BASIS_CASES if getattr(basis, "extrapolation", None) != "linear"]
 
 
 class TestInitialisation:
     @pytest.mark.parametrize(
         ("basis", "base_activation"),
-        [*product(BASIS_CASES, ["silu", None]), *zip(STACK_BASES, cycle(["silu", None]), strict=False)],
+        list(zip([*BASIS_CASES, *STACK_BASES], cycle(["silu", None]), strict=False)),
         ids=repr,
     )
     def test_keeps_the_variance_over_ten_wide_layers_for_every_basis(self, basis, base_activation):
@@ -544,14 +525,14 @@ class TestInitialisation:
     # Functions that grow without bound make the variance of a narrow net a product of heavy-tailed factors, so the law
     # holds for them in wide nets only; see convkan.nn.initialization.
     @pytest.mark.parametrize("base_activation", ["silu", None])
-    @every_bounded_basis
+    @pytest.mark.parametrize("basis", BOUNDED, ids=repr)
     def test_keeps_the_variance_over_ten_narrow_layers(self, basis, base_activation):
         create = partial(KANLinear, 64, 64, basis=basis, base_activation=base_activation)
         assert 0.5 <= variance_after_ten_layers(create, (128, 64), seeds=5) <= 2
 
-    @pytest.mark.parametrize(("create", "shape"), STACKS.values(), ids=STACKS)
-    @every_bounded_basis
-    def test_keeps_the_variance_over_ten_layers_of_every_kind(self, create, shape, basis):
+    @pytest.mark.parametrize(("name", "basis"), diagonal(STACKS, BOUNDED, each=2), ids=str)
+    def test_keeps_the_variance_over_ten_layers_of_every_kind(self, name, basis):
+        create, shape = STACKS[name]
         assert 0.5 <= variance_after_ten_layers(partial(create, basis=basis), shape, seeds=3) <= 2
 
     @pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (4, 2), (3, 2), (3, 3)])

@@ -4,7 +4,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from cases import BASIS_CASES
+from cases import BASIS_CASES, diagonal
 from oracle import array
 from torch import nn
 from torch.autograd import forward_ad
@@ -60,30 +60,33 @@ def assert_same_function(layer, other, x, factor=1.0):
 
 
 class TestEveryBackendAgreesWithReference:
-    @every_layer
-    @every_basis
+    @pytest.mark.parametrize(
+        ("name", "basis", "base_activation"), diagonal(LAYERS, BASIS_CASES, ["silu", None], each=3), ids=str
+    )
     @every_fast_backend
-    @pytest.mark.parametrize("base_activation", ["silu", None])
-    def test_on_output_and_all_gradients(self, case, basis, backend, base_activation):
+    def test_on_output_and_all_gradients(self, name, basis, backend, base_activation):
+        case = LAYERS[name]
         layer = randomize(case(basis=basis, base_activation=base_activation, dtype=torch.float64))
         x = case.input(torch.float64)
         runs_here(layer, backend, x)
         assert_same_function(with_backend(layer, backend), with_backend(layer, "reference"), x)
 
-    @every_class
-    @every_basis
+    @pytest.mark.parametrize(("name", "basis"), diagonal(LAYER_CLASSES, BASIS_CASES, each=2), ids=str)
     @every_fast_backend
-    def test_in_float32(self, case, basis, backend):
+    def test_in_float32(self, name, basis, backend):
+        case = LAYERS[name]
         layer = randomize(case(basis=basis))
         x = case.input()
         runs_here(layer, backend, x)
         assert_same_function(with_backend(layer, backend), with_backend(layer, "reference"), x)
 
-    @every_class
+    @pytest.mark.parametrize(
+        ("name", "extrapolation", "order"),
+        diagonal(LAYER_CLASSES, ["zero", "clamp", "linear"], [0, 1, 2, 6], each=4),
+    )
     @every_fast_backend
-    @pytest.mark.parametrize("extrapolation", ["zero", "clamp", "linear"])
-    @pytest.mark.parametrize("order", [0, 1, 2, 6])
-    def test_on_every_order_and_on_uneven_knots(self, case, backend, extrapolation, order):
+    def test_on_every_order_and_on_uneven_knots(self, name, backend, extrapolation, order):
+        case = LAYERS[name]
         basis = BSpline(grid_size=4, order=order, extrapolation=extrapolation)
         layer = randomize(case(basis=basis, dtype=torch.float64))
         x = case.input(torch.float64)
@@ -102,21 +105,25 @@ class TestEveryBackendAgreesWithReference:
         runs_here(layer, backend, x)
         assert_same_function(with_backend(layer, backend), with_backend(layer, "reference"), x)
 
-    @every_class
-    @every_basis
+    @pytest.mark.parametrize(
+        ("name", "basis", "source"),
+        diagonal(LAYER_CLASSES, BASIS_CASES, [torch.float32, *HALF_DTYPES], each=3),
+        ids=str,
+    )
     @every_fast_backend
-    @pytest.mark.parametrize("source", [torch.float32, *HALF_DTYPES])
-    def test_on_a_layer_converted_to_float64(self, case, basis, backend, source):
+    def test_on_a_layer_converted_to_float64(self, name, basis, backend, source):
+        case = LAYERS[name]
         layer = randomize(case(basis=basis, dtype=source)).double()
         x = case.input(torch.float64)
         runs_here(layer, backend, x)
         assert_same_function(with_backend(layer, backend), with_backend(layer, "reference"), x)
 
-    @every_class
-    @every_basis
+    @pytest.mark.parametrize(
+        ("name", "basis", "dtype"), diagonal(LAYER_CLASSES, BASIS_CASES, HALF_DTYPES, each=4), ids=str
+    )
     @every_fast_backend
-    @pytest.mark.parametrize("dtype", HALF_DTYPES)
-    def test_half_precision_errs_at_most_twice_as_much(self, case, basis, backend, dtype):
+    def test_half_precision_errs_at_most_twice_as_much(self, name, basis, backend, dtype):
+        case = LAYERS[name]
         layer = randomize(case(basis=basis)).to(dtype)
         x = case.input(scale=1.0).to(dtype)
         runs_here(layer, backend, x)
@@ -148,10 +155,10 @@ class TestEveryBackendAgreesWithReference:
 
 
 class TestReferenceIsTheDefinition:
-    @every_layer
-    @every_basis
+    @pytest.mark.parametrize(("name", "basis"), diagonal(LAYERS, BASIS_CASES, each=2), ids=str)
     @pytest.mark.parametrize("backend", BACKENDS)
-    def test_in_plain_loops(self, case, basis, backend):
+    def test_in_plain_loops(self, name, basis, backend):
+        case = LAYERS[name]
         layer = randomize(case(basis=basis, dtype=torch.float64))
         x = case.input(torch.float64)
         self.assert_is_the_definition(layer, backend, x)
@@ -214,10 +221,12 @@ class TestHalfPrecisionFeatures:
         assert features.dtype == torch.float32
         assert_agree(features, expansion.at(x.double(), grid, **options))
 
-    @every_basis
-    @pytest.mark.parametrize("dtype", HALF_DTYPES)
-    @every_class
-    def test_the_gradient_by_the_input_is_finite_far_out(self, case, basis, dtype):
+    # Of every basis, which these extend, it is a law of convkan.testing.
+    @pytest.mark.parametrize(
+        ("basis", "name", "dtype"), diagonal(BASIS_CASES, LAYER_CLASSES, HALF_DTYPES, each=2), ids=str
+    )
+    def test_the_gradient_by_the_input_is_finite_far_out(self, name, basis, dtype):
+        case = LAYERS[name]
         x = case.input().sign().mul(1e4).to(dtype)
         assert outputs_and_gradients(case(basis=basis, dtype=dtype), x)["input"].isfinite().all()
 
@@ -227,10 +236,10 @@ def gradient_check_input(case):
 
 
 class TestDerivatives:
-    @every_layer
-    @every_basis
+    @pytest.mark.parametrize(("name", "basis"), diagonal(LAYERS, BASIS_CASES, each=2), ids=str)
     @every_fast_backend
-    def test_of_first_order_are_those_of_finite_differences(self, case, basis, backend):
+    def test_of_first_order_are_those_of_finite_differences(self, name, basis, backend):
+        case = LAYERS[name]
         layer, x = (
             randomize(case(basis=basis, backend=backend, dtype=torch.float64)),
             gradient_check_input(case),
@@ -238,10 +247,10 @@ class TestDerivatives:
         runs_here(layer, backend, x)
         assert torch.autograd.gradcheck(*functional(layer, x), fast_mode=True)
 
-    @every_class
-    @every_basis
+    @pytest.mark.parametrize(("name", "basis"), diagonal(LAYER_CLASSES, BASIS_CASES, each=2), ids=str)
     @every_fast_backend
-    def test_of_second_order_are_those_of_finite_differences(self, case, basis, backend):
+    def test_of_second_order_are_those_of_finite_differences(self, name, basis, backend):
+        case = LAYERS[name]
         layer, x = (
             randomize(case(basis=basis, backend=backend, dtype=torch.float64)),
             gradient_check_input(case),
@@ -270,10 +279,10 @@ class TestDerivatives:
         _, expected = torch.autograd.functional.hvp(lambda x: layer(x).square().sum(), x, x.cos())
         assert_agree(found, expected, factor=10)
 
-    @every_class
-    @every_basis
+    @pytest.mark.parametrize(("name", "basis"), diagonal(LAYER_CLASSES, BASIS_CASES, each=3), ids=str)
     @every_fast_backend
-    def test_of_second_order_agree_with_reference(self, case, basis, backend):
+    def test_of_second_order_agree_with_reference(self, name, basis, backend):
+        case = LAYERS[name]
         layer = randomize(case(basis=basis, dtype=torch.float64))
         x = case.input(torch.float64)
         runs_here(layer, backend, x)

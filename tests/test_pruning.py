@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import NARROW
+from cases import NARROW, diagonal
 from commands import finished
 from torch import nn
 
@@ -396,8 +396,10 @@ def test_importance_shows_a_bar_if_asked(capsys):
     assert "importance" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.9])
-@pytest.mark.parametrize("name", ["kan_cnn", "kan_vgg-depthwise", "kan_resnet8-lowrank", "dense"])
+@pytest.mark.parametrize(
+    ("share", "name"),
+    diagonal([0.0, 0.3, 0.5, 0.9], ["kan_cnn", "kan_vgg-depthwise", "kan_resnet8-lowrank", "dense"], each=2),
+)
 def test_share_of_edges_is_pruned(name, share):
     model, x = drawn(name)
     scores = importance(model, [x])

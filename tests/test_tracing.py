@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from cases import NARROW
+from cases import NARROW, diagonal
 from torch import fx, nn
 from torch.export import Dim
 from torch.utils.flop_counter import FlopCounterMode
@@ -43,7 +43,6 @@ pytestmark = [
 ]
 every_layer = pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS)
 every_class = pytest.mark.parametrize("case", LAYER_CLASSES.values(), ids=LAYER_CLASSES)
-few_classes = pytest.mark.parametrize("case", [LAYERS[name] for name in ("linear", "conv2d", "lowrank")])
 every_model = pytest.mark.parametrize("name", list_models())
 
 
@@ -88,13 +87,16 @@ def exported(module, x, strict=False):
 
 
 class TestExport:
-    @every_layer
-    def test_takes_any_batch_and_any_size_and_can_be_trained(self, case):
-        self.check(case, case())
+    # One of each geometry, and the paddings that are done before it.
+    @pytest.mark.parametrize(
+        "name",
+        [*LAYER_CLASSES, *("conv2d-same", "conv2d-reflect", "conv2d-circular", "transposed2d-grouped")],
+    )
+    def test_takes_any_batch_and_any_size_and_can_be_trained(self, name):
+        self.check(LAYERS[name], LAYERS[name]())
 
-    @few_classes
-    def test_on_uneven_knots(self, case):
-        self.check(case, make_uneven(case()))
+    def test_on_uneven_knots(self):
+        self.check(LAYERS["conv2d"], make_uneven(LAYERS["conv2d"]()))
 
     def check(self, case, layer):
         program = exported(layer, larger(case, 2))
@@ -105,8 +107,8 @@ class TestExport:
             for name, value in expected.items():
                 assert_agree(found[name], value, name, factor=10)
 
-    @few_classes
-    def test_strictly_too(self, case):
+    def test_strictly_too(self):
+        case = LAYERS["lowrank"]  # which holds an activation
         layer, x = case(), larger(case, 5)
         assert_agree(exported(layer, larger(case, 2), strict=True)(x), layer(x), factor=10)
 
@@ -134,20 +136,14 @@ class TestExport:
         assert_agree(program(x), model(x), factor=100)
 
     # What is said of a basis on its knots is the same in every layer.
-    @pytest.mark.parametrize(
-        "net",
-        [
-            lambda: convolutional(KANConv2d(1, 2, 3, padding=1), LearnableActivation(2), LowRankKANConv2d(2, 3, 3)),
-            lambda: refined(convolutional(KANConv2d(1, 3, 3, padding=1, basis=BSpline(2, 2)))),
-        ],
-        ids=["new", "refined"],
-    )
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the exporter's own parts
     @pytest.mark.filterwarnings("ignore::FutureWarning")
-    def test_to_onnx_runs_on_any_batch_and_size(self, net, tmp_path):
+    def test_to_onnx_runs_on_any_batch_and_size(self, tmp_path):
         pytest.importorskip("onnxscript")
         runtime = pytest.importorskip("onnxruntime")
-        net, x, file = net().eval(), torch.randn(2, 1, 12, 12), tmp_path / "net.onnx"
+        first = refined(KANConv2d(1, 2, 3, padding=1, basis=BSpline(2, 2)))
+        net = convolutional(first, LearnableActivation(2), LowRankKANConv2d(2, 3, 3)).eval()
+        x, file = torch.randn(2, 1, 12, 12), tmp_path / "net.onnx"
         sizes = ({0: Dim("batch"), 2: Dim("height", min=8), 3: Dim("width", min=8)},)
         torch.onnx.export(net, (x,), file, dynamo=True, dynamic_shapes=sizes, verbose=False, external_data=False)
         session = runtime.InferenceSession(file)
@@ -158,9 +154,9 @@ class TestExport:
 
 
 class TestScriptTrace:
-    @every_layer
-    @pytest.mark.parametrize("uneven", [False, True])
-    def test_is_saved_and_takes_any_size(self, case, uneven):
+    @pytest.mark.parametrize(("name", "uneven"), diagonal(LAYERS, [False, True]))
+    def test_is_saved_and_takes_any_size(self, name, uneven):
+        case = LAYERS[name]
         layer = make_uneven(case()) if uneven else case()
         file = io.BytesIO()
         torch.jit.save(torch.jit.trace(layer, case.input()), file)
@@ -170,9 +166,9 @@ class TestScriptTrace:
 
 
 class TestSymbolicTrace:
-    @every_layer
-    @pytest.mark.parametrize("surround", [lambda layer: layer, UsersNet, nn.Sequential])
-    def test_runs_trains_and_is_copied(self, case, surround):
+    @pytest.mark.parametrize(("name", "surround"), diagonal(LAYERS, [lambda layer: layer, UsersNet, nn.Sequential]))
+    def test_runs_trains_and_is_copied(self, name, surround):
+        case = LAYERS[name]
         net = surround(case())
         traced = fx.symbolic_trace(net)
         traced.graph.lint()
@@ -244,8 +240,16 @@ class TestFloatingPointOperations:
             compute()
         return counter.get_total_flops()
 
-    @every_layer
-    @pytest.mark.parametrize("run", ["eager", "compiled", "reference"])
+    # What is compiled is one operation, which every class has a case of.
+    @pytest.mark.parametrize(
+        ("case", "run"),
+        [
+            *((LAYERS[name], run) for name in LAYERS for run in ("eager", "reference")),
+            *((LAYERS[name], "compiled") for name in LAYER_CLASSES),
+        ],
+        ids=[f"{name}-{run}" for name in LAYERS for run in ("eager", "reference")]
+        + [f"{name}-compiled" for name in LAYER_CLASSES],
+    )
     @pytest.mark.filterwarnings("ignore:Using `torch.compile.module.` when there are global hooks:UserWarning")
     def test_are_those_of_a_hand_count(self, case, run):
         module, x = case(), case.input()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from cases import BASIS_CASES
+from cases import BASIS_CASES, diagonal
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -71,10 +71,9 @@ def trained(model, x, steps=2):
 
 
 class TestAutograd:
-    @every_layer
-    @spacing
-    @pytest.mark.parametrize("in_tiles", [False, True])
-    def test_what_follows_may_work_in_place(self, case, uneven, in_tiles, monkeypatch):
+    @pytest.mark.parametrize(("name", "uneven", "in_tiles"), diagonal(LAYERS, [False, True], [False, True], each=2))
+    def test_what_follows_may_work_in_place(self, name, uneven, in_tiles, monkeypatch):
+        case = LAYERS[name]
         if in_tiles:
             monkeypatch.setattr(tiles, "CPU_BYTES_PER_THREAD", 1)
         layer, x = layer_of(case, uneven), case.input(batch=7).requires_grad_()
@@ -82,9 +81,9 @@ class TestAutograd:
         for ours, theirs in zip(gradients(layer(x).relu_(), layer, x), expected, strict=True):
             assert torch.equal(ours, theirs)
 
-    @every_layer
-    @spacing
-    def test_many_gradients_at_once_are_each_of_them(self, case, uneven):
+    @pytest.mark.parametrize(("name", "uneven"), diagonal(LAYERS, [False, True]))
+    def test_many_gradients_at_once_are_each_of_them(self, name, uneven):
+        case = LAYERS[name]
         layer, x = layer_of(case, uneven), case.input().requires_grad_()
         y, inputs = layer(x), (x, *layer.parameters())
         directions = torch.randn(3, *y.shape)
@@ -242,10 +241,11 @@ class TestNumbers:
         for name, value in found.items():
             assert_agree(value, expected[name])
 
-    @every_class
-    @spacing
-    @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
-    def test_do_not_depend_on_the_default_dtype(self, case, uneven, dtype):
+    @pytest.mark.parametrize(
+        ("name", "uneven", "dtype"), diagonal(LAYER_CLASSES, [False, True], [torch.float64, torch.float16], each=2)
+    )
+    def test_do_not_depend_on_the_default_dtype(self, name, uneven, dtype):
+        case = LAYER_CLASSES[name]
         layer, x = layer_of(case, uneven), case.input(batch=300).requires_grad_()
         results = []
         for default in (torch.float32, dtype):
