@@ -106,7 +106,7 @@ def cells(work: Work[LoadingConfig]) -> Iterator[Cell]:
 
 def data_of(config: LoadingConfig, workers: int, in_memory: bool) -> ImageData:
     """The pictures, not read yet."""
-    sizes = {"image_size": config.image_size, "batch_size": config.batch_size}
+    sizes: dict[str, Any] = {"image_size": config.image_size, "batch_size": config.batch_size}
     return ImageData("folder", data_root=config.folder, **sizes, num_workers=workers, in_memory=in_memory)
 
 
