@@ -11,7 +11,7 @@ x = 2 * torch.rand(300, 2, dtype=torch.float64) - 1
 y = torch.exp(torch.sin(torch.pi * x[:, 0]) + x[:, 1] ** 2)
 
 net = KAN([2, 5, 1], dtype=torch.float64)
-fit(net, x, y, method="lbfgs", sparsity=0.01, steps=50)  # few edges come to say all there is to say
+fit(net, x, y, method="lbfgs", sparsity=0.01, steps=50, restarts=3)  # few edges come to say all there is to say
 net = prune_nodes(net, importance(net, [x], propagate=False), 0.1)  # the others go
 print(fit(net, x, y, grids=[5, 10]))  # finer and finer grids
 for name, found in auto(net, [x]).items():  # each spline becomes the named function that comes closest

@@ -2,10 +2,10 @@
 
 JPEGs are made up, one folder a class, unless they are there already. A network is trained on them for a part of an
 epoch: with pictures decoded when they are needed, by the training process and by loader processes, and with all of them
-held in memory. Memory is what processes have to themselves and their share of what they have in common (Linux's PSS).
+held in memory; then most of an epoch is loaded without training. Memory is what processes have to themselves and their
+share of what they have in common (Linux's PSS).
 """
 
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -15,23 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
-from PIL import Image
 
 from convkan.interpret.plot import BLUE, GREY, ORANGE, new_figure
 from convkan.models import create_model
 from convkan.training import Classifier, ImageData, Recipe
 from convkan.training.batches import shift_and_flip
-from experiments.common.cli import GOES_ON, UserError, check_positive, run
+from experiments.common.cli import GOES_ON, check_positive, run
+from experiments.common.counting import memory_of_processes
+from experiments.common.made_pictures import AT_A_TIME, make_pictures
 from experiments.common.study import Cell, Record, Study, Work
 from experiments.common.trainer import interruptible, silence_lightning
 
 POINTS = 12  # at which memory is read, evenly spread over the steps
-AT_A_TIME = 100  # pictures that progress tells of
 BATCHES = 6  # by which each phase is timed
 PHASES = ("decoding", "shifting and mirroring", "normalising", "training step")
 MEBIBYTE = 2**20
@@ -50,6 +49,7 @@ class LoadingConfig:
         width: Its width.
         batch_size: Images a step.
         steps: Steps of each run.
+        batches: Batches that are loaded without training, by the most workers.
         workers: Numbers of loader processes, a run each.
         threads: CPU threads.
         data_root: Folder for the pictures; by default that of the record.
@@ -65,6 +65,7 @@ class LoadingConfig:
     width: float = 8.0
     batch_size: int = 64
     steps: int = 40
+    batches: int = 200
     workers: tuple[int, ...] = (0, 2)
     threads: int = 1
     data_root: str | None = None
@@ -72,7 +73,7 @@ class LoadingConfig:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        check_positive(self, "pictures", "side", "classes", "image_size", "batch_size", "steps", "threads")
+        check_positive(self, "pictures", "side", "classes", "image_size", "batch_size", "steps", "batches", "threads")
         if self.pictures < 10 * self.classes:
             raise ValueError(f"pictures must be at least 10 for each of {self.classes} classes, got {self.pictures}")
 
@@ -86,7 +87,9 @@ def pictures(work: Work[LoadingConfig]) -> Iterator[Cell]:
     """The pictures that are not there yet."""
     config = work.config
     done = sum(1 for _ in config.folder.glob("*/*.jpg")) == config.pictures
-    yield Cell("pictures", partial(make_pictures, config, work.advance), None, -(-config.pictures // AT_A_TIME), done)
+    sizes = config.pictures, config.side, config.classes
+    make = partial(make_pictures, config.folder, *sizes, work.advance)
+    yield Cell("pictures", make, None, -(-config.pictures // AT_A_TIME), done)
 
 
 def cells(work: Work[LoadingConfig]) -> Iterator[Cell]:
@@ -96,44 +99,15 @@ def cells(work: Work[LoadingConfig]) -> Iterator[Cell]:
     for workers in config.workers:
         title = f"decoded when needed, {workers} workers"
         yield Cell(title, partial(train, config, workers, in_memory=False), ("runs", title))
+    title = f"decoded and not trained on, {max(config.workers)} workers"
+    yield Cell(title, partial(load, config, max(config.workers)), ("runs", title))
     yield Cell("held in memory", partial(train, config, 0, in_memory=True), ("runs", "held in memory, 0 workers"))
-
-
-def make_pictures(config: LoadingConfig, advance: Callable[[], None]) -> None:
-    """Write those JPEGs that are not there yet: blots of the class's colour on another ground, with some noise."""
-    for index in range(config.pictures):
-        if index % AT_A_TIME == 0:
-            advance()
-        label = index % config.classes
-        path = config.folder / f"class-{label:02}" / f"{index:07}.jpg"
-        if path.exists():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half_written = path.with_suffix(".partial")
-        make_picture(label, index, config.side).save(half_written, format="JPEG", quality=87)
-        half_written.replace(path)
-
-
-def make_picture(label: int, index: int, side: int) -> Image.Image:
-    """One picture, by its class and number."""
-    random = np.random.default_rng([label, index])
-    colours = np.random.default_rng(label).uniform(0, 255, 3) + random.normal(0, 60, (2, 3))
-    blots = Image.fromarray(random.integers(0, 256, (9, 9), dtype=np.uint8))
-    share = np.asarray(blots.resize((side, side), Image.Resampling.BICUBIC))[..., None] / 255
-    pixels = share * colours[0] + (1 - share) * colours[1] + random.normal(0, 8, (side, side, 1))
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 def data_of(config: LoadingConfig, workers: int, in_memory: bool) -> ImageData:
     """The pictures, not read yet."""
-    return ImageData(
-        "folder",
-        data_root=config.folder,
-        image_size=config.image_size,
-        batch_size=config.batch_size,
-        num_workers=workers,
-        in_memory=in_memory,
-    )
+    sizes: dict[str, Any] = {"image_size": config.image_size, "batch_size": config.batch_size}
+    return ImageData("folder", data_root=config.folder, **sizes, num_workers=workers, in_memory=in_memory)
 
 
 def classifier_of(config: LoadingConfig) -> Classifier:
@@ -144,7 +118,7 @@ def classifier_of(config: LoadingConfig) -> Classifier:
 
 
 def time_phases(config: LoadingConfig) -> dict[str, float]:
-    """Milliseconds an image of what is done to a batch, one after the other in one process: medians over batches."""
+    """Milliseconds of processor an image, of what is done to a batch in one process: medians over batches."""
     data, classifier = data_of(config, 0, in_memory=False), classifier_of(config)
     data.setup()
     optimizer, generator = torch.optim.AdamW(classifier.parameters(), 1e-2), torch.Generator().manual_seed(0)
@@ -153,9 +127,9 @@ def time_phases(config: LoadingConfig) -> dict[str, float]:
     for places in order[: BATCHES * config.batch_size].split(config.batch_size):
 
         def timed(phase: str, compute: Callable[[], Any], count: int = len(places)) -> Any:
-            began = time.perf_counter()
+            began = time.process_time()
             value = compute()
-            found[phase].append(1000 * (time.perf_counter() - began) / count)
+            found[phase].append(1000 * (time.process_time() - began) / count)
             return value
 
         def step(images: torch.Tensor, labels: torch.Tensor = data.train.labels[places]) -> None:
@@ -171,13 +145,20 @@ def time_phases(config: LoadingConfig) -> dict[str, float]:
     return {phase: statistics.median(times) for phase, times in found.items()}
 
 
+def begun(config: LoadingConfig, workers: int, in_memory: bool) -> tuple[ImageData, dict[str, Any]]:
+    """The pictures as they are read before training, and what that took."""
+    before, began = sum(memory_of_processes()), time.perf_counter()
+    data = data_of(config, workers, in_memory)
+    data.setup()
+    seconds, ready = time.perf_counter() - began, sum(memory_of_processes())
+    return data, {"read_seconds": seconds, "memory_before": before, "memory_ready": ready}
+
+
 def train(config: LoadingConfig, workers: int, in_memory: bool) -> dict[str, Any]:
     """Train for the steps, and say how fast it was and what it held."""
     silence_lightning()
-    before, began = sum(memory_of_processes()), time.perf_counter()
-    data, watch = data_of(config, workers, in_memory), Watch(config.steps)
-    data.setup()
-    ready, read_seconds = sum(memory_of_processes()), time.perf_counter() - began
+    data, found = begun(config, workers, in_memory)
+    watch = Watch(config.steps)
     trainer = L.Trainer(
         accelerator="cpu",
         max_steps=config.steps,
@@ -192,14 +173,25 @@ def train(config: LoadingConfig, workers: int, in_memory: bool) -> dict[str, Any
     )
     with interruptible():
         trainer.fit(classifier_of(config), datamodule=data)
-    return {
-        "read_seconds": read_seconds,
-        "images_per_second": config.batch_size / statistics.mean(watch.seconds[1:]),
-        "waiting": sum(watch.waits[1:]) / sum(watch.seconds[1:]),
-        "memory_before": before,
-        "memory_ready": ready,
-        "memory": watch.memory,
-    }
+    pace, waiting = statistics.mean(watch.seconds[1:]), sum(watch.waits[1:]) / sum(watch.seconds[1:])
+    return found | {"images_per_second": config.batch_size / pace, "waiting": waiting, "memory": watch.memory}
+
+
+def load(config: LoadingConfig, workers: int) -> dict[str, Any]:
+    """Load batches and do nothing with them; returns what ``train`` does."""
+    data, found = begun(config, workers, in_memory=False)
+    memory, points, began = [], points_of(config.batches), time.perf_counter()
+    for index, _ in zip(range(config.batches), data.train_dataloader(), strict=False):
+        if index in points:
+            own, *others = memory_of_processes()
+            memory.append([index + 1, own, sum(others)])
+    pace = (time.perf_counter() - began) / memory[-1][0]
+    return found | {"images_per_second": config.batch_size / pace, "waiting": 1.0, "memory": memory}
+
+
+def points_of(steps: int) -> set[int]:
+    """The steps after which memory is read, counted from 0."""
+    return {round(point * (steps - 1) / (POINTS - 1)) for point in range(POINTS)}
 
 
 class Watch(Callback):
@@ -212,48 +204,27 @@ class Watch(Callback):
     """
 
     def __init__(self, steps: int) -> None:
-        self.points = {round(point * (steps - 1) / (POINTS - 1)) for point in range(POINTS)}
+        self.points = points_of(steps)
         self.seconds: list[float] = []
         self.waits: list[float] = []
         self.memory: list[list[int]] = []
         self.last = 0.0
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, *_: Any, **__: Any) -> None:
         """Start the clock."""
         self.last = time.perf_counter()
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, *_: Any, **__: Any) -> None:
         """The batch is there."""
         self.waits.append(time.perf_counter() - self.last)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         """The step is done; reading memory does not count."""
         self.seconds.append(time.perf_counter() - self.last)
         if len(self.seconds) - 1 in self.points:
             own, *workers = memory_of_processes()
             self.memory.append([len(self.seconds), own, sum(workers)])
         self.last = time.perf_counter()
-
-
-def memory_of_processes() -> list[int]:
-    """Bytes of this process, and of each that it has started: what is shared counts for each in part.
-
-    Raises:
-        UserError: The system does not tell.
-    """
-    found = []
-    for process in ("self", *(str(child.pid) for child in multiprocessing.active_children())):
-        try:
-            text = Path("/proc", process, "smaps_rollup").read_text(encoding="ascii")
-        except OSError as error:
-            raise UserError(f"memory is read from /proc as Linux has it, which fails here: {error}") from error
-        [line] = [line for line in text.splitlines() if line.startswith("Pss:")]
-        found.append(1024 * int(line.split()[1]))
-    return found
 
 
 def markdown(record: Record) -> str:
@@ -265,18 +236,18 @@ def markdown(record: Record) -> str:
         f"`{config['model']}` of width {config['width']:g}, {config['steps']} steps of {config['batch_size']} images, "
         f"{config['threads']} CPU thread a process.",
         "",
-        "| in one process, one after the other | ms an image | share |",
+        "| in one process, one after the other | ms of processor an image | share |",
         "| --- | ---: | ---: |",
         *rows,
         "",
-        "| pictures | images/s | waiting for input | to read them, s | MiB before | MiB ready | MiB in training | "
-        "second half beside first |",
+        "| pictures | images/s | waiting for input | to read them, s | MiB before | MiB ready | MiB meanwhile | "
+        "last third beside the one before |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for title, found in record["runs"].items():
         held = totals(found)
-        half = len(held) // 2
-        growth = statistics.mean(held[-half:]) / statistics.mean(held[:half]) - 1
+        third = len(held) // 3
+        growth = statistics.mean(held[-third:]) / statistics.mean(held[-2 * third : -third]) - 1
         lines.append(
             f"| {title} | {found['images_per_second']:.0f} | {found['waiting']:.0%} | {found['read_seconds']:.1f} | "
             f"{found['memory_before'] / MEBIBYTE:.0f} | {found['memory_ready'] / MEBIBYTE:.0f} | "
@@ -296,12 +267,12 @@ def draw(record: Record) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=[2, 3])
     left.barh(list(record["phases"]), list(record["phases"].values()), color=BLUE)
     left.invert_yaxis()
-    left.set_xlabel("ms an image, in one process")
+    left.set_xlabel("ms of processor an image")
     for (title, found), colour in zip(record["runs"].items(), (BLUE, ORANGE, GREY, "black", "green"), strict=False):
         steps = [step for step, _, _ in found["memory"]]
         right.plot(steps, [held / MEBIBYTE for held in totals(found)], "o-", color=colour, label=title)
     right.set_ylim(bottom=0)
-    right.set_xlabel("steps")
+    right.set_xlabel("batches")
     right.set_ylabel("MiB, all processes")
     right.legend()
     return figure
@@ -311,7 +282,8 @@ STUDY = Study(
     name="loading",
     description=__doc__,
     config=LoadingConfig,
-    quick={"pictures": 40, "side": 24, "classes": 2, "image_size": 16, "width": 2.0, "batch_size": 8, "steps": 3},
+    quick={"pictures": 40, "side": 24, "classes": 2, "image_size": 16, "width": 2.0, "batch_size": 8}
+    | {"steps": 3, "batches": 3},
     stages=(pictures, cells),
     table=markdown,
     draw=draw,

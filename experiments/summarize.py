@@ -14,7 +14,7 @@ from typing import Any
 
 from convkan.models import list_weights
 from convkan.training import write_text
-from experiments import bases, chebyshev, continual, deletion, deployment, fit, pde, prune, symbolic
+from experiments import bases, chebyshev, continual, deletion, deployment, fit, loading, pde, prune, symbolic
 from experiments.benchmark import panel_report
 from experiments.benchmark.report import headline_table, ratio_table
 from experiments.common.cli import UserError, parse, run
@@ -174,6 +174,9 @@ TABLES: dict[str, dict[str, Callable[[Path], str]]] = {
         "deletion": partial(table_of_record, "deletion", deletion.markdown),
         "prune": partial(table_of_record, "prune", prune.markdown),
         "comparisons": comparisons,
+    },
+    "docs/training.md": {
+        "loading": partial(table_of_record, "loading", loading.markdown),
     },
     "docs/bases.md": {
         "bases": partial(table_of_record, "bases", bases.markdown),

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import pickle
 import re
@@ -35,6 +36,20 @@ def ready(*args, **options):
     data = ImageData(*args, **options)
     data.setup()
     return data
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="of Linux")
+def test_loader_processes_do_not_keep_the_memory_of_their_batches():
+    images = random_images(40, height=256, width=256)
+    data = ready(num_workers=1)
+    data.train = Images(images.pixels.repeat(4, 3, 1, 1), images.labels.repeat(4))
+    data.batch_size, held = 8, []
+    for _ in data.train_dataloader():
+        [worker] = multiprocessing.active_children()
+        text = Path("/proc", str(worker.pid), "smaps_rollup").read_text(encoding="ascii")
+        held.append(int(re.search(r"Private_Dirty: +(\d+) kB", text)[1]))
+    assert len(held) == 20
+    assert max(held) - min(held[:2]) < 15_000  # ten batches
 
 
 def random_images(count=8, channels=1, height=5, width=6):

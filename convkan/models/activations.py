@@ -14,7 +14,7 @@ from convkan.nn import KANLinear, LearnableActivation
 
 
 def checked_base(base_activation: str | None) -> str:
-    """The base activation, if there is one: the splines of ``detached`` functions send no gradient to their input."""
+    """The base activation, which functions must have whose splines send no gradient to their input."""
     if base_activation is None:
         raise ValueError("detached must come with a base_activation, whose gradient is the only one, got None")
     return base_activation
@@ -112,18 +112,18 @@ class DetachedLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, basis: Basis | str, base_activation: str | None) -> None:
         super().__init__()
-        base_activation = checked_base(base_activation)
+        self.base_activation = checked_base(base_activation)
         whole = KANLinear(in_features, out_features, basis=basis, base_activation=base_activation)
         self.splines = KANLinear(in_features, out_features, bias=True, basis=basis, base_activation=None)
         with torch.no_grad():  # as the whole is drawn
             self.splines.basis_weight.copy_(whole.basis_weight)
-        self.base_weight, self.base_activation = whole.base_weight, base_activation
+        assert whole.base_weight is not None
+        self.base_weight = whole.base_weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Both parts."""
         x = x.movedim(1, -1)
         base = named_activation(self.base_activation, "base_activation").value(x)
-        assert self.base_weight is not None
         y: Tensor = self.splines(x.detach()) + F.linear(base, self.base_weight)
         return y.movedim(-1, 1)
 
@@ -151,14 +151,14 @@ class DetachedActivation(nn.Module):
 
     def __init__(self, num_channels: int, num_functions: int, basis: Basis | str, base_activation: str | None) -> None:
         super().__init__()
-        base_activation = checked_base(base_activation)
+        self.base_activation = checked_base(base_activation)
         whole = LearnableActivation(num_channels, num_functions, basis=basis, base_activation=base_activation)
         self.splines = LearnableActivation(num_channels, num_functions, basis=basis, base_activation=None)
         with torch.no_grad():  # as the whole is drawn
             self.splines.basis_weight.copy_(whole.basis_weight)
         assert whole.base_weight is not None
         self.base_weight = nn.Parameter(whole.base_weight.detach().flatten())
-        self.num_functions, self.base_activation = num_functions, base_activation
+        self.num_functions = num_functions
 
     def forward(self, x: Tensor) -> Tensor:
         """Both parts."""

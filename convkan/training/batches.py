@@ -4,12 +4,29 @@ A batch is shifted and flipped as a whole: transforming image by image costs mor
 model.
 """
 
+import ctypes
+import sys
+from contextlib import suppress
+
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from convkan.training.parts import Images
+
+M_MMAP_THRESHOLD, LARGE_BYTES = -3, 2**17  # of glibc's mallopt, and its own value of it before it adapts that
+
+
+def return_freed_memory(worker: int) -> None:
+    """Have the C library of a loader process give large buffers back to the system when they are freed.
+
+    glibc keeps them otherwise, and those that it keeps do not always fit the next, which torch wants aligned: a process
+    that loads batches of some megabytes comes to hold hundreds.
+    """
+    if sys.platform == "linux":
+        with suppress(AttributeError, OSError):  # another C library
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def shift_and_flip(

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler
 
 from convkan.models import Description
 from convkan.models.images import normalize
-from convkan.training.batches import BatchedImages
+from convkan.training.batches import BatchedImages, return_freed_memory
 from convkan.training.datasets import DATA_ROOT_VARIABLE, TORCHVISION, find_source
 from convkan.training.folders import load_folder
 from convkan.training.parts import DataError, Images, channel_statistics, split_labels
@@ -275,6 +275,7 @@ class ImageData(L.LightningDataModule):
             # own randomness, by an amount that depends on whether the run was resumed.
             generator=torch.Generator().manual_seed(self.seed),
             collate_fn=_as_fetched,
+            worker_init_fn=return_freed_memory,
             pin_memory=torch.cuda.is_available(),
         )
 

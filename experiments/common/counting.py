@@ -1,12 +1,16 @@
 """What a model costs: parameters, multiply-adds, memory."""
 
 import copy
+import multiprocessing
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.common.cli import UserError
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -81,3 +85,20 @@ def peak_memory_bytes(device: torch.device) -> int | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def memory_of_processes() -> list[int]:
+    """Bytes of this process, and of each that it has started: what is shared counts for each in part.
+
+    Raises:
+        UserError: The system does not tell.
+    """
+    found = []
+    for process in ("self", *(str(child.pid) for child in multiprocessing.active_children())):
+        try:
+            text = Path("/proc", process, "smaps_rollup").read_text(encoding="ascii")
+        except OSError as error:
+            raise UserError(f"memory is read from /proc as Linux has it, which fails here: {error}") from error
+        [line] = [line for line in text.splitlines() if line.startswith("Pss:")]
+        found.append(1024 * int(line.split()[1]))
+    return found
