@@ -22,7 +22,9 @@ from pathlib import Path
 
 HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()
 START_METHOD = "forkserver" if HAS_SERVER else "spawn"
-multiprocessing.set_forkserver_preload(["pytest", "experiments.common.trainer", "sklearn.metrics", "matplotlib.pyplot"])
+# What a run imports on its way is here, too.
+LATER = ["sklearn.datasets", "sklearn.metrics", "matplotlib.pyplot", "torch.utils.tensorboard", "docstring_parser"]
+multiprocessing.set_forkserver_preload(["pytest", "experiments.common.trainer", *LATER])
 
 
 @dataclass

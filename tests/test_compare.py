@@ -11,6 +11,7 @@ import processes
 import pytest
 import torch
 import yaml
+from cases import diagonal
 from PIL import Image
 
 from convkan.models import create_model, model_options
@@ -125,8 +126,10 @@ class TestMatching:
         width = match_width(lambda width: width**2, target)
         assert all(abs(width**2 - target) <= abs(other**2 - target) for other in range(1, 200))
 
-    @pytest.mark.parametrize("by", ["parameters", "multiply_adds"])
-    @pytest.mark.parametrize("kind", [None, "full", "lowrank", "shared", "depthwise", "bottleneck"])
+    @pytest.mark.parametrize(
+        ("kind", "by"),
+        diagonal([None, "full", "lowrank", "shared", "depthwise", "bottleneck"], ["parameters", "multiply_adds"]),
+    )
     def test_models_come_close_to_the_target(self, by, kind):
         target = {"parameters": 20_000, "multiply_adds": 30_000_000}[by]
         model, options = ("vgg", {}) if kind is None else ("kan_vgg", {"kind": kind})

@@ -51,7 +51,8 @@ ACTIVATIONS = [
 ]
 
 
-LARGE = ("googlenet", "densenet121")
+# What the last two are made of, the others have, too: of layers in a sequence, and of inverted residuals.
+LARGE = ("googlenet", "densenet121", "vgg11_bn", "efficientnet_b0")
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from convkan.interpret import feature_contributions
 from convkan.models import create_model
 from experiments import explain
 
+FEW = ("--samples", 16, "--images", 2, "--edges", 1, "--searched", 8)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -26,7 +27,7 @@ def run_folder(tmp_path_factory):
 def page(run_folder):
     Image.new("L", (20, 30), 200).save(run_folder / "grey.png")
     pictures = f"[{run_folder / 'grey.png'}]"
-    assert called(explain, "--run", run_folder, "--image", pictures, "--images", 2, "--edges", 1) == 0
+    assert called(explain, "--run", run_folder, "--image", pictures, *FEW) == 0
     return run_folder / "explain.html"
 
 

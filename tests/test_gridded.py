@@ -171,6 +171,13 @@ def test_obeys_all_laws_of_convkan_testing(basis):
     check_basis(basis)
 
 
-@pytest.mark.slow
+def test_compiled_kernels_are_checked(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
+    check_basis(Bumps(1), layers=False, compiled=True)
+    assert compiled, "what is compiled is compiled in test_kernels"
+
+
+@pytest.mark.thorough
 def test_compiled_kernels_compute_the_same():
     check_basis(Bumps(1), layers=False, compiled=True)

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -145,8 +144,10 @@ def test_a_plugins_folder_takes_the_place_of_no_other_module(tmp_path):
     (tmp_path / "statistics.py").write_text("raise RuntimeError")
     (tmp_path / "my_one.py").write_text(ONE_MODEL.format(name="one"))
     import_plugins(["my_one"], tmp_path)
-    code = "from convkan.models import list_models; import statistics as _; assert 'one' in list_models()"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys; assert 'statistics' not in sys.modules\n"
+    code += "from convkan.models import list_models; import statistics as _; assert 'one' in list_models()"
+    run = processes.run(code, ROOT)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("name", ["../own/my_one.py", "my_link.py"])

