@@ -12,6 +12,7 @@ Formulas: ``experiments.functions.feynman``.
 """
 
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -45,7 +46,7 @@ class FeynmanConfig:
         paper: Only the KAN paper's dimensionless ones.
         seconds: Time of the KANs of a formula and seed, and of its MLPs.
         grids: Sizes of the grids, a stage each as long as they help.
-        steps: Levenberg–Marquardt steps a stage at most.
+        steps: Levenberg–Marquardt steps a stage at most; an MLP's start has those of all stages together.
         points: Points to train on; 15 % of them decide when to stop, and which net is taken.
         seeds: Runs of each dimensionless formula; the others have one.
         by_hand: Fit the shape that the paper made by hand, too, with one seed.
@@ -126,8 +127,8 @@ def mlp_row(work: Work[FeynmanConfig], name: str, seed: int) -> dict[str, Any]:
     if "failure" in of_kan:
         return {"failure": of_kan["failure"]}
     data, unit, _ = feynman_data(name, config.points, seed)
-    each = of_kan["seconds"] / len(KINDS)
-    return in_units(best_mlp(data, of_kan["parameters"], each, config.steps, seed), data, unit)
+    each, steps = of_kan["seconds"] / len(KINDS), config.steps * (len(config.grids) + 1)  # the first grid is two stages
+    return in_units(best_mlp(data, of_kan["parameters"], each, steps, seed), data, unit)
 
 
 def is_finite(data: Data) -> bool:
@@ -167,6 +168,11 @@ def groups(record: dict[str, Any]) -> dict[str, dict[str, float]]:
     return {title: found for title, found in parted.items() if found}
 
 
+def fits(record: dict[str, Any], net: str) -> list[dict[str, Any]]:
+    """The rows of a net that was fitted, of all formulas and seeds."""
+    return [row for nets in record["nets"].values() for row in nets.get(net, []) if "failure" not in row]
+
+
 def failures(record: dict[str, Any], net: str) -> dict[str, str]:
     """The formulas that a net did not learn, and why."""
     found = {}
@@ -197,13 +203,17 @@ def summary(record: dict[str, Any]) -> str:
             f"| {title} | {len(ratios)} | {wins} | {far} | {lost} | {statistics.median(ratios.values()):+.2f} "
             f"| {errors[0]:.1e} | {errors[1]:.1e} |"
         )
-    config = record["config"]
+    config, seeds = record["config"], record["config"]["seeds"]
+    steps = {net: statistics.median(row["steps"] for row in fits(record, net)) for net in ("KAN", "MLP")}
+    grids = Counter(row["grid_size"] for row in fits(record, "KAN"))
     lines += [
         "",
-        f"Test RMSE relative to the standard deviation of the values, {config['points']} points, medians of "
-        f"{config['seeds']} seeds for the dimensionless, of one for the others; {config['seconds']:g} s of a CPU "
-        "thread for the KANs of two shapes together, and for the MLPs of four kinds together, which have as many "
-        "parameters.",
+        f"Test RMSE relative to the standard deviation of the values; {config['points']} points, "
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'} of the dimensionless, of which medians are taken, and one of the "
+        f"others. {config['seconds']:g} s of a thread for the KANs of {len(HIDDEN)} shapes together, and for the MLPs "
+        f"of {len(KINDS)} kinds together, which have as many parameters. Those that were taken made, in the median, "
+        f"{steps['KAN']:g} steps (KAN) and {steps['MLP']:g} (MLP); KANs ended on grids of "
+        f"{', '.join(f'{size} ({grids[size]} times)' for size in sorted(grids))}.",
     ]
     for net in ("KAN", "MLP"):
         told = "; ".join(f"{name} ({why})" for name, why in failures(record, net).items())

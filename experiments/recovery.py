@@ -35,7 +35,8 @@ MOST = 3  # nodes in the first layer: more are not sparse
 LEAST_EDGE = 0.01  # share in the outputs up to which an edge goes
 EXACT = 1e-6  # relative RMSE of a formula that is exact
 ABOVE = 1.1  # times the noise: validation errors up to that are enough
-LONGEST = 60  # operations up to which sympy is asked whether two formulas are one
+LONGEST = 120  # operations up to which sympy is asked what a formula is: of longer ones it may never tell
+DIGITS = 4  # of numbers in a formula that is not exact
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ def judged(
     spread = float(data.test[1].std())
     relative = row["test_rmse"] / spread
     found = written(model, known, data, unit, mean)
+    exact = relative <= EXACT and sympy.count_ops(found) <= LONGEST
+    found = recognized(found) if exact else sympy.N(found, DIGITS)
     return {
         "widths": row["widths"],
         "functions": [edge["name"] for edge in row["edges"]],
@@ -134,7 +137,7 @@ def judged(
         "r2": 1 - relative**2,
         "operations": int(sympy.count_ops(found)),
         "formula": str(found),
-        "equal": is_same(found, known.expression) if relative <= EXACT else False,
+        "equal": exact and is_same(found, known.expression),
     }
 
 
@@ -150,7 +153,7 @@ def of_form(model: nn.Module, config: RecoveryConfig, name: str, noise: float, s
 
 
 def written(model: nn.Module, known: Formula, data: Data, unit: float, mean: float) -> sympy.Expr:
-    """The net's formula in the variables and units of a known one, its numbers recognised."""
+    """The net's formula in the variables and units of a known one."""
     variables = [sympy.Symbol(name, real=True) for name in known.variables]
     scaled = sympy.symbols(f"scaled_:{len(variables)}", real=True)
     found = formula(model, scaled, output=0, data=torch.cat([data.train[0], data.test[0]]))
@@ -158,15 +161,13 @@ def written(model: nn.Module, known: Formula, data: Data, unit: float, mean: flo
         symbol: (2 * variable - low - high) / (high - low)
         for symbol, variable, (low, high) in zip(scaled, variables, known.ranges, strict=True)
     }
-    return recognized(mean + unit * found.xreplace(places))
+    return mean + unit * found.xreplace(places)
 
 
 def is_same(found: sympy.Expr, known: sympy.Expr) -> bool:
-    """Whether sympy sees that two formulas are one; formulas that are too long for it to see are taken to differ."""
+    """Whether sympy sees that two formulas are one."""
     difference = sympy.expand(found - known)
-    if difference != 0 and sympy.count_ops(difference) <= LONGEST:
-        difference = sympy.simplify(difference)
-    return bool(difference == 0)
+    return bool(difference == 0 or sympy.simplify(difference) == 0)
 
 
 def markdown(record: dict[str, Any]) -> str:

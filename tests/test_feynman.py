@@ -96,7 +96,9 @@ def test_a_quick_comparison_goes_on_where_it_was(call, monkeypatch):
 
 
 def fitted_to(relative, kind=(2, 5, 1)):
-    return [{"kind": kind, "parameters": 100, "relative": relative, "test_rmse": 2 * relative, "seconds": 4.0}]
+    return [
+        {"kind": kind, "parameters": 100, "relative": relative, "test_rmse": 2 * relative, "steps": 30, "grid_size": 5}
+    ]
 
 
 def test_wins_losses_and_failures_are_counted_from_the_ratios():
