@@ -75,6 +75,7 @@ def call(monkeypatch, tmp_path, capsys):
     return command
 
 
+@pytest.mark.slow
 def test_a_quick_comparison_goes_on_where_it_was(call, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
@@ -153,6 +154,7 @@ def test_right_functions_are_found_in_spite_of_noise_and_wrong_ones_are_not():
         assert recovery.of_form(net, config, known.name, 0.05, 0)["found"] is wanted
 
 
+@pytest.mark.slow
 def test_a_quick_recovery_goes_on_where_it_was(call, monkeypatch):
     monkeypatch.setattr(recovery, "HIDDEN", ((1,),))
     record = call(recovery)
