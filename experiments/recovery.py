@@ -2,7 +2,7 @@
 
 From points to a formula by the library alone, as in ``experiments.symbolic``: a small net is trained to be sparse,
 pruned, trained on, on finer grids, its edges replaced by the named functions they resemble most, and the constants of
-these trained. Nobody tells it a shape: starts are of two widths, and the best on the validation points is taken. Where
+these trained. Nobody tells it a shape: starts are of two shapes, and the best on the validation points is taken. Where
 values have noise, a formula counts as found if it comes as close to the values without noise as the noise is large, and
 its functions are the right ones: their constants, trained on the same points without noise, make it exact.
 """
@@ -30,7 +30,7 @@ from experiments.functions.formulas import GRIDS, discover, trained_formula
 from experiments.functions.least_squares import rmse
 from experiments.functions.tasks import Data
 
-HIDDEN = ((5,), (5,), (3, 2))  # widths between the inputs and the output, start by start
+HIDDEN = ((5,), (3, 2))  # widths between the inputs and the output, start by start
 MOST = 3  # nodes in the first layer: more are not sparse
 LEAST_EDGE = 0.01  # share in the outputs up to which an edge goes
 EXACT = 1e-6  # relative RMSE of a formula that is exact
@@ -57,7 +57,7 @@ class RecoveryConfig:
 
     functions: list[str] = field(default_factory=lambda: ["all"])
     noises: list[float] = field(default_factory=lambda: [0.0, 0.01, 0.05])
-    starts: int = 3
+    starts: int = 2
     points: int = 1000
     steps: int = 40
     seeds: int = 1
