@@ -7,7 +7,6 @@ allows; that which is best on the validation points is taken. Functions: ``exper
 """
 
 import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,20 +15,16 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import nn
 
-from convkan.fitting import History, fit
 from convkan.interpret.plot import BLUE, GREY, ORANGE, new_figure
 from experiments.common.cli import GOES_ON, UserError, check_positive, run
-from experiments.common.counting import count_parameters
 from experiments.common.study import Cell, Study, Work
-from experiments.functions.least_squares import rmse
-from experiments.functions.nets import kan, mlp_of_size
+from experiments.functions.least_squares import fitted
+from experiments.functions.nets import kan
+from experiments.functions.rivals import KINDS, best_mlp
 from experiments.functions.special import SPECIAL, special_data
 
 WIDTHS = (2, 3, 3, 1)
-MANY = 1_000_000  # starts, where time decides
-KINDS = tuple(product((2, 3), ("tanh", "silu")))
 # What is left out of the KAN's fit, by what it is called.
 VARIANTS: dict[str, dict[str, Any]] = {
     "KAN": {},
@@ -103,40 +98,19 @@ def kan_row(config: SpecialConfig, name: str, seed: int, change: dict[str, Any])
     torch.manual_seed(seed)
     return fitted(
         kan(WIDTHS, config.grids[0]),
-        config,
-        name,
+        special_data(name, config.points, seed),
+        config.steps,
         seed,
         **{"grids": config.grids, "restarts": config.starts, "carried": (config.starts + 1) // 2} | change,
     )
 
 
 def mlp_row(work: Work[SpecialConfig], name: str, seed: int) -> dict[str, Any]:
-    """The best of all kinds of MLP, each given the time of the KAN of this seed."""
-    of_kan = work.record["nets"][name]["KAN"][seed]
-    rows = []
-    for depth, activation in KINDS[: 1 if work.config.quick else None]:
-        torch.manual_seed(seed)
-        model = mlp_of_size(2, 1, depth, activation, of_kan["parameters"])
-        row = fitted(model, work.config, name, seed, restarts=MANY, seconds=of_kan["seconds"])
-        rows.append({"kind": f"{depth}×{activation}", **row})
-    return min(rows, key=lambda row: row["val_rmse"])
-
-
-def fitted(model: nn.Module, config: SpecialConfig, name: str, seed: int, **options: Any) -> dict[str, Any]:
-    """A fit, as a row of the record."""
-    data, start = special_data(name, config.points, seed), time.perf_counter()
-    history: History = fit(
-        model, *data.train, validation=data.val, steps=config.steps, seed=1000 * seed, progress=False, **options
-    )
-    return {
-        "test_rmse": rmse(model, data.test),
-        "val_rmse": history.rmse,
-        "grid_size": history.kept.grid_size,
-        "parameters": count_parameters(model),
-        "starts": 1 + max(stage.start for stage in history.stages),
-        "steps": history.steps,
-        "seconds": time.perf_counter() - start,
-    }
+    """The best of all kinds of MLP, each given the time of the KAN of this seed, a start the steps of all its stages."""
+    config, of_kan = work.config, work.record["nets"][name]["KAN"][seed]
+    steps = config.steps * (len(config.grids) + 1)  # the first grid is two stages
+    data, kinds = special_data(name, config.points, seed), KINDS[: 1 if config.quick else None]
+    return best_mlp(data, of_kan["parameters"], of_kan["seconds"], steps, seed, kinds)
 
 
 def middle(record: dict[str, Any], name: str, net: str) -> float:

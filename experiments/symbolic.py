@@ -13,27 +13,21 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
 from convkan import KANConv2d
 from convkan.basis import BSpline
-from convkan.fitting import fit
-from convkan.grid import adapt_grids, refine_grids
-from convkan.interpret import auto, curves, formula, formula_error, importance, kan_layers, prune_nodes, suggest
+from convkan.interpret import curves, formula, formula_error, suggest
 from convkan.interpret.plot import AMBER, BLUE, new_figure
-from convkan.interpret.symbolic import fixed_edges, live_edges, recognized
-from convkan.regularization import recorded_inputs, total_l1_entropy, total_smoothness
+from convkan.interpret.symbolic import recognized
+from convkan.regularization import total_smoothness
 from experiments.common.cli import GOES_ON, check_positive, run
 from experiments.common.study import Cell, Study, Work
-from experiments.functions.least_squares import optimize, rmse
-from experiments.functions.nets import kan
+from experiments.functions.formulas import GRIDS, discover
 from experiments.functions.planted import KERNEL, PLANTED, named_right, noisy_images, planted
-from experiments.functions.tasks import TASKS, Data, data_of
+from experiments.functions.tasks import TASKS, data_of
 
-GRIDS = (5, 10)
-ROUNDS = 3  # of sparse training, the grids moved in between
-PENALTY, ENTROPY = 1e-2, 10.0  # μ₁ and μ₂/μ₁ of the paper's regulariser
-LEAST = 0.1  # σ(φ) below which a node says nothing
+WIDTHS = (2, 5, 1)
 TOLERATED = 1e-8  # RMSE of a formula that is exact
 
 
@@ -69,53 +63,6 @@ class SymbolicConfig:
         check_positive(self, "seeds", "starts", "points", "steps", "images", "grid_size")
 
 
-def sparse_net(data: Data, seed: int, steps: int) -> nn.Module:
-    """A net [2, 5, 1] trained so that few edges say all there is to say, and what is left when the others are gone."""
-    x, y = data.train
-    torch.manual_seed(seed)
-    model: nn.Module = kan((2, 5, 1), GRIDS[0])
-    for _ in range(ROUNDS):
-        adapt_grids(model, [x], grid_eps=1.0)
-        optimizer = torch.optim.LBFGS(model.parameters(), max_iter=steps, line_search_fn="strong_wolfe")
-        optimizer.step(partial(_sparse_loss, model, optimizer, x, y))
-    return prune_nodes(model, importance(model, [x], propagate=False), LEAST)
-
-
-def _sparse_loss(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
-    optimizer.zero_grad()
-    with recorded_inputs(model) as calls:
-        error = (model(x) - y).square().mean()
-    loss = error + PENALTY * total_l1_entropy(calls, entropy=ENTROPY, samples=256)
-    torch.autograd.backward(loss)
-    return loss.item()
-
-
-def trained_formula(model: nn.Module, data: Data, steps: int) -> None:
-    """Levenberg–Marquardt on the constants of a net of named functions, on the training points alone."""
-    for layer in kan_layers(model).values():
-        layer.requires_grad_(False)
-        layer.symbolic.requires_grad_()
-    fit(model, *data.train, steps=steps, validation=None, adapt=False, smoothness=0, patience=None, progress=False)
-
-
-def discover(data: Data, seed: int, start: int, steps: int) -> tuple[nn.Module, dict[str, Any]]:
-    """The whole way from a random net to a formula, from one random start."""
-    model = sparse_net(data, 100 * seed + start, steps)
-    row: dict[str, Any] = {"start": start, "nodes": len(kan_layers(model)["0"].basis_weight)}  # type: ignore[arg-type]
-    if row["nodes"] > 1:  # not sparse: another start
-        return model, row | {"val_rmse": float("inf")}
-    for grid_size in GRIDS:
-        refine_grids(model, grid_size)
-        adapt_grids(model, [data.train[0]], grid_eps=1.0)
-        row[f"test_rmse_grid_{grid_size}"] = optimize(model, data, steps, optimizer="lm").test_rmse
-    fixed = auto(model, [data.train[0]])
-    row["edges"] = [asdict(one) for found in fixed.values() for one in found]
-    if any(live_edges(layer) - fixed_edges(layer) for layer in kan_layers(model).values()):  # type: ignore[arg-type]
-        return model, row | {"val_rmse": float("inf")}
-    trained_formula(model, data, steps)
-    return model, row | {"val_rmse": rmse(model, data.val), "test_rmse": rmse(model, data.test)}
-
-
 def pipeline(seed: int, config: SymbolicConfig) -> dict[str, Any]:
     """Starts until one meets the validation points, and what the best of them has found."""
     import sympy
@@ -123,7 +70,8 @@ def pipeline(seed: int, config: SymbolicConfig) -> dict[str, Any]:
     data = data_of(TASKS["exp_sin"], config.points, seed)
     tried: list[tuple[nn.Module, dict[str, Any]]] = []
     for start in range(config.starts):
-        tried.append(discover(data, seed, start, config.steps))
+        found, row = discover(data, WIDTHS, 100 * seed + start, config.steps, most=1)
+        tried.append((found, {"start": start, **row}))
         if tried[-1][1]["val_rmse"] <= TOLERATED:
             break
     model, best = min(tried, key=lambda pair: pair[1]["val_rmse"])
@@ -132,13 +80,13 @@ def pipeline(seed: int, config: SymbolicConfig) -> dict[str, Any]:
         return result | {"val_rmse": None}
     x, y = sympy.symbols("x y")
     seen = data.train[0]
-    found = recognized(formula(model, [x, y], output=0, data=seen))
+    exactly = recognized(formula(model, [x, y], output=0, data=seen))
     return result | {
         "formula": str(formula(model, [x, y], output=0, digits=4, data=seen)),
         "formula_error": formula_error(model, data.test[0]),
-        "recognized": str(found),
-        "latex": sympy.latex(found),
-        "exact": bool(found == sympy.exp(sympy.sin(sympy.pi * x) + y**2)),
+        "recognized": str(exactly),
+        "latex": sympy.latex(exactly),
+        "exact": bool(exactly == sympy.exp(sympy.sin(sympy.pi * x) + y**2)),
     }
 
 

@@ -1,6 +1,7 @@
 """Known functions, and small nets that learn them.
 
 ``tasks`` are functions to fit, ``nets`` the KANs and MLPs; ``least_squares`` fits nets to points, and ``rivals`` finds
-the best MLP by it. ``poisson`` is the equation that ``experiments.pde`` solves, ``planted`` the convolution that
-``experiments.symbolic`` looks for, and ``special`` the functions of ``experiments.special``.
+the best MLP by it; ``formulas`` goes on from points to a formula. ``poisson`` is the equation that ``experiments.pde``
+solves, ``planted`` the convolution that ``experiments.symbolic`` looks for, ``special`` the functions of
+``experiments.special``, and ``feynman`` those of ``experiments.feynman`` and ``experiments.recovery``.
 """

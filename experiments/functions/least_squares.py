@@ -1,11 +1,15 @@
 """Least squares: small nets fitted to all points at once, judged on points held out and on others never seen."""
 
+import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from convkan.fitting import Method, fit
+from convkan.fitting import History, Method, fit
+from convkan.ops import compiled_kernels
+from experiments.common.counting import count_parameters
 from experiments.functions.tasks import Data
 
 SMOOTHNESS = 1e-10  # against the sum of squares
@@ -34,7 +38,7 @@ class Outcome:
 
 def rmse(model: nn.Module, part: tuple[Tensor, Tensor]) -> float:
     """Root mean square error."""
-    with torch.no_grad():
+    with torch.no_grad(), compiled_kernels(False):  # to compile them takes longer than a small net's whole fit
         return float((model(part[0]) - part[1]).square().mean().sqrt())
 
 
@@ -72,3 +76,29 @@ def optimize(
     )
     errors = (history.rmse, rmse(model, data.test), rmse(model, data.train))
     return Outcome(*errors, history.seconds[-1], history.steps, [error**0.5 for error in history.validation[1:]])
+
+
+def fitted(model: nn.Module, data: Data, steps: int, seed: int, **options: Any) -> dict[str, Any]:
+    """A fit by the defaults of ``convkan.fitting.fit``, as a row of a record; the model is left in its best state.
+
+    Args:
+        model: What to fit, a KAN or an MLP.
+        data: The points; the validation part decides when to stop, and among starts.
+        steps: Levenberg–Marquardt steps a stage at most.
+        seed: Of the random starts.
+        options: Others of ``convkan.fitting.fit``.
+    """
+    start = time.perf_counter()
+    history: History = fit(
+        model, *data.train, validation=data.val, steps=steps, seed=1000 * seed, progress=False, **options
+    )
+    seconds = time.perf_counter() - start
+    return {
+        "test_rmse": rmse(model, data.test),
+        "val_rmse": history.rmse,
+        "grid_size": history.kept.grid_size,
+        "parameters": count_parameters(model),
+        "starts": 1 + max(stage.start for stage in history.stages),
+        "steps": history.steps,
+        "seconds": seconds,
+    }

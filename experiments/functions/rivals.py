@@ -4,17 +4,19 @@ import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import torch
 
 from convkan.fitting import Method
 from convkan.fitting.gradient_steps import AT_ONCE
 from experiments.common.counting import count_parameters
-from experiments.functions.least_squares import Outcome, optimize
+from experiments.functions.least_squares import Outcome, fitted, optimize
 from experiments.functions.nets import mlp_of_size
 from experiments.functions.tasks import Data
 
-MANY = 1_000_000  # steps, where time decides
+MANY = 1_000_000  # steps or starts, where time decides
 SPENT = 0.9  # share of the time after which nothing new is started
 
 
@@ -36,6 +38,8 @@ RIVALS = (
     + [Rival(depth, activation, "lbfgs", 1.0) for depth in (2, 3) for activation in ("tanh", "silu")]
     + [Rival(depth, "silu", "adam", rate) for depth in (2, 3) for rate in (3e-3, 2e-2)]
 )
+# Depth and activation of those fitted by the defaults of ``convkan.fitting``.
+KINDS = tuple(product((2, 3), ("tanh", "silu")))
 
 
 @dataclass(frozen=True)
@@ -88,3 +92,31 @@ def rank_rivals(
         tried.append(best)
         advance()
     return sorted(tried, key=lambda one: one.outcome.val_rmse)
+
+
+def best_mlp(
+    data: Data,
+    parameters: int,
+    seconds: float,
+    steps: int,
+    seed: int,
+    kinds: Sequence[tuple[int, str]] = KINDS,
+) -> dict[str, Any]:
+    """The best MLP of a size on the validation points, as a row of a record, fitted by the same defaults as a KAN.
+
+    Args:
+        data: The points.
+        parameters: Its size, approximately.
+        seconds: Time for each kind, for as many random starts as it allows.
+        steps: Levenberg–Marquardt steps a start at most.
+        seed: Seed of the weights.
+        kinds: Depth and activation of each kind.
+    """
+    inputs, outputs = data.train[0].shape[1], data.train[1].shape[1]
+    rows = []
+    for depth, activation in kinds:
+        torch.manual_seed(seed)
+        model = mlp_of_size(inputs, outputs, depth, activation, parameters)
+        row = fitted(model, data, steps, seed, restarts=MANY, seconds=seconds)
+        rows.append({"kind": f"{depth}×{activation}", **row})
+    return min(rows, key=lambda row: row["val_rmse"])
