@@ -106,7 +106,7 @@ def kan_row(config: SpecialConfig, name: str, seed: int, change: dict[str, Any])
 
 
 def mlp_row(work: Work[SpecialConfig], name: str, seed: int) -> dict[str, Any]:
-    """The best of all kinds of MLP, each given the time of the KAN of this seed, a start the steps of all its stages."""
+    """The best of all kinds of MLP, each given the time of the KAN of this seed, a start the steps of all stages."""
     config, of_kan = work.config, work.record["nets"][name]["KAN"][seed]
     steps = config.steps * (len(config.grids) + 1)  # the first grid is two stages
     data, kinds = special_data(name, config.points, seed), KINDS[: 1 if config.quick else None]
