@@ -29,9 +29,10 @@ def deterministic():
 
 
 def pytest_collection_finish():
-    """What was imported and collected stays to the end, so that nobody need look through it for what has gone."""
+    """What was imported and collected stays to the end: to look through it for garbage, again and again, takes long."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 NO_CASE = SimpleNamespace(params={})  # of a test that is not parametrised

@@ -456,7 +456,7 @@ class TestWholeModels:
             y = compiled(x)
             y.square().sum().backward()
             assert_agree(y, compiled._orig_mod(x), factor=10)
-        assert len(graphs) == 1
+        assert 1 <= len(graphs) <= 2
 
     @pytest.mark.parametrize("name", list_models())
     def test_every_model_trains_in_bfloat16(self, name):
