@@ -31,6 +31,7 @@ from experiments.common.study import Cell, Record, Study, Work
 from experiments.common.trainer import interruptible, silence_lightning
 
 POINTS = 12  # at which memory is read, evenly spread over the steps
+HELD = "held in memory, 0 workers"
 BATCHES = 6  # by which each phase is timed
 PHASES = ("decoding", "shifting and mirroring", "normalising", "training step")
 MEBIBYTE = 2**20
@@ -84,8 +85,10 @@ class LoadingConfig:
 
 
 def pictures(work: Work[LoadingConfig]) -> Iterator[Cell]:
-    """The pictures that are not there yet."""
+    """The pictures that are not there yet; none, once all is measured."""
     config = work.config
+    if HELD in work.record.get("runs", {}):
+        return
     done = sum(1 for _ in config.folder.glob("*/*.jpg")) == config.pictures
     sizes = config.pictures, config.side, config.classes
     make = partial(make_pictures, config.folder, *sizes, work.advance)
@@ -101,7 +104,7 @@ def cells(work: Work[LoadingConfig]) -> Iterator[Cell]:
         yield Cell(title, partial(train, config, workers, in_memory=False), ("runs", title))
     title = f"decoded and not trained on, {max(config.workers)} workers"
     yield Cell(title, partial(load, config, max(config.workers)), ("runs", title))
-    yield Cell("held in memory", partial(train, config, 0, in_memory=True), ("runs", "held in memory, 0 workers"))
+    yield Cell("held in memory", partial(train, config, 0, in_memory=True), ("runs", HELD))
 
 
 def data_of(config: LoadingConfig, workers: int, in_memory: bool) -> ImageData:
@@ -195,12 +198,9 @@ def points_of(steps: int) -> set[int]:
 
 
 class Watch(Callback):
-    """Notes how long steps take and wait for their batch, and now and then what all processes hold.
+    """Notes ``seconds`` of each step and, of these, ``waits`` for its batch, and now and then what all processes hold.
 
-    Attributes:
-        seconds: Of each step, with the wait for its batch; the first begins with training.
-        waits: Of it, for the batch.
-        memory: Rows of steps done, bytes of this process, and bytes of all loader processes.
+    Rows of ``memory`` are: steps done, bytes of this process, bytes of all loader processes.
     """
 
     def __init__(self, steps: int) -> None:

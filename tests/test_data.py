@@ -38,6 +38,7 @@ def ready(*args, **options):
     return data
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="of Linux")
 def test_loader_processes_do_not_keep_the_memory_of_their_batches():
     images = random_images(40, height=256, width=256)

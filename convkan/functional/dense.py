@@ -43,6 +43,7 @@ def kan_linear(
         ValueError: Shapes do not fit each other or the basis, knots do not increase, or a name is unknown.
 
     Example:
+        >>> import torch
         >>> from convkan import Chebyshev
         >>> kan_linear(torch.rand(7, 4), None, torch.rand(2, 5 * 4), basis=Chebyshev(4), base_activation=None).shape
         torch.Size([7, 2])
@@ -86,6 +87,7 @@ def learnable_activation(
         ValueError: Shapes do not fit each other or the basis, knots do not increase, or a name is unknown.
 
     Example:
+        >>> import torch
         >>> from convkan import RBF
         >>> learnable_activation(torch.rand(7, 3, 4, 4), torch.ones(6, 1), torch.rand(6, 8), basis=RBF(8)).shape
         torch.Size([7, 6, 4, 4])
