@@ -21,7 +21,7 @@ from convkan.interpret.plot import AMBER, BLUE, GREY, new_figure
 from experiments.common.cli import GOES_ON, UserError, check_positive, run
 from experiments.common.counting import count_parameters
 from experiments.common.study import Cell, Study, Work
-from experiments.functions.equations import EQUATIONS, NOISE, SAMPLES, Solution
+from experiments.functions.equations import EQUATIONS, NOISE, SAMPLES, Equation, Solution
 from experiments.functions.fields import draw_field, packed_field, unpacked_field
 from experiments.functions.kinds import Kind, kan_kinds, mlp_kinds
 from experiments.functions.solving import Training, loss, on_lattice, relative_error, train
@@ -176,24 +176,35 @@ def draw(record: dict[str, Any]) -> Figure:
     """For each equation the solution, what both nets are off, and the errors of all runs."""
     names = record["config"]["problems"]
     figure = new_figure((15, 3.3 * len(names)), dpi=100)
-    grid = figure.subplots(len(names), 4, squeeze=False, width_ratios=[1, 1, 1, 0.6])
+    grid = figure.subplots(len(names), 4, squeeze=False, width_ratios=[1, 1, 1, 0.7])
     for axes, name in zip(grid, names, strict=True):
         equation = EQUATIONS[name]
         extent = (equation.low[0], 1.0, equation.low[1], 1.0)
-        draw_field(axes[0], equation.reference(), extent, f"{equation.title}: solution", "cividis", equation.axes)
+        draw_field(axes[0], equation.reference(), extent, equation.title, "cividis", equation.axes)
         for axis, side in zip(axes[1:], SIDES, strict=False):
             off = unpacked_field(record["pictures"][name][side])
             draw_field(axis, off, extent, f"error of the {side}", "PuOr", equation.axes)
-        for place, (side, colour) in enumerate(zip(SIDES, (BLUE, AMBER), strict=True)):
-            rows = record["nets"][name][side]
-            axes[3].semilogy([place] * len(rows), [row["l2"] for row in rows], "o", color=colour, alpha=0.7)
-        for error in equation.published:
-            axes[3].axhline(float(error), color=GREY, linestyle="--", linewidth=1)
-        axes[3].set_xticks([0, 1], SIDES)
-        axes[3].set_xlim(-0.5, 1.5)
-        axes[3].set_title("relative L2 error" + (", published --" if equation.published else ""))
-        axes[3].grid(alpha=0.3)
+        draw_errors(axes[3], equation, record["nets"][name])
     return figure
+
+
+def draw_errors(axis: Any, equation: Equation, nets: dict[str, list[dict[str, Any]]]) -> None:
+    """The relative errors of all runs, of the solution and of unknown coefficients, beside published ones."""
+    titles = ["u", *equation.unknown]
+    for side, colour, shift in zip(SIDES, (BLUE, AMBER), (-0.1, 0.1), strict=True):
+        rows = nets[side]
+        found = [[row["l2"] for row in rows]]
+        found += [[row["coefficients"][symbol] for row in rows] for symbol in equation.unknown]
+        for place, errors in enumerate(found):
+            label = side if place == 0 else None
+            axis.semilogy([place + shift] * len(errors), errors, "o", color=colour, alpha=0.7, label=label)
+    for index, error in enumerate(equation.published):
+        axis.axhline(float(error), color=GREY, linestyle="--", linewidth=1, label=None if index else "published")
+    axis.set_xticks(range(len(titles)), titles)
+    axis.set_xlim(-0.5, len(titles) - 0.5)
+    axis.set_title("relative errors")
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)
 
 
 STUDY = Study(

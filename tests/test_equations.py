@@ -73,9 +73,9 @@ def test_burgers_begins_as_a_wave_and_is_odd(monkeypatch):
 def test_steps_in_time_are_of_fourth_order():
     x = -1 + 2 * np.arange(128) / 128
     start = 0.9 * np.cos(pi * x)
-    exact = references.etdrk4(start, 1, 320)[-1]
-    coarse, fine = (np.abs(references.etdrk4(start, 1, steps)[-1] - exact).max() for steps in (20, 40))
-    assert 12 < coarse / fine < 20
+    exact = references.etdrk4(start, 1, 640)[-1]
+    coarse, fine = (np.abs(references.etdrk4(start, 1, steps)[-1] - exact).max() for steps in (40, 80))
+    assert 15 < coarse / fine < 20
 
 
 def test_what_is_even_in_space_follows_the_reaction_alone():
@@ -85,8 +85,10 @@ def test_what_is_even_in_space_follows_the_reaction_alone():
 
 
 def test_the_allen_cahn_reference_has_converged_and_solves_the_equation():
-    found = references.allen_cahn(51, 256, substeps=20)
-    assert relative_error(references.allen_cahn(51, 256, substeps=40, modes=2048), found) < 1e-6
+    found = references.allen_cahn(21, 256)
+    finer = references.allen_cahn(21, 256, substeps=20, modes=2048)
+    assert relative_error(found, finer) < 1e-5
+    assert relative_error(found[-1], finer[-1]) < 1e-7  # when the kink of the beginning is gone
     assert torch.allclose(found[:, 1:], found[:, 1:].flip(1), atol=1e-12)  # as even as it began
     x = -1 + 2 * np.arange(512) / 512
     rows = references.etdrk4(x**2 * np.cos(pi * x), 1000, 1)
@@ -95,7 +97,7 @@ def test_the_allen_cahn_reference_has_converged_and_solves_the_equation():
     waves = pi * np.arange(257)
     bend = np.fft.irfft(-(waves**2) * np.fft.rfft(rows[now]), 512)
     u = rows[now]
-    assert np.abs(slope - references.DIFFUSION * bend - references.REACTION * (u - u**3)).max() < 1e-5
+    assert np.abs(slope - references.DIFFUSION * bend - references.REACTION * (u - u**3)).max() < 1e-8
 
 
 @pytest.mark.parametrize("name", list(EQUATIONS))
@@ -152,7 +154,7 @@ def test_fields_come_back_from_text():
 
 
 def test_the_study_runs_and_is_not_run_again(monkeypatch, tmp_path, capsys):
-    flags = ("--quick", "--out", tmp_path, "--problems", "burgers,inverse")
+    flags = ("--quick", "--out", tmp_path, "--problems", "inverse")
     assert called(equations, *flags) == 0
     table = (tmp_path / "equations.md").read_text(encoding="utf-8")
     assert table in capsys.readouterr().out

@@ -10,7 +10,7 @@ from torch import nn
 from convkan.fitting.linear import Triangle
 from convkan.fitting.objective import Objective, Term
 from convkan.interpret.plot import new_figure
-from experiments import bases, chebyshev, continual, convert, fit, pde, special, symbolic
+from experiments import bases, chebyshev, continual, convert, equations, fit, pde, special, symbolic
 from experiments.common import cli
 from experiments.common.study import Work, settings_of
 from experiments.functions import poisson, tasks
@@ -43,7 +43,7 @@ def test_quick_setting_leaves_a_record_a_table_and_a_plot(script, fewer, monkeyp
     assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("script", [fit, pde, continual, chebyshev, symbolic, convert, bases, special])
+@pytest.mark.parametrize("script", [fit, pde, equations, continual, chebyshev, symbolic, convert, bases, special])
 def test_runs_without_a_seed_are_refused(script, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [script.__name__, "--seeds", "0"])
     with pytest.raises(SystemExit):
@@ -51,7 +51,7 @@ def test_runs_without_a_seed_are_refused(script, monkeypatch, capsys):
     assert capsys.readouterr().err == "error: seeds must be at least 1, got 0\n"
 
 
-@pytest.mark.parametrize("script", [fit, pde, continual, chebyshev, symbolic, bases])
+@pytest.mark.parametrize("script", [fit, pde, equations, continual, chebyshev, symbolic, bases])
 def test_a_committed_record_is_one_that_nothing_is_missing_in(script):
     study = script.STUDY
     record = json.loads((RESULTS / study.name / f"{study.name}.json").read_text(encoding="utf-8"))

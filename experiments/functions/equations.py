@@ -7,6 +7,7 @@ Raissi, Perdikaris and Karniadakis (arXiv 1711.10561, 1711.10566) for Allen–Ca
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from math import exp, log, pi
 from typing import Any
 
@@ -177,8 +178,14 @@ def _burgers_lattice() -> tuple[Tensor, Tensor]:
     return _even(0, 101), _even(-1, 257)
 
 
+@cache
 def _burgers_reference() -> Tensor:
     return burgers(torch.cartesian_prod(*_burgers_lattice())).view(101, 257)
+
+
+@cache
+def _allen_cahn_reference() -> Tensor:
+    return allen_cahn(101, 256)
 
 
 EQUATIONS = {
@@ -216,7 +223,7 @@ EQUATIONS = {
         low=(0.0, -1.0),
         residual=allen_cahn_residual,
         held=_fading_held,
-        reference=lambda: allen_cahn(101, 256),
+        reference=_allen_cahn_reference,
         lattice=lambda: (_even(0, 101), -1 + 2 * torch.arange(256, dtype=torch.float64) / 256),
         encoded=_periodic,
         inputs=3,

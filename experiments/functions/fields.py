@@ -37,6 +37,7 @@ def draw_field(
         origin="lower",
         extent=extent,
         aspect="equal" if right - left == top - bottom else "auto",
+        interpolation="bilinear",
         cmap=colours,
         vmin=-limit,
         vmax=limit,

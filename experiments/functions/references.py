@@ -39,6 +39,8 @@ def _burgers(points: Tensor) -> Tensor:
 def allen_cahn(times: int, places: int, substeps: int = 10, modes: int = 1024) -> Float[Tensor, "times places"]:
     """The solution of u_t = 0.0001·u_xx + 5(u − u³) with u(0, x) = x²·cos πx, periodic in x of [−1, 1).
 
+    To 3e-6 with the defaults, all of it in the first moments: where ends meet, what it begins with has a kink.
+
     Args:
         times: Evenly spaced times from 0 to 1, both included.
         places: Evenly spaced places from −1, without 1; a divisor of ``modes``.
