@@ -47,7 +47,7 @@ class EquationsConfig:
     """
 
     problems: list[str] | str = "all"
-    seconds: float = 15.0
+    seconds: float = 25.0
     rounds: int = 8
     points: int = 1000
     seeds: int = 3
