@@ -23,6 +23,7 @@ from convkan.interpret.plot import AMBER, BLUE, new_figure
 from experiments.common.cli import GOES_ON, check_positive, run
 from experiments.common.counting import count_parameters
 from experiments.common.study import Cell, Study, Work
+from experiments.functions.fields import draw_field
 from experiments.functions.nets import kan, mlp, mlp_of_size
 from experiments.functions.poisson import Problem, errors, minimise, solution
 
@@ -228,19 +229,7 @@ def draw(record: dict[str, Any]) -> Figure:
         (axes[0], found, "solution found by the KAN", "cividis"),
         (axes[1], off, "its error", "PuOr"),
     ):
-        limit = values.abs().max().item()
-        image = axis.imshow(
-            values.reshape(side, side).T.numpy(),
-            origin="lower",
-            extent=(-1, 1, -1, 1),
-            cmap=colours,
-            vmin=-limit,
-            vmax=limit,
-        )
-        axis.set_title(title)
-        axis.set_xlabel("x")
-        axis.set_ylabel("y")
-        figure.colorbar(image, ax=axis, shrink=0.8)
+        draw_field(axis, values.reshape(side, side), (-1, 1, -1, 1), title, colours)
     for rows in record["kan"]:
         axes[2].plot([r["parameters"] for r in rows], [r["mse"] for r in rows], "o-", color=BLUE, label="KAN")
     for (name, rows), marker in zip(record["mlp"].items(), "s^D", strict=False):

@@ -14,7 +14,20 @@ from typing import Any
 
 from convkan.models import list_weights
 from convkan.training import write_text
-from experiments import bases, chebyshev, continual, deletion, deployment, feynman, fit, loading, pde, prune, symbolic
+from experiments import (
+    bases,
+    chebyshev,
+    continual,
+    deletion,
+    deployment,
+    equations,
+    feynman,
+    fit,
+    loading,
+    pde,
+    prune,
+    symbolic,
+)
 from experiments.benchmark import panel_report
 from experiments.benchmark.report import headline_table, ratio_table
 from experiments.common.cli import UserError, parse, run
@@ -169,6 +182,7 @@ TABLES: dict[str, dict[str, Callable[[Path], str]]] = {
         "fit_large": partial(table_of_record, "fit_large", fit.markdown, inside="fit"),
         "feynman": partial(table_of_record, "feynman", feynman.summary),
         "pde": partial(table_of_record, "pde", pde.markdown),
+        "equations": partial(table_of_record, "equations", equations.markdown),
         "continual": partial(table_of_record, "continual", continual.markdown),
         "chebyshev": partial(table_of_record, "chebyshev", chebyshev.markdown),
         "symbolic": partial(table_of_record, "symbolic", symbolic.markdown),

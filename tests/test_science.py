@@ -11,7 +11,20 @@ from torch import nn
 from convkan.fitting.linear import Triangle
 from convkan.fitting.objective import Objective, Term
 from convkan.interpret.plot import new_figure
-from experiments import bases, chebyshev, continual, convert, feynman, fit, loading, pde, recovery, special, symbolic
+from experiments import (
+    bases,
+    chebyshev,
+    continual,
+    convert,
+    equations,
+    feynman,
+    fit,
+    loading,
+    pde,
+    recovery,
+    special,
+    symbolic,
+)
 from experiments.common import cli
 from experiments.common.study import Work, settings_of
 from experiments.functions import poisson, tasks
@@ -53,7 +66,7 @@ def test_quick_setting_leaves_a_record_a_table_and_a_plot(script, fewer, monkeyp
 
 
 @pytest.mark.parametrize(
-    "script", [fit, pde, continual, chebyshev, symbolic, convert, bases, special, feynman, recovery]
+    "script", [fit, pde, equations, continual, chebyshev, symbolic, convert, bases, special, feynman, recovery]
 )
 def test_runs_without_a_seed_are_refused(script, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [script.__name__, "--seeds", "0"])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from convkan import KANLinear
-from convkan.basis import BSpline
+from convkan.basis import Basis, BSpline
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "silu": nn.SiLU, "relu": nn.ReLU}
 
@@ -16,7 +16,11 @@ def kan(
     widths: Sequence[int], grid_size: int, grid_range: tuple[float, float] = (-1.0, 1.0), order: int = 3
 ) -> nn.Sequential:
     """A KAN of dense layers in float64, linear beyond its grids so that nothing is lost there."""
-    basis = BSpline(grid_size, order, grid_range, extrapolation="linear")
+    return kan_of_basis(widths, BSpline(grid_size, order, grid_range, extrapolation="linear"))
+
+
+def kan_of_basis(widths: Sequence[int], basis: Basis) -> nn.Sequential:
+    """A KAN of dense layers in float64."""
     return nn.Sequential(
         *(KANLinear(before, after, basis=basis, dtype=torch.float64) for before, after in pairwise(widths))
     )
