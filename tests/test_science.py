@@ -75,7 +75,7 @@ def test_runs_without_a_seed_are_refused(script, monkeypatch, capsys):
     assert capsys.readouterr().err == "error: seeds must be at least 1, got 0\n"
 
 
-@pytest.mark.parametrize("script", [fit, pde, continual, chebyshev, symbolic, bases, feynman, loading])
+@pytest.mark.parametrize("script", [fit, pde, equations, continual, chebyshev, symbolic, bases, feynman, loading])
 def test_a_committed_record_is_one_that_nothing_is_missing_in(script):
     study = script.STUDY
     record = json.loads((RESULTS / study.name / f"{study.name}.json").read_text(encoding="utf-8"))
