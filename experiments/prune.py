@@ -235,7 +235,10 @@ def narrow_options(description: Description, share: float) -> dict[str, Any] | N
     if "widths" in options:
         return {**description.options, "widths": [left(width, share) for width in options["widths"]]}
     if "width" in options:
-        stages = len(options["depths"] if "depths" in options else description.create().depths)  # type: ignore[arg-type]
+        depths = options["depths"] if "depths" in options else getattr(description.create(), "depths", None)
+        if depths is None:
+            return None
+        stages = len(depths)
         wanted = [left(channels_at(options["width"], stage), share) for stage in range(stages)]
         low = max((channels - 0.5) / 2**stage for stage, channels in enumerate(wanted))
         high = min((channels + 0.5) / 2**stage for stage, channels in enumerate(wanted))

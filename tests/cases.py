@@ -6,6 +6,7 @@ are in ``test_basis``.
 
 from collections.abc import Iterable
 from itertools import product
+from math import gcd
 
 from bumps import Bumps
 
@@ -27,13 +28,20 @@ NARROW = {f"{kind}resnet{layers}": {"width": 4.0} for kind in ("", "kan_") for l
 def diagonal(first: Iterable, *others: Iterable, each: int = 1) -> list[tuple]:
     """Cases of several parameters: each value of ``first`` with ``each`` combinations of the others, which take turns.
 
-    For laws that hold value by value, and of which not every combination says another thing.
+    For laws that hold value by value, and of which not every combination says another thing. Each value is met, and no
+    case comes twice.
     """
-    first, combinations = list(first), list(product(*others))
+    first, others = list(first), [list(values) for values in others]
+    combinations = list(product(*others))
     number = len(combinations)
     step = number // each + 1
-    return [
-        (value, *combinations[(place + place // number + turn * step) % number])
-        for turn in range(each)
-        for place, value in enumerate(first)
+    while gcd(step, number) > 1:  # or turns would meet the same values of one parameter again
+        step += 1
+    places = [
+        (place, (place + place // number + turn * step) % number) for turn in range(each) for place in range(len(first))
     ]
+    cases = [(first[place], *combinations[which]) for place, which in places]
+    assert len(set(places)) == len(places)
+    for position, values in enumerate(others, start=1):
+        assert all(any(case[position] is value for case in cases) for value in values), "each value is to be met"
+    return cases

@@ -812,6 +812,15 @@ class TestErrors:
                 layer(x)
             part.grid = good
 
+    @every_class
+    def test_a_base_weight_goes_with_a_base_activation(self, case):
+        for base_activation, got in (("silu", "none and 'silu'"), (None, "one and None")):
+            layer = case(base_activation=base_activation)
+            for part, whole in zip(kan_layers(layer), kan_layers(case()), strict=True):
+                part.base_weight = None if base_activation else whole.base_weight
+            with pytest.raises(ValueError, match=f"base_weight must go with base_activation, got {got}"):
+                layer(case.input())
+
     @pytest.mark.parametrize("basis", [Chebyshev(), RBF()], ids=repr)
     def test_a_basis_without_a_grid_takes_none(self, basis):
         with pytest.raises(TypeError, match=f"{type(basis).__name__} basis has no grid"):

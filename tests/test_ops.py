@@ -223,7 +223,7 @@ class TestHalfPrecisionFeatures:
 
     # Of every basis, which these extend, it is a law of convkan.testing.
     @pytest.mark.parametrize(
-        ("basis", "name", "dtype"), diagonal(BASIS_CASES, LAYER_CLASSES, HALF_DTYPES, each=2), ids=str
+        ("name", "basis", "dtype"), diagonal(LAYER_CLASSES, BASIS_CASES, HALF_DTYPES, each=2), ids=str
     )
     def test_the_gradient_by_the_input_is_finite_far_out(self, name, basis, dtype):
         case = LAYERS[name]

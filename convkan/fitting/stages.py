@@ -95,6 +95,7 @@ class Fit:
                     break
             if not any(isfinite(one.stage.loss) for one in firsts):
                 self.line.close()
+                self.model.load_state_dict(begun)
                 raise ValueError(
                     "model must begin with finite residuals, from one of the starts at least, "
                     f"got mean squares {', '.join(str(one.stage.loss) for one in firsts)}"

@@ -113,9 +113,12 @@ def evaluate(
 
     Raises:
         TypeError: ``x`` is not floating point, or its dtype is not that of the weights.
-        ValueError: There is no such backend.
+        ValueError: There is no such backend, or a base weight without a base activation, or the other way round.
         RuntimeError: The named backend cannot run this input.
     """
+    if (base_weight is None) != (plan.expansion.base_activation is None):
+        got = "none" if base_weight is None else "one"
+        raise ValueError(f"base_weight must go with base_activation, got {got} and {plan.expansion.base_activation!r}")
     run = select_backend(backend, x, plan).for_mode()
     device = x.device.type
     if _autocasts(device) and x.is_floating_point() and x.dtype != torch.float64:

@@ -50,7 +50,7 @@ class ImageData(L.LightningDataModule):
             as they are.
         in_memory: Of ``folder``: decode all pictures at once and hold them, or each when it is needed, in the loader's
             processes; by default the former if that takes 1 GiB at most. Where they are not held, mean and standard
-            deviation are those of 2,000 of them.
+            deviation are those of at most 2,000 of them.
         num_workers: Loader processes; 0 loads in the training process, which is fastest for images in memory.
         seed: Seed of order and augmentation.
         split_seed: Seed of the split, apart, so that runs with other seeds are validated on the same images.

@@ -8,6 +8,7 @@ comprehensive study of non-adaptive and residual-based adaptive sampling" (arXiv
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -87,11 +88,11 @@ def train(model: Solution, training: Training, seed: int, *, method: Method = "l
     start, taken, grid = time.process_time(), 0, 0
     generator = torch.Generator().manual_seed(seed)
     known = samples(model.equation, seed)
-    while True:
+    for turn in count():
         spent = time.process_time() - start
         done = spent / training.seconds
-        if taken and done >= 1:
-            return taken
+        if turn and done >= 1:
+            break
         share = min(1.0, (done + 1 / training.rounds) / GROWN) if model.equation.grows else 1.0
         points = drawn(model, training.points, share, generator, evenly=not taken)
         if grids:
@@ -102,6 +103,7 @@ def train(model: Solution, training: Training, seed: int, *, method: Method = "l
         # After a few steps it is known how long they take.
         steps = max(1, round(training.seconds / training.rounds / spent * taken)) if taken else FIRST
         taken += minimise(model, [(model.equation.residual, points), *known], method, steps)
+    return taken
 
 
 def minimise(model: Solution, terms: list[tuple[Any, ...]], method: Method, steps: int) -> int:
