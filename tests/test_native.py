@@ -215,6 +215,13 @@ def test_a_row_that_is_no_number_leaves_the_others_alone():
     assert by_x[others].isfinite().all()
 
 
+def test_small_layers_of_two_precisions_are_left_to_others():
+    layer, x = KANLinear(4, 3), torch.randn(5, 4)
+    rest = layer.basis_weight, layer.grid
+    assert native.covers_linear(layer.plan.expansion, x, layer.base_weight, *rest)
+    assert not native.covers_linear(layer.plan.expansion, x, layer.base_weight.bfloat16(), *rest)
+
+
 def test_weights_and_inputs_lie_in_memory_as_they_may():
     layer = randomize(KANLinear(4, 3))
     x = torch.randn(4, 20).T

@@ -23,7 +23,7 @@ def covers_linear(
     gradient: bool = False,
 ) -> bool:
     """Whether the kernels evaluate a linear layer on ``x``, and if asked for, gradients with respect to ``x``."""
-    if grid is None or x.dtype != torch.float32 or basis_weight.dtype != torch.float32:
+    if grid is None or any(t is not None and t.dtype != torch.float32 for t in (x, base_weight, basis_weight)):
         return False
     if x.numel() // max(1, x.shape[-1]) * basis_weight.numel() > MOST_PRODUCTS:
         return False
