@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
+from torch.nn.modules.module import _has_any_global_hook as has_any_global_hook
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 # Tensors of the classes that are no other's subclass in disguise: traced, wrapped or sharded.
@@ -81,3 +82,16 @@ def untransformed() -> AbstractContextManager[None]:
 def below_views() -> AbstractContextManager[None]:
     """A block in which torch does not note that one tensor is a view of another, or was written to."""
     return torch._C._AutoDispatchBelowADInplaceOrView()
+
+
+def is_called_plainly(module: nn.Module) -> bool:
+    """Whether to call a module is to run its class's ``forward``, and nothing else: no hook, nothing in its place."""
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        or module._compiled_call_impl is not None
+        or has_any_global_hook()
+    )

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from convkan.basis import Basis, BSpline
-from convkan.nn.activation import LearnableActivation
+from convkan.modes import is_called_plainly
+from convkan.nn.activation import LearnableActivation, activate
 from convkan.nn.conv import ConvolutionLayer
 from convkan.nn.layer import KANLayer
 from convkan.nn.padding import PaddingMode
@@ -20,6 +21,10 @@ from convkan.nn.plain import LINEAR, convolution_arguments, take_over, where
 from convkan.nn.reparametrized import check_own
 from convkan.nn.sizes import check_channels
 from convkan.nn.tracing import call_as_leaf
+from convkan.ops import is_one_pass
+
+# Numbers of an input from which on it pays to activate it without its padding, and the zeros of that on their own.
+LEAST_SHIFTED = 2**16
 
 
 class LowRankKANConv2d(ConvolutionLayer):
@@ -171,9 +176,42 @@ class LowRankKANConv2d(ConvolutionLayer):
         if isinstance(x, Proxy):
             return call_as_leaf(self, x)
         self.check_input(x)
-        activated = self.activation(self._without_zeros(self.as_batch(x)))
-        y = F.conv2d(activated, self.edge_weight(), self.bias, self.stride, 0, self.dilation, self.groups)
+        batch = self.as_batch(x)
+        if self._may_shift(batch):
+            y = self._shifted(batch)
+        else:
+            activated = self.activation(self._without_zeros(batch))
+            y = F.conv2d(activated, self.edge_weight(), self.bias, self.stride, 0, self.dilation, self.groups)
         return y if x.ndim > self.dims + 1 else y.squeeze(0)
+
+    def _may_shift(self, x: Tensor) -> bool:
+        """Whether ``_shifted`` is the fast way for this input, and nobody looks on as the activation is called."""
+        activation = self.activation
+        return (
+            x.numel() >= LEAST_SHIFTED
+            and self.padding_mode == "zeros"
+            and any(self.convolution.amounts)
+            and self.convolution.amounts[::2] == self.convolution.amounts[1::2]
+            and type(activation) is LearnableActivation
+            and activation.named_edges is None
+            and is_called_plainly(activation)
+            and activation.grid is not None
+            and is_one_pass(x, activation.grid, activation.plan)
+        )
+
+    def _shifted(self, x: Tensor) -> Tensor:
+        """Of functions less their values at 0, which are 0 where the padding is, so that only inputs are activated.
+
+        What these values come to is the same at every position, and one number for each output.
+        """
+        activation, weight = self.activation, self.edge_weight()
+        plan, parameters = activation.plan, (*activation.edge_weights(), activation.grid)
+        zero, backend = x.new_zeros(1, x.shape[1], 1, 1), activation.backend
+        at_zero = activate(zero, *parameters, plan.of_activation(False), backend)
+        bias = F.conv2d(at_zero.expand(-1, -1, *self.kernel_size), weight, self.bias, groups=self.groups).flatten()
+        activated = activate(x, *parameters, plan.of_activation(True), backend)
+        padding = self.convolution.amounts[::-2]
+        return F.conv2d(activated, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def _without_zeros(self, x: Tensor) -> Tensor:
         """``x`` padded, but for zeros, which the activation puts around it."""

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from convkan.modes import is_concrete
 from convkan.ops import kernels, native
-from convkan.ops.plan import Expansion
+from convkan.ops.counting import is_counted
+from convkan.ops.plan import Expansion, Plan
 from convkan.ops.tiles import REREAD_SHARE, UNCOMPILED_BYTES, even_size, tile_bytes
 
 # Floats that a processor works on at a time: AVX-512's; fewer elsewhere, of which this is a multiple.
@@ -33,6 +34,9 @@ def forward(
     x = F.pad(x, padding) if any(padding) else x
     if grid is not None and native.covers(expansion, x, base_weight, basis_weight, grid):
         return native.activation(x, base_weight, basis_weight, grid, expansion)
+    if expansion.from_zero:
+        shifted = base_weight, basis_weight, grid, expansion.with_shift(False), ()
+        return forward(x, *shifted) - forward(_zero(x), *shifted)
     order = _channels_last(x)
     pixels = x.permute(order)
     merged = _pixels_to_merge(pixels)
@@ -63,6 +67,16 @@ def backward(
         found = native.activation_backward(grad, padded, base_weight, basis_weight, grid, expansion, *needed)
         by_x = found[0] if found[0] is None or padded is x else F.pad(found[0], tuple(-amount for amount in padding))
         return by_x, *found[1:]
+    if expansion.from_zero:
+        shifted = base_weight, basis_weight, grid, expansion.with_shift(False)
+        by_x, *by_weights = backward(grad, x, *shifted, padding, need_x, need_weight)
+        total = grad.sum([dimension for dimension in range(grad.ndim) if dimension != 1], keepdim=True)
+        _, *at_zero = backward(-total, _zero(x), *shifted, (), False, need_weight)
+        by_base, by_basis = (
+            None if one is None or other is None else one + other
+            for one, other in zip(by_weights, at_zero, strict=True)
+        )
+        return by_x, by_base, by_basis
     order = _channels_last(x, padded=any(padding))
     pixels, channels = x.permute(order), x.shape[1]
     grad = grad.permute(order).unflatten(-1, (channels, -1)).mT
@@ -92,6 +106,15 @@ def backward(
         base, basis = base + on_rim[0], basis + on_rim[1]
     grad_base = None if base_weight is None else rearrange(base, "r c -> (c r)").unsqueeze(1).to(base_weight.dtype)
     return grad_x, grad_base, rearrange(basis, "k r c -> (c r) k").to(basis_weight.dtype)
+
+
+def is_one_pass(x: Tensor, grid: Tensor, plan: Plan) -> bool:
+    """Whether an activation of ``x``, computed now, is one call of a kernel of ours, less its values at 0 as well."""
+    return native.covers(plan.expansion, x, grid) and not is_counted()
+
+
+def _zero(x: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "1 channels *ones"]:
+    return x.new_zeros((1, x.shape[1], *(1,) * (x.ndim - 2)))
 
 
 def _channels_last(x: Float[Tensor, "batch channels *space"], padded: bool = False) -> list[int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from convkan.basis import Activation, Basis, GriddedBasis, get_activation
 from convkan.modes import is_recorded
-from convkan.ops.geometry import Geometry
+from convkan.ops.geometry import Channelwise, Geometry
 
 # On equally spaced knots all functions have a closed form, arithmetic on whole vectors. To look one up, a gather from a
 # table, is taken to cost as much as so many of these.
@@ -28,11 +28,13 @@ class Expansion:
             on different ranges have equal expansions, and share what is compiled for them.
         base_activation: Name of the fixed part of each edge, or None.
         uniform: Whether each channel's knots are equally spaced, so that a closed form may be used.
+        from_zero: Features are taken less their values at 0, so that zeros stay zeros.
     """
 
     basis: Basis
     base_activation: str | None
     uniform: bool
+    from_zero: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.basis, GriddedBasis):
@@ -82,7 +84,12 @@ class Expansion:
         x = at_least_float32(x)
         planes = self.planes(x, knots, derivative=derivative, differentiable=differentiable)
         fixed = self.fixed(x, derivative=derivative)
-        return planes if fixed is None else torch.cat([fixed.unsqueeze(-2), planes], dim=-2)
+        features = planes if fixed is None else torch.cat([fixed.unsqueeze(-2), planes], dim=-2)
+        if not self.from_zero or derivative:
+            return features
+        return features - self.with_shift(False).features(
+            x.new_zeros(x.shape[-2:]), knots, differentiable=differentiable
+        )
 
     def at(
         self,
@@ -96,6 +103,10 @@ class Expansion:
         """``features`` of inputs whose channels are last, on the grid as a layer holds it."""
         pixels, knots = x.unflatten(-1, (groups, -1)), self.knots(grid, groups)
         return self.features(pixels, knots, derivative=derivative, differentiable=differentiable)
+
+    def with_shift(self, from_zero: bool) -> "Expansion":
+        """The same for features less their values at 0, or as they are."""
+        return self if from_zero == self.from_zero else _with_shift(self, from_zero)
 
     def fixed(self, x: Tensor, *, derivative: bool = False) -> Tensor | None:
         """b(x), or b'(x), of inputs in float32 or float64; None without a base activation."""
@@ -111,6 +122,11 @@ class Expansion:
             return spread(*self.basis.alive(x, knots, derivative=derivative), self.basis.num_functions)
         evaluate = self.basis.derivative if derivative else self.basis.evaluate
         return evaluate(x, knots, fast=self.uniform and (not differentiable or is_recorded()))
+
+
+@lru_cache
+def _with_shift(expansion: Expansion, from_zero: bool) -> Expansion:
+    return replace(expansion, from_zero=from_zero)
 
 
 def spread(
@@ -153,10 +169,19 @@ class Plan:
         """The same for knots that are equally spaced, or that need not be."""
         return self if uniform == self.expansion.uniform else _with_spacing(self, uniform)
 
+    def of_activation(self, from_zero: bool) -> "Plan":
+        """That of an activation without padding, of functions less their values at 0 if asked for."""
+        return _of_activation(self, from_zero)
+
 
 @lru_cache
 def _with_spacing(plan: Plan, uniform: bool) -> Plan:
     return Plan(replace(plan.expansion, uniform=uniform), plan.geometry)
+
+
+@lru_cache
+def _of_activation(plan: Plan, from_zero: bool) -> Plan:
+    return Plan(plan.expansion.with_shift(from_zero), Channelwise())
 
 
 # All plans of this process by their key.

@@ -13,6 +13,7 @@
 namespace {
 
 constexpr int64_t CHUNK = 4096;  // entries of a channel that are summed up in float32
+constexpr int64_t TILE = 128;  // pixels that are transposed together
 constexpr int64_t FEW = 1 << 14;  // numbers up to which one thread is fastest
 
 struct Images {  // (outer, channels, pixels), or (pixels, channels) with channels next to each other
@@ -21,7 +22,9 @@ struct Images {  // (outer, channels, pixels), or (pixels, channels) with channe
     bool channels_last;
 };
 
-// A part of the work: the channels whose functions are evaluated, one or as many as there are lanes, in one chunk.
+// A part of the work: one channel in a chunk of images, or as many as there are lanes, next to each other, in a chunk of
+// pixels. Either way its numbers are seen channel by channel, in rows: those of an image as they lie, others transposed
+// some pixels at a time.
 template <bool LAST>
 struct Part {
     const Images& images;
@@ -44,34 +47,42 @@ struct Part {
         : images(images), chunk(item / blocks(images)), channel(item % blocks(images) * (LAST ? LANES : 1)),
           channels(LAST && images.channels - channel < LANES ? int(images.channels - channel) : LAST ? LANES : 1) {}
 
-    // Calls kernel(x offset, y offset of function 0, lanes) for all vectors.
-    template <class Kernel>
-    ALWAYS_INLINE inline void vectors(Kernel kernel) const {
-        const int64_t all_channels = images.channels, pixels = images.pixels, repeats = images.repeats;
-        const int64_t size = entries_a_chunk(images), whole = entries(images);
-        const int64_t stop = (chunk + 1) * size < whole ? (chunk + 1) * size : whole;
-        for (int64_t entry = chunk * size; entry < stop; ++entry) {
-            const int64_t row = entry * all_channels + channel;
-            if constexpr (LAST) {
-                kernel(row, row * repeats, channels);
-            } else {
-                int64_t p = 0;
-                for (; p + LANES <= pixels; p += LANES) kernel(row * pixels + p, row * repeats * pixels + p, LANES);
-                if (p < pixels) kernel(row * pixels + p, row * repeats * pixels + p, int(pixels - p));
+    // Calls work(channel of the part, x, grad, out, count, distance between the functions of a channel) for all rows;
+    // `grad` has R functions a channel, `out` so many; both may be null.
+    template <class Work>
+    ALWAYS_INLINE inline void rows(const float* x, const float* grad, float* out, int functions, Work work) const {
+        const int64_t all = images.channels, pixels = images.pixels, repeats = images.repeats;
+        const int64_t start = chunk * entries_a_chunk(images), whole = entries(images);
+        const int64_t stop = start + entries_a_chunk(images) < whole ? start + entries_a_chunk(images) : whole;
+        if constexpr (!LAST) {
+            for (int64_t entry = start; entry < stop; ++entry) {
+                const int64_t row = (entry * all + channel) * pixels;
+                work(0, x + row, grad ? grad + row * repeats : grad, out ? out + row * functions : out, pixels, pixels);
+            }
+        } else {
+            const int64_t of_grad = grad ? channels * repeats : 0, of_out = out ? channels * functions : 0;
+            std::vector<float> space((channels + of_grad + of_out) * TILE);
+            float *const seen = space.data(), *const pulled = seen + channels * TILE, *const made = pulled + of_grad * TILE;
+            for (int64_t entry = start; entry < stop; entry += TILE) {
+                const int64_t count = stop - entry < TILE ? stop - entry : TILE, row = entry * all + channel;
+                transpose(x + row, all, seen, TILE, count, channels);
+                if (grad) transpose(grad + row * repeats, all * repeats, pulled, TILE, count, of_grad);
+                for (int c = 0; c < channels; ++c)
+                    work(c, seen + c * TILE, pulled + c * repeats * TILE, out ? made + c * functions * TILE : out, count,
+                         TILE);
+                if (out) transpose(made, TILE, out + row * functions, all * functions, of_out, count);
             }
         }
     }
-
-    // Of as many numbers as there are channels, those of this part, each in its lane, or one in all.
-    Vector of(const float* numbers, int64_t stride) const {
-        return LAST ? load(numbers + channel * stride, stride, channels) : all(numbers[channel * stride]);
-    }
-    Ends ends(const Grid& grid) const {
-        Vector low = of(grid.low, grid.step), high = of(grid.high, grid.step);
-        for (int lane = channels; LAST && lane < LANES; ++lane) high[lane] = 1;  // of a grid that does not exist
-        return Ends(low, high, grid.size);
-    }
 };
+
+// Calls kernel(position, lanes) for all vectors of a row.
+template <class Kernel>
+ALWAYS_INLINE inline void for_each_vector(int64_t count, Kernel kernel) {
+    int64_t p = 0;
+    for (; p + LANES <= count; p += LANES) kernel(p, LANES);
+    if (p < count) kernel(p, int(count - p));
+}
 
 template <bool LAST, class Work>
 void for_each_part(const Images& images, int threads, Work work) {
@@ -86,55 +97,53 @@ template <int ORDER>
 struct Tables {
     const int stride, size;
     std::vector<float> numbers;
-    Tables(const Intervals<ORDER>& intervals, int64_t functions, const float* weight)
+    // With constants added to them, one a function, unless null.
+    Tables(const Intervals<ORDER>& intervals, int64_t functions, const float* weight, const float* constants)
         : stride((intervals.count + LANES - 1) / LANES * LANES), size((ORDER + 1) * stride), numbers(functions * size) {
-        for (int64_t f = 0; f < functions; ++f)
-            intervals.tabulate(weight + f * intervals.functions, &numbers[f * size], stride);
+        for (int64_t f = 0; f < functions; ++f) {
+            float* to = &numbers[f * size];
+            intervals.tabulate(weight + f * intervals.functions, to, stride);
+            for (int i = 0; constants && i < intervals.count; ++i) to[i] += constants[f];
+        }
     }
 };
 
-// Σ_m factor(m)·c_m·t^(m − LOWEST) of functions looked up, one for all lanes, or in every lane its channel's.
-template <int ORDER, int LOWEST, bool LAST>
-ALWAYS_INLINE inline Vector polynomial(const float* table, int stride, Integers lanes, const Place& at) {
+// Σ_m factor(m)·c_m·t^(m − LOWEST) of a function, looked up.
+template <int ORDER, int LOWEST>
+ALWAYS_INLINE inline Vector polynomial(const float* table, int stride, const Place& at) {
     Vector sum{};
     for (int m = ORDER; m >= LOWEST; --m) {
-        Vector part = LAST ? gathered(table + m * stride, at.interval + lanes)
-                           : look_up(table + m * stride, stride, at.interval);
+        Vector part = look_up(table + m * stride, stride, at.interval);
         if (LOWEST == 1 && m > 1) part *= float(m);  // of the derivative
         sum = m == ORDER ? part : sum * at.t + part;
     }
     return sum;
 }
 
-// Where each lane's own table begins.
-inline Integers tables_of_lanes(int channels, int64_t size) {
-    Integers begin{};
-    for (int lane = 0; lane < channels; ++lane) begin[lane] = int32_t(lane * size);
-    return begin;
-}
-
 template <int ORDER, bool LAST>
-void activation(const float* x, const float* base_weight, const float* basis_weight, float* y, const Images& images,
-                const Grid& grid, int base, int extrapolation, int threads) {
+void activation(const float* x, const float* base_weight, const float* basis_weight, const float* constants, float* y,
+                const Images& images, const Grid& grid, int base, int extrapolation, int threads) {
     const Intervals<ORDER> intervals(grid.size, extrapolation);
     const int repeats = images.repeats;
-    const Tables<ORDER> tables(intervals, images.channels * repeats, basis_weight);
-    const int64_t step = LAST ? 1 : images.pixels, stride = LAST ? repeats : 1;
+    const Tables<ORDER> tables(intervals, images.channels * repeats, basis_weight, constants);
     for_each_part<LAST>(images, threads, [=, &tables, &images, &grid](const Part<LAST>& part) {
-        const Ends ends = part.ends(grid);
-        const float* table = &tables.numbers[part.channel * repeats * tables.size];
-        const int size = tables.size, row = tables.stride;
-        const Integers lanes = tables_of_lanes(part.channels, LAST ? int64_t(repeats) * size : 0);
-        const Vector first = base == NONE ? Vector{} : part.of(base_weight, repeats);
-        part.vectors([=, &part](int64_t from, int64_t to, int n) ALWAYS_INLINE {
-            const Vector point = load(x + from, 1, n);
-            const Place at = place(intervals, point, ends);
-            const Vector fixed = base == NONE ? Vector{} : base_value(base, point);
-            for (int r = 0; r < repeats; ++r) {
-                Vector sum = polynomial<ORDER, 0, LAST>(table + r * size, row, lanes, at);
-                if (base != NONE) sum += fixed * (r == 0 ? first : part.of(base_weight + r, repeats));
-                store(sum, y + to + r * step, stride, n);
-            }
+        part.rows(x, nullptr, y, repeats, [=, &tables, &grid, &part](
+            int channel, const float* x, const float*, float* y, int64_t count, int64_t step) ALWAYS_INLINE {
+            const int64_t c = part.channel + channel;
+            const Ends ends(grid, c);
+            const float* table = &tables.numbers[c * repeats * tables.size];
+            const float* weight = base == NONE ? nullptr : base_weight + c * repeats;
+            const int size = tables.size, row = tables.stride;
+            for_each_vector(count, [&](int64_t p, int n) ALWAYS_INLINE {
+                const Vector point = load(x + p, 1, n);
+                const Place at = place(intervals, point, ends);
+                const Vector fixed = base == NONE ? Vector{} : base_value(base, point);
+                for (int r = 0; r < repeats; ++r) {
+                    Vector sum = polynomial<ORDER, 0>(table + r * size, row, at);
+                    if (base != NONE) sum += fixed * weight[r];
+                    store(sum, y + r * step + p, 1, n);
+                }
+            });
         });
     });
 }
@@ -219,60 +228,68 @@ public:
     }
 };
 
-// by_weight: (chunks, channels * R, 1 + functions), zeros to begin with; it and by_x may be null.
+// by_weight: (chunks, channels * R, 1 + functions + 1), zeros to begin with: by the base weight, by those of the
+// functions, by a constant. It and by_x may be null.
 template <int ORDER, bool LAST>
 void activation_backward(const float* grad, const float* x, const float* base_weight, const float* basis_weight,
                          float* by_x, double* by_weight, const Images& images, const Grid& grid, int base,
                          int extrapolation, int threads) {
     const Intervals<ORDER> intervals(grid.size, extrapolation);
     const int repeats = images.repeats;
-    const Tables<ORDER> tables(intervals, by_x ? images.channels * repeats : 0, basis_weight);
-    const int64_t step = LAST ? 1 : images.pixels, stride = LAST ? repeats : 1;
+    const Tables<ORDER> tables(intervals, by_x ? images.channels * repeats : 0, basis_weight, nullptr);
     for_each_part<LAST>(images, threads, [=, &tables, &images, &grid](const Part<LAST>& part) {
-        const Ends ends = part.ends(grid);
-        const int size = tables.size, row = tables.stride;
-        const float* table = by_x ? &tables.numbers[part.channel * repeats * tables.size] : nullptr;
-        const Integers lanes = tables_of_lanes(part.channels, LAST ? int64_t(repeats) * size : 0);
-        const Vector first = base == NONE ? Vector{} : part.of(base_weight, repeats);
-        Moments<ORDER> moments(by_weight ? intervals.count : 0, repeats);
-        std::vector<Vector> base_sums(repeats);
+        std::vector<Moments<ORDER>> moments(part.channels, Moments<ORDER>(by_weight ? intervals.count : 0, repeats));
+        std::vector<Vector> base_sums(part.channels * repeats);
+        Moments<ORDER>* moment = moments.data();
         Vector* base_sum = base_sums.data();
-        part.vectors([=, &part, &moments](int64_t from, int64_t to, int n) ALWAYS_INLINE {
-            const Vector point = load(x + from, 1, n);
-            const Place at = place(intervals, point, ends);
-            const Tangent fixed = base == NONE ? Tangent{} : base_tangent(base, point);
-            Place sided = at;
-            if (by_x && ORDER == 1) sided.interval = exact_side(intervals, at.interval, point, ends);
-            Vector pulled{};
-            for (int r = 0; r < repeats; ++r) {
-                const Vector g = load(grad + to + r * step, stride, n);
-                if (by_x) {
-                    Vector slope = polynomial<ORDER, 1, LAST>(table + r * size, row, lanes, sided);
-                    slope *= ends.scale;
-                    if (base != NONE) slope += fixed.slope * (r == 0 ? first : part.of(base_weight + r, repeats));
-                    pulled += g * (point == point ? slope : point);
+        part.rows(x, grad, by_x, 1, [=, &tables, &grid, &part](
+            int channel, const float* x, const float* grad, float* by_x, int64_t count, int64_t step) ALWAYS_INLINE {
+            const int64_t c = part.channel + channel;
+            const Ends ends(grid, c);
+            const float *table = by_x ? &tables.numbers[c * repeats * tables.size] : nullptr;
+            const float* weight = base == NONE ? nullptr : base_weight + c * repeats;
+            const int size = tables.size, row = tables.stride;
+            Moments<ORDER>& sums = moment[channel];
+            Vector* fixed_sums = base_sum + channel * repeats;
+            for_each_vector(count, [&](int64_t p, int n) ALWAYS_INLINE {
+                const Vector point = load(x + p, 1, n);
+                const Place at = place(intervals, point, ends);
+                const Tangent fixed = base == NONE ? Tangent{} : base_tangent(base, point);
+                Place sided = at;
+                if (by_x && ORDER == 1) sided.interval = exact_side(intervals, at.interval, point, ends);
+                Vector pulled{};
+                for (int r = 0; r < repeats; ++r) {
+                    const Vector g = load(grad + r * step + p, 1, n);
+                    if (by_x) {
+                        Vector slope = polynomial<ORDER, 1>(table + r * size, row, sided);
+                        slope *= ends.scale;
+                        if (base != NONE) slope += fixed.slope * weight[r];
+                        pulled += g * (point == point ? slope : point);
+                    }
+                    if (by_weight) {
+                        sums.add(r, g, at);
+                        if (base != NONE) fixed_sums[r] += g * fixed.value;
+                    }
                 }
-                if (by_weight) {
-                    moments.add(r, g, at);
-                    if (base != NONE) base_sum[r] += g * fixed.value;
-                }
-            }
-            if (by_x) store(pulled, by_x + from, 1, n);
+                if (by_x) store(pulled, by_x + p, 1, n);
+            });
         });
         if (!by_weight) return;
-        moments.finish();
-        for (int lane = 0; lane < part.channels; ++lane)
+        for (int channel = 0; channel < part.channels; ++channel) {
+            moments[channel].finish();
             for (int r = 0; r < repeats; ++r) {
-                const int64_t functions = images.channels * repeats, f = (part.channel + lane) * repeats + r;
-                double* sums = by_weight + (part.chunk * functions + f) * (1 + intervals.functions);
-                sums[0] = LAST ? base_sums[r][lane] : total(base_sums[r]);
+                const int64_t functions = images.channels * repeats, f = (part.channel + channel) * repeats + r;
+                double* sums = by_weight + (part.chunk * functions + f) * (2 + intervals.functions);
+                sums[0] = total(base_sums[channel * repeats + r]);
                 for (int interval = 0; interval < intervals.count; ++interval) {
                     double powers[ORDER + 1] = {};
-                    for (int from = LAST ? lane : 0; from < (LAST ? lane + 1 : LANES); ++from)
-                        for (int m = 0; m <= ORDER; ++m) powers[m] += moments.of(from, r, interval, m);
+                    for (int lane = 0; lane < LANES; ++lane)
+                        for (int m = 0; m <= ORDER; ++m) powers[m] += moments[channel].of(lane, r, interval, m);
                     intervals.collect(interval, powers, sums + 1);
+                    sums[1 + intervals.functions] += powers[0];
                 }
             }
+        }
     });
 }
 

@@ -23,7 +23,7 @@ class _Activation:
     ) -> None:
         basis = splines(expansion)
         self.order, self.shape, self.channels = basis.order, x.shape, x.shape[1]
-        self.repeats = len(basis_weight) // self.channels
+        self.repeats, self.functions = len(basis_weight) // self.channels, basis.num_functions
         functions = self.channels * self.repeats
         check_size("basis_weight", basis_weight.shape, (functions, basis.num_functions))
         check_size("grid", grid.shape, (self.channels, basis.num_knots))
@@ -51,11 +51,25 @@ class _Activation:
         """An output in that order, as the layer gives it."""
         return y.movedim(-1, 1) if self.last else y
 
-    def chunks(self) -> int:
-        """Parts of the input that are summed up on their own."""
-        return int(kernel("chunks", self.order)(self.outer, self.pixels, self.last))
+    def values(self, constants: Tensor | None = None) -> Tensor:
+        """All functions of all channels, in float32, with a constant added to each."""
+        y = self.empty(self.channels * self.repeats)
+        self._run("activation", *self.inputs, constants, y)
+        return self.shaped(y)
 
-    def run(self, name: str, *tensors: Tensor | None) -> None:
+    def gradients(self, grad: Tensor, need_x: bool, need_weight: bool) -> tuple[Tensor | None, Tensor | None]:
+        """Those by x, and in float64 those by (base weight, basis weight, constant) of each function."""
+        check_size("grad", grad.shape, (self.shape[0], self.channels * self.repeats, *self.shape[2:]))
+        by_x = self.empty(self.channels) if need_x else None
+        sums: Tensor | None = None
+        if need_weight:
+            chunks = kernel("chunks", self.order)(self.outer, self.pixels, self.last)  # summed up on their own
+            shape = chunks, self.channels * self.repeats, self.functions + 2
+            sums = torch.zeros(shape, dtype=torch.float64, device="cpu")
+        self._run("activation_backward", self.laid_out(grad), *self.inputs, by_x, sums)
+        return None if by_x is None else self.shaped(by_x), None if sums is None else sums.sum(0)
+
+    def _run(self, name: str, *tensors: Tensor | None) -> None:
         """Call a kernel with these tensors and all that is known of the input."""
         pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
         sizes = (c_int64 * 4)(self.outer, self.channels, self.pixels, self.grid.stride(0))
@@ -70,10 +84,9 @@ def activation(
     expansion: Expansion,
 ) -> Float[Tensor, "batch channels_out *space"]:
     """All functions of all channels of an input that ``covers``."""
-    at = _Activation(x, base_weight, basis_weight, grid, expansion)
-    y = at.empty(len(basis_weight))
-    at.run("activation", *at.inputs, y)
-    return at.shaped(y).to(basis_weight.dtype)
+    weights = base_weight, basis_weight, grid, expansion
+    constants = -_Activation(_zero(x), *weights).values() if expansion.from_zero else None
+    return _Activation(x, *weights).values(constants).to(basis_weight.dtype)
 
 
 def activation_backward(
@@ -87,17 +100,19 @@ def activation_backward(
     need_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of ``activation`` with respect to its first three arguments, those that are needed."""
-    at = _Activation(x, base_weight, basis_weight, grid, expansion)
-    check_size("grad", grad.shape, (len(x), len(basis_weight), *x.shape[2:]))
-    by_x = at.empty(at.channels) if need_x else None
-    sums: Tensor | None = None
-    if need_weight:
-        shape = at.chunks(), len(basis_weight), 1 + basis_weight.shape[1]
-        sums = torch.zeros(shape, dtype=torch.float64, device="cpu")
-    at.run("activation_backward", at.laid_out(grad), *at.inputs, by_x, sums)
-    by_x = None if by_x is None else at.shaped(by_x).to(x.dtype)
+    weights = base_weight, basis_weight, grid, expansion
+    by_x, sums = _Activation(x, *weights).gradients(grad, need_x, need_weight)
+    by_x = None if by_x is None else by_x.to(x.dtype)
     if sums is None:
         return by_x, None, None
-    by_weight = sums.sum(0).to(basis_weight.dtype)
+    if expansion.from_zero:  # the constants depend on the weights, too
+        _, through_constants = _Activation(_zero(x), *weights).gradients(-sums[:, -1].float()[None], False, True)
+        assert through_constants is not None
+        sums += through_constants
+    by_weight = sums.to(basis_weight.dtype)
     by_base = None if base_weight is None else by_weight[:, :1].to(base_weight.dtype).contiguous()
-    return by_x, by_base, by_weight[:, 1:].contiguous()
+    return by_x, by_base, by_weight[:, 1:-1].contiguous()
+
+
+def _zero(x: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "1 channels"]:
+    return torch.zeros((1, x.shape[1]), dtype=torch.float32, device="cpu")

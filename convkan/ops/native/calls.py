@@ -31,7 +31,7 @@ _LINEAR = [c_void_p, *_ENDS, c_int, c_int]  # sizes, ends of the grids, grid siz
 _SIGNATURES: dict[str, list[Any]] = {
     "features": [c_void_p, c_void_p, c_int, *_LAYOUT, *_OPTIONS],
     "pull_back": [c_void_p, c_void_p, c_int, c_void_p, *_LAYOUT, *_OPTIONS],
-    "activation": [c_void_p] * 4 + _IMAGES + _ENDS + [c_int] * 4,
+    "activation": [c_void_p] * 5 + _IMAGES + _ENDS + [c_int] * 4,
     "activation_backward": [c_void_p] * 6 + _IMAGES + _ENDS + [c_int] * 4,
     "chunks": [c_int64, c_int64, c_int],
     "linear": [c_void_p] * 4 + _LINEAR,
@@ -58,9 +58,9 @@ def covers(expansion: Expansion, x: Tensor, *others: Tensor | None) -> bool:
     """
     return (
         build.is_enabled()
-        and _covers(expansion)
         and x.dtype in PRECISIONS
         and is_concrete(x)
+        and _covers(expansion)
         and _is_plain(x)
         and all(map(_is_plain, others))
     )
@@ -95,7 +95,7 @@ def splines(expansion: Expansion) -> BSpline:
 
 def covers_features(expansion: Expansion, x: Tensor, grid: Tensor, dtype: torch.dtype, gradient: bool = False) -> bool:
     """Whether the kernels evaluate features in ``dtype``, and if asked for, gradients with respect to ``x``."""
-    if dtype not in PRECISIONS or not covers(expansion, x, grid):
+    if dtype not in PRECISIONS or expansion.from_zero or not covers(expansion, x, grid):
         return False
     basis = splines(expansion)
     return basis.extrapolation == "zero" and not (gradient and basis.order == 1)

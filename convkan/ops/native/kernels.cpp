@@ -36,13 +36,13 @@ void convkan_pull_back(const float* x, const void* grad, int half, float* out, c
 }
 
 // `sizes`: outer, channels, pixels, and how far apart the ends of neighbouring channels' grids are.
-void convkan_activation(const float* x, const float* base_weight, const float* basis_weight, float* y,
-                        const int64_t* sizes, int repeats, int last, const float* low, const float* high, int size,
-                        int base, int extrapolation, int threads) {
+void convkan_activation(const float* x, const float* base_weight, const float* basis_weight, const float* constants,
+                        float* y, const int64_t* sizes, int repeats, int last, const float* low, const float* high,
+                        int size, int base, int extrapolation, int threads) {
     const Images images{sizes[0], sizes[1], sizes[2], repeats, bool(last)};
     const Grid grid{low, high, size, sizes[3]};
     const auto run = last ? activation<ORDER, true> : activation<ORDER, false>;
-    run(x, base_weight, basis_weight, y, images, grid, base, extrapolation, threads);
+    run(x, base_weight, basis_weight, constants, y, images, grid, base, extrapolation, threads);
 }
 
 void convkan_activation_backward(const float* grad, const float* x, const float* base_weight, const float* basis_weight,

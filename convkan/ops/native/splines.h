@@ -149,6 +149,8 @@ struct Intervals {
 struct Ends {  // of one channel's grid, or of one a lane
     Vector low, high, scale;
     Ends(Vector low, Vector high, int size) : low(low), high(high), scale(float(size) / (high - low)) {}
+    Ends(const Grid& grid, int64_t channel)
+        : Ends(all(grid.low[channel * grid.step]), all(grid.high[channel * grid.step]), grid.size) {}
 };
 
 struct Place {
