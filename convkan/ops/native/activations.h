@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t CHUNK = 4096;  // entries of a channel that are summed up in float32
 constexpr int64_t TILE = 128;  // pixels that are transposed together
+constexpr int CHANNELS = 32;  // next to each other, that are transposed together
 constexpr int64_t FEW = 1 << 14;  // numbers up to which one thread is fastest
 
 struct Images {  // (outer, channels, pixels), or (pixels, channels) with channels next to each other
@@ -40,12 +41,12 @@ struct Part {
         return (entries(images) + entries_a_chunk(images) - 1) / entries_a_chunk(images);
     }
     static int64_t blocks(const Images& images) {
-        return LAST ? (images.channels + LANES - 1) / LANES : images.channels;
+        return LAST ? (images.channels + CHANNELS - 1) / CHANNELS : images.channels;
     }
 
     Part(const Images& images, int64_t item)
-        : images(images), chunk(item / blocks(images)), channel(item % blocks(images) * (LAST ? LANES : 1)),
-          channels(LAST && images.channels - channel < LANES ? int(images.channels - channel) : LAST ? LANES : 1) {}
+        : images(images), chunk(item / blocks(images)), channel(item % blocks(images) * (LAST ? CHANNELS : 1)),
+          channels(LAST && images.channels - channel < CHANNELS ? int(images.channels - channel) : LAST ? CHANNELS : 1) {}
 
     // Calls work(channel of the part, x, grad, out, count, distance between the functions of a channel) for all rows;
     // `grad` has R functions a channel, `out` so many; both may be null.

@@ -169,39 +169,43 @@ inline void transpose(const Vector* columns, float* to) {
     for (int column = 0; column < WIDTH; ++column) store(columns[column], to + column, WIDTH, LANES);
 }
 
+#if defined(__AVX512F__) || defined(__AVX2__)
+inline void transpose8(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+    __m256 a[8], b[8];
+    for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps(from + i * from_stride);
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; ++i) {
+        _mm256_storeu_ps(to + i * to_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+        _mm256_storeu_ps(to + (i + 4) * to_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+    }
+}
+#endif
+
 // A matrix of so many rows and columns, of which rows begin at from[i * from_stride], as its transpose.
 inline void transpose(const float* from, int64_t from_stride, float* to, int64_t to_stride, int64_t rows,
                       int64_t columns) {
-    int64_t row = 0;
 #if defined(__AVX512F__) || defined(__AVX2__)
-    for (; row + 8 <= rows; row += 8) {
-        int64_t column = 0;
-        for (; column + 8 <= columns; column += 8) {
-            const float* in = from + row * from_stride + column;
-            float* out = to + column * to_stride + row;
-            __m256 a[8], b[8];
-            for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps(in + i * from_stride);
-            for (int i = 0; i < 8; i += 2) {
-                b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
-                b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    if (rows >= 8 && columns >= 8) {  // the last blocks overlap with those before
+        for (int64_t i = 0; i < rows; i += 8)
+            for (int64_t j = 0; j < columns; j += 8) {
+                const int64_t row = i + 8 < rows ? i : rows - 8, column = j + 8 < columns ? j : columns - 8;
+                transpose8(from + row * from_stride + column, from_stride, to + column * to_stride + row, to_stride);
             }
-            for (int i = 0; i < 8; i += 4) {
-                a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
-                a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
-                a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
-                a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
-            }
-            for (int i = 0; i < 4; ++i) {
-                _mm256_storeu_ps(out + i * to_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
-                _mm256_storeu_ps(out + (i + 4) * to_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
-            }
-        }
-        for (; column < columns; ++column)
-            for (int i = 0; i < 8; ++i) to[column * to_stride + row + i] = from[(row + i) * from_stride + column];
+        return;
     }
 #endif
-    for (; row < rows; ++row)
-        for (int64_t column = 0; column < columns; ++column) to[column * to_stride + row] = from[row * from_stride + column];
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t column = 0; column < columns; ++column)
+            to[column * to_stride + row] = from[row * from_stride + column];
 }
 
 // e^x by x = n ln 2 + r and Taylor's polynomial in r, within 2 units of the last place; 0 is 1e-38 here.
