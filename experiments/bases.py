@@ -8,9 +8,10 @@ them have; the functions are toys and special functions of the KAN paper (Liu et
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import pairwise, product
+from itertools import count, pairwise, product
 from typing import Any
 
 import matplotlib
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from convkan import KANConv2d, KANLinear
-from convkan.basis import BASES, Basis, BSpline, GriddedBasis
+from convkan.basis import BASES, Basis, BSpline, GriddedBasis, create_basis
 from convkan.grid import adapt_grids
 from convkan.interpret.plot import GREY, IMPORTANCE, new_figure
 from experiments.common.cli import GOES_ON, UserError, check_positive, run
@@ -29,8 +30,7 @@ from experiments.functions.least_squares import Outcome, optimize
 from experiments.functions.tasks import TASKS, Data, data_of
 
 TIMED = "time"  # of the sizes below, that of a spline of order 3 on 5 intervals, as nearly as a basis comes to it
-# For each size the sizes of the polynomials, of waves, of wavelets, of bumps, and of functions on a grid with 3 beyond.
-SIZES = {TIMED: (7, 4, 3, 8, 5), "5": (4, 2, 2, 5, 2), "19": (18, 9, 4, 19, 16)}
+SIZES = {TIMED: 8, "5": 5, "19": 19}  # functions of each; all bases come in the last two
 STARTS = 3  # of each fit
 DRAWN = torch.linspace(-4, 4, 401, dtype=torch.float64)
 CURVE_COLOURS = (0.15, 0.9)  # the part of the colour map that is read on white
@@ -81,23 +81,19 @@ def complete(config: BasesConfig) -> BasesConfig:
 
 
 def sized(name: str, size: str) -> Basis:
-    """The basis of this name in one of ``SIZES``."""
-    degree, waves, levels, bumps, intervals = SIZES[size]
-    options: dict[str, Any]
-    match name:
-        case "bspline" | "relukan":
-            options = {"grid_size": intervals}
-        case "rbf":
-            options = {"num_centers": bumps}
-        case "fourier":
-            options = {"num_frequencies": waves}
-        case "rational":
-            options = {"degree": waves}
-        case "mexican_hat" | "morlet" | "dog":
-            options = {"num_levels": levels}
-        case _:
-            options = {"degree": degree}
-    return BASES[name](**options)
+    """The smallest basis of this name with at least as many functions as one of ``SIZES``.
+
+    Raises:
+        ValueError: It has none up to twice as many.
+    """
+    least, default = SIZES[size], create_basis(name)
+    if isinstance(default, GriddedBasis):
+        growing = (create_basis(name, grid_size=intervals) for intervals in count(1))
+        return next(basis for basis in growing if basis.num_functions >= least)
+    for functions in range(least, 2 * least + 1):
+        with suppress(ValueError):
+            return default.resized(functions, None)
+    raise ValueError(f"basis must have between {least} and {2 * least} functions at some size, got {name!r}")
 
 
 def cells(work: Work[BasesConfig]) -> Iterator[Cell]:

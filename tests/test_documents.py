@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from datetime import date
+from fnmatch import fnmatchcase
 from pathlib import Path
 from textwrap import dedent
 from types import ModuleType
@@ -19,8 +20,9 @@ import convkan
 from convkan import KANConv1d, KANConv2d
 from convkan.grid import adapt_grids, coverage
 from convkan.interpret import attribute, contributions, fix, importance, prune_channels
-from convkan.models.registry import MODELS
+from convkan.models import list_models
 from convkan.testing import check_basis
+from convkan.testing.functions import values_are_finite_at_all_finite_inputs
 
 PACKAGE = Path(convkan.__file__).parent
 ROOT = PACKAGE.parent
@@ -57,7 +59,7 @@ def files_to_write():
 
 @pytest.mark.parametrize("path", files_to_write())
 def test_files_that_contributors_write_run(path, monkeypatch):
-    monkeypatch.setattr("convkan.models.registry.MODELS", dict(MODELS))
+    monkeypatch.setattr("convkan.models.registry.MODELS", {})  # where names are new to whoever did write the files
     name = path.removesuffix(".py").replace("/", ".")
     module = ModuleType(name)
     monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
@@ -69,6 +71,7 @@ def test_a_basis_that_contributors_write_obeys_the_laws(monkeypatch):
     monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses and pickle look their module up
     exec(files_to_write()["convkan/basis/rational_bumps.py"], vars(module))
     check_basis(module.RationalBumps())
+    values_are_finite_at_all_finite_inputs(module.RationalBumps())
 
 
 def test_a_layer_that_contributors_write_is_one_to_everyone():
@@ -93,6 +96,17 @@ def test_a_layer_that_contributors_write_is_one_to_everyone():
     assert torch.allclose((layer(x) - before)[:, 0], torch.zeros(8, 9, dtype=torch.float64))
     assert suggestion.r2 > 0.5
     assert contributions(layer, x, 1, (3,)).residual.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_is_named_where_models_are_listed(name):
+    text = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    named = []
+    for pattern in code(text.split("**Models**: ", 1)[1].split("\n\n", 1)[0]):
+        first, *others = pattern.replace("…", "*").split("|")
+        stem = re.sub(r"(\d+|[a-z]+)$", "", first)  # of cnn_small|big: cnn_
+        named += [first, *(stem + other for other in others)]
+    assert any(fnmatchcase(name, pattern) for pattern in named), f"name {name} at **Models** in experiments/README.md"
 
 
 def test_environment_page_lists_the_variables_that_are_read():

@@ -1,30 +1,21 @@
 """The experiments on known functions: their mathematics, and that each runs to the end in its quick setting."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from torch import nn
 
+import experiments
+from convkan.basis import BASES
 from convkan.fitting.linear import Triangle
 from convkan.fitting.objective import Objective, Term
 from convkan.interpret.plot import new_figure
-from experiments import (
-    bases,
-    chebyshev,
-    continual,
-    convert,
-    equations,
-    feynman,
-    fit,
-    loading,
-    pde,
-    recovery,
-    special,
-    symbolic,
-)
+from experiments import bases, chebyshev, continual, convert, fit, loading, pde, special
 from experiments.common import cli
 from experiments.common.study import Work, settings_of
 from experiments.functions import poisson, tasks
@@ -33,6 +24,24 @@ from experiments.functions.nets import kan, mlp_of_size
 from experiments.functions.special import SPECIAL, special_data
 from experiments.functions.tasks import Data
 from experiments.summarize import RESULTS
+
+SCRIPTS = sorted(Path(experiments.__file__).parent.glob("*.py"))
+STUDIES = [
+    import_module(f"experiments.{path.stem}") for path in SCRIPTS if "\nSTUDY = " in path.read_text(encoding="utf-8")
+]
+
+
+def name_of(script):
+    return script.STUDY.name
+
+
+def options_of(script):
+    return {option.name for option in fields(script.STUDY.config)}
+
+
+def record_of(script):
+    """Where the record of a study is that was published."""
+    return RESULTS / script.STUDY.name / f"{script.STUDY.name}.json"
 
 
 def tiny(num_classes):
@@ -65,9 +74,7 @@ def test_quick_setting_leaves_a_record_a_table_and_a_plot(script, fewer, monkeyp
     assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize(
-    "script", [fit, pde, equations, continual, chebyshev, symbolic, convert, bases, special, feynman, recovery]
-)
+@pytest.mark.parametrize("script", [script for script in STUDIES if "seeds" in options_of(script)], ids=name_of)
 def test_runs_without_a_seed_are_refused(script, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [script.__name__, "--seeds", "0"])
     with pytest.raises(SystemExit):
@@ -75,16 +82,25 @@ def test_runs_without_a_seed_are_refused(script, monkeypatch, capsys):
     assert capsys.readouterr().err == "error: seeds must be at least 1, got 0\n"
 
 
-@pytest.mark.parametrize("script", [fit, pde, equations, continual, chebyshev, symbolic, bases, feynman, loading])
+PUBLISHED = [script for script in STUDIES if record_of(script).exists() and "run" not in options_of(script)]
+
+
+@pytest.mark.parametrize("script", PUBLISHED, ids=name_of)
 def test_a_committed_record_is_one_that_nothing_is_missing_in(script):
     study = script.STUDY
-    record = json.loads((RESULTS / study.name / f"{study.name}.json").read_text(encoding="utf-8"))
+    record = json.loads(record_of(script).read_text(encoding="utf-8"))
     config = study.complete(study.config(**record["config"]))
     assert settings_of(config) == record["config"]
     work = Work(config, record, lambda: None)
     cells = [cell for stage in study.stages for cell in stage(work)]
     assert cells
     assert all(cell.is_in(record) for cell in cells)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_every_basis_has_the_sizes_at_which_they_are_compared(name):
+    sizes = [size for size in bases.SIZES if size != bases.TIMED]
+    assert [bases.sized(name, size).num_functions for size in sizes] == [bases.SIZES[size] for size in sizes]
 
 
 def linear_data(inputs=2):

@@ -140,6 +140,31 @@ def values_far_out_are_finite(basis: Basis) -> None:
                 assert function(x, own, fast=True).isfinite().all(), f"fast {name} must be finite at {FAR}"
 
 
+def values_are_finite_at_all_finite_inputs(basis: Basis) -> None:
+    """Values, derivatives and gradients are finite up to the largest number of float32, and NaN stays NaN.
+
+    Not among the laws of ``check_basis``, since functions may grow for ever: convkan asks it of its own that do not.
+    """
+    most = torch.finfo(torch.float32).max
+    x = torch.cat([10.0 ** torch.arange(39), torch.tensor([2e38, most])]).unsqueeze(1)
+    x = torch.cat([x, -x]).requires_grad_()
+    knots = knots_of(basis, 1)
+    knots = None if knots is None else knots.float()
+    remedy = "clamp x where functions no longer change, before powers of it overflow and ∞·0 is NaN"
+    for fast in (False, True):
+        for name, function in (("evaluate", basis.evaluate), ("derivative", basis.derivative)):
+            values = function(x, knots, fast=fast).detach()
+            bad = [f"{at:.0e}" for at, row in zip(x[:, 0].tolist(), values, strict=True) if not row.isfinite().all()]
+            assert not bad, f"{name} must be finite at {', '.join(bad)}: {remedy}"
+    values = basis.evaluate(x, knots)
+    if values.requires_grad:
+        (slope,) = torch.autograd.grad(values.sum(), x)
+        bad = [f"{at:.0e}" for at, value in zip(x[:, 0].tolist(), slope, strict=True) if not value.isfinite()]
+        assert not bad, f"gradients of evaluate must be finite at {', '.join(bad)}: {remedy}"
+        hidden = not basis.evaluate(torch.tensor([[torch.nan]]), knots).isnan().any()
+        assert not hidden, "NaN must stay NaN: clamp keeps it, a comparison such as torch.where(x < c, …) does not"
+
+
 def alive_functions_are_those_of_evaluate(basis: Basis) -> None:
     """What a basis says of the functions alive at a point is what it evaluates; if it says so at all."""
     if basis.num_alive is None:
