@@ -75,6 +75,15 @@ def test_few_and_odd_channels_and_pixels(channels):
         assert_agree(value, exact[part].float(), part)
 
 
+def test_a_function_that_channels_share_leaves_numbers_where_they_are():
+    layer, x = randomize(LearnableActivation(1)), torch.randn(3, 9, 6, 5).contiguous(memory_format=torch.channels_last)
+    for seen in (x.unflatten(1, (1, 9)), x.unflatten(1, (1, 9)).transpose(2, 4), x.unflatten(1, (1, 9))[..., ::2]):
+        ours, exact = both(layer, seen)
+        for part, value in ours.items():
+            assert_agree(value, exact[part].float(), part)
+    assert layer(x.unflatten(1, (1, 9))).flatten(1, 2).is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("make", [lambda: KANConv2d(9, 4, 3), lambda: LearnableActivation(9)])
 def test_half_precision_is_as_good_as_rounding_allows(make):
     layer = randomize(make()).bfloat16()

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx import Proxy
 
 from convkan.basis import Basis, BSpline
-from convkan.modes import is_jit_traced
+from convkan.modes import is_jit_traced, is_traced
 from convkan.nn.layer import KANLayer
 from convkan.nn.memory import in_memory_format, keeps_channels_last
 from convkan.nn.sizes import check_channels
@@ -26,6 +26,8 @@ def activate(
 ) -> Tensor:
     """Apply every channel's functions: what the layer and its functional form both call."""
     y = evaluate(x, base_weight, basis_weight, grid, plan, backend)
+    if len(basis_weight) == 1 and not is_traced():  # of a single function, in the order of the input, whatever that is
+        return y
     return in_memory_format(y, keeps_channels_last(x))
 
 

@@ -29,8 +29,14 @@ class _Activation:
         check_size("grid", grid.shape, (self.channels, basis.num_knots))
         if base_weight is not None:
             check_size("base_weight", base_weight.shape, (functions, 1))
-        pixels = prod(x.shape[2:])
-        self.last = pixels < MIN_PIXELS or (x.movedim(1, -1).is_contiguous() and not x.is_contiguous())
+        pixels, contiguous = prod(x.shape[2:]), x.is_contiguous()
+        as_it_lies = functions == 1 and pixels >= MIN_PIXELS and not contiguous  # one function asks for no order
+        self.last = not as_it_lies and (pixels < MIN_PIXELS or (not contiguous and x.movedim(1, -1).is_contiguous()))
+        self.dimensions = tuple(range(x.ndim))  # in the order that the kernels read
+        if as_it_lies:
+            self.dimensions = 0, *sorted(self.dimensions[1:], key=x.stride, reverse=True)
+        elif self.last:
+            self.dimensions = 0, *self.dimensions[2:], 1
         self.outer, self.pixels = (1, x.shape[0] * pixels) if self.last else (x.shape[0], pixels)
         self.inputs = self.laid_out(x), None if base_weight is None else plain(base_weight), plain(basis_weight)
         self.grid = grid if grid.dtype == torch.float32 else grid.float()
@@ -39,17 +45,16 @@ class _Activation:
 
     def laid_out(self, x: Tensor) -> Tensor:
         """Numbers in float32 in the order that the kernels read."""
-        return plain(x.movedim(1, -1) if self.last else x)
+        return plain(x.permute(self.dimensions))
 
     def empty(self, functions: int) -> Tensor:
         """Memory for an output, in that order."""
-        batch, _, *space = self.shape
-        shape = (batch, *space, functions) if self.last else (batch, functions, *space)
+        shape = [functions if dimension == 1 else self.shape[dimension] for dimension in self.dimensions]
         return torch.empty(shape, dtype=torch.float32, device="cpu")
 
     def shaped(self, y: Tensor) -> Tensor:
         """An output in that order, as the layer gives it."""
-        return y.movedim(-1, 1) if self.last else y
+        return y.permute(sorted(range(y.ndim), key=self.dimensions.__getitem__))
 
     def values(self, constants: Tensor | None = None) -> Tensor:
         """All functions of all channels, in float32, with a constant added to each."""
