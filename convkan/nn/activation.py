@@ -26,7 +26,7 @@ def activate(
 ) -> Tensor:
     """Apply every channel's functions: what the layer and its functional form both call."""
     y = evaluate(x, base_weight, basis_weight, grid, plan, backend)
-    if len(basis_weight) == 1 and not is_traced():  # of a single function, in the order of the input, whatever that is
+    if not is_traced() and len(basis_weight) == 1:  # of a single function, in the order of the input, whatever that is
         return y
     return in_memory_format(y, keeps_channels_last(x))
 

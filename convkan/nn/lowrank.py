@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from convkan.basis import Basis, BSpline
-from convkan.modes import is_called_plainly
+from convkan.modes import is_called_plainly, is_traced
 from convkan.nn.activation import LearnableActivation, activate
 from convkan.nn.conv import ConvolutionLayer
 from convkan.nn.layer import KANLayer
@@ -188,7 +188,8 @@ class LowRankKANConv2d(ConvolutionLayer):
         """Whether ``_shifted`` is the fast way for this input, and nobody looks on as the activation is called."""
         activation = self.activation
         return (
-            x.numel() >= LEAST_SHIFTED
+            not is_traced()
+            and x.numel() >= LEAST_SHIFTED
             and self.padding_mode == "zeros"
             and any(self.convolution.amounts)
             and self.convolution.amounts[::2] == self.convolution.amounts[1::2]

@@ -1,5 +1,6 @@
 """Learnable activations, each one call of the kernels forward and one backward."""
 
+from collections.abc import Sequence
 from ctypes import c_int64
 from math import prod
 
@@ -32,11 +33,11 @@ class _Activation:
         pixels, contiguous = prod(x.shape[2:]), x.is_contiguous()
         as_it_lies = functions == 1 and pixels >= MIN_PIXELS and not contiguous  # one function asks for no order
         self.last = not as_it_lies and (pixels < MIN_PIXELS or (not contiguous and x.movedim(1, -1).is_contiguous()))
-        self.dimensions = tuple(range(x.ndim))  # in the order that the kernels read
+        self.dimensions: Sequence[int] | None = None  # in the order that the kernels read, if that is another
         if as_it_lies:
-            self.dimensions = 0, *sorted(self.dimensions[1:], key=x.stride, reverse=True)
-        elif self.last:
-            self.dimensions = 0, *self.dimensions[2:], 1
+            self.dimensions = 0, *sorted(range(1, x.ndim), key=x.stride, reverse=True)
+        elif self.last and x.ndim > 2:
+            self.dimensions = 0, *range(2, x.ndim), 1
         self.outer, self.pixels = (1, x.shape[0] * pixels) if self.last else (x.shape[0], pixels)
         self.inputs = self.laid_out(x), None if base_weight is None else plain(base_weight), plain(basis_weight)
         self.grid = grid if grid.dtype == torch.float32 else grid.float()
@@ -45,16 +46,17 @@ class _Activation:
 
     def laid_out(self, x: Tensor) -> Tensor:
         """Numbers in float32 in the order that the kernels read."""
-        return plain(x.permute(self.dimensions))
+        return plain(x if self.dimensions is None else x.permute(self.dimensions))
 
     def empty(self, functions: int) -> Tensor:
         """Memory for an output, in that order."""
-        shape = [functions if dimension == 1 else self.shape[dimension] for dimension in self.dimensions]
-        return torch.empty(shape, dtype=torch.float32, device="cpu")
+        shape = self.shape[0], functions, *self.shape[2:]
+        in_order = shape if self.dimensions is None else [shape[dimension] for dimension in self.dimensions]
+        return torch.empty(in_order, dtype=torch.float32, device="cpu")
 
     def shaped(self, y: Tensor) -> Tensor:
         """An output in that order, as the layer gives it."""
-        return y.permute(sorted(range(y.ndim), key=self.dimensions.__getitem__))
+        return y if self.dimensions is None else y.permute(sorted(range(y.ndim), key=self.dimensions.__getitem__))
 
     def values(self, constants: Tensor | None = None) -> Tensor:
         """All functions of all channels, in float32, with a constant added to each."""
