@@ -1,6 +1,5 @@
 """Learnable activations, each one call of the kernels forward and one backward."""
 
-from collections.abc import Sequence
 from ctypes import c_int64
 from math import prod
 
@@ -33,7 +32,7 @@ class _Activation:
         pixels, contiguous = prod(x.shape[2:]), x.is_contiguous()
         as_it_lies = functions == 1 and pixels >= MIN_PIXELS and not contiguous  # one function asks for no order
         self.last = not as_it_lies and (pixels < MIN_PIXELS or (not contiguous and x.movedim(1, -1).is_contiguous()))
-        self.dimensions: Sequence[int] | None = None  # in the order that the kernels read, if that is another
+        self.dimensions: tuple[int, ...] | None = None  # in the order that the kernels read, if that is another
         if as_it_lies:
             self.dimensions = 0, *sorted(range(1, x.ndim), key=x.stride, reverse=True)
         elif self.last and x.ndim > 2:
