@@ -28,9 +28,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import convkan
 import experiments
+from convkan.ops.native import build
 from convkan.optim import create_schedule
 from convkan.training import Classifier, History, data, naming, write_text
 from convkan.training import callbacks as callbacks_module
+from convkan.training.compiling import CompileWatch
 from experiments import chebyshev, continual, fit, pde, symbolic, train
 from experiments.benchmark import __main__ as benchmark
 from experiments.common import cli, folders, progress
@@ -398,6 +400,28 @@ def test_an_epoch_is_timed_in_steady_steps_and_compilation_apart_and_announced(t
     assert lines.count(callbacks_module.COMPILING) == 1
     assert [line for line in lines if line.startswith("epoch 1/3  step 1/5  left 0:0")]
     assert len(callback_handler.start_callbacks) == callbacks
+
+
+def test_kernels_of_our_own_are_announced_as_they_are_built(tmp_path, monkeypatch):
+    compiler = tmp_path / "compiler"
+    compiler.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] || while shift; do [ "$1" = -o ] && touch "$2" && exit; done\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CONVKAN_CACHE", str(tmp_path / "cache"))
+    told = []
+    watch = CompileWatch(lambda: told.append((tmp_path / "cache").exists()))
+    watch.start()
+    path = build._built([str(compiler)], 1)
+    assert path.exists()
+    assert (told, watch.count) == ([True], 1)
+    assert watch.seconds > 0
+    build._built([str(compiler)], 1)  # which is there
+    assert watch.count == 1
+    watch.stop()
+    path.unlink()
+    build._built([str(compiler)], 1)
+    assert watch.count == 1
 
 
 def test_what_was_recorded_says_what_compilation_took(run_folder):

@@ -22,8 +22,8 @@ FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 # Between lines within an epoch, where there is no bar.
 LINE_SECONDS = 30.0
 COMPILING = (
-    "torch compiles what the layers compute, which takes from seconds to minutes: once, since later runs find it in "
-    "torch's cache"
+    "what the layers compute is being compiled, which takes from seconds to minutes: once, since later runs find it "
+    "in a cache"
 )
 
 

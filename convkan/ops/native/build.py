@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,9 @@ INSTRUCTIONS = {
     "AVX2": ("-mavx2", "-mfma"),
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"),
 }
+
+# Whoever wants to hear of a library that is built: each is called with True before, and with False after.
+LISTENERS: list[Callable[[bool], None]] = []
 
 _enabled = os.environ.get(DISABLING_VARIABLE, "1") != "0"
 _log = logging.getLogger(__name__)
@@ -75,7 +78,7 @@ def _built(compiler: list[str], order: int) -> Path:
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with _told(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder, path.name)
         for threads in (["-fopenmp"], []):  # a compiler without OpenMP makes kernels for one thread
             command = [*compiler, *flags, *threads, str(SOURCES / "kernels.cpp"), "-o", str(partial)]
@@ -84,6 +87,18 @@ def _built(compiler: list[str], order: int) -> Path:
                 break
         partial.replace(path)
     return path
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    listeners = list(LISTENERS)
+    for listener in listeners:
+        listener(True)
+    try:
+        yield
+    finally:
+        for listener in listeners:
+            listener(False)
 
 
 def _source() -> bytes:
