@@ -13,7 +13,8 @@
 namespace {
 
 constexpr int64_t CHUNK = 4096;  // entries of a channel that are summed up in float32
-constexpr int64_t TILE = 128;  // pixels that are transposed together
+constexpr int64_t TILE = 256;  // pixels that are transposed together
+constexpr int64_t PITCH = TILE + 16;  // between rows of a tile, so that they do not share places in the cache
 constexpr int CHANNELS = 32;  // next to each other, that are transposed together
 constexpr int64_t FEW = 1 << 14;  // numbers up to which one thread is fastest
 
@@ -23,7 +24,7 @@ struct Images {  // (outer, channels, pixels), or (pixels, channels) with channe
     bool channels_last;
 };
 
-// A part of the work: one channel in a chunk of images, or as many as there are lanes, next to each other, in a chunk of
+// A part of the work: one channel in a chunk of images, or up to CHANNELS of them, next to each other, in a chunk of
 // pixels. Either way its numbers are seen channel by channel, in rows: those of an image as they lie, others transposed
 // some pixels at a time.
 template <bool LAST>
@@ -62,16 +63,16 @@ struct Part {
             }
         } else {
             const int64_t of_grad = grad ? channels * repeats : 0, of_out = out ? channels * functions : 0;
-            std::vector<float> space((channels + of_grad + of_out) * TILE);
-            float *const seen = space.data(), *const pulled = seen + channels * TILE, *const made = pulled + of_grad * TILE;
+            std::vector<float> space((channels + of_grad + of_out) * PITCH);
+            float *const seen = space.data(), *const pulled = seen + channels * PITCH, *const made = pulled + of_grad * PITCH;
             for (int64_t entry = start; entry < stop; entry += TILE) {
                 const int64_t count = stop - entry < TILE ? stop - entry : TILE, row = entry * all + channel;
-                transpose(x + row, all, seen, TILE, count, channels);
-                if (grad) transpose(grad + row * repeats, all * repeats, pulled, TILE, count, of_grad);
+                transpose(x + row, all, seen, PITCH, count, channels);
+                if (grad) transpose(grad + row * repeats, all * repeats, pulled, PITCH, count, of_grad);
                 for (int c = 0; c < channels; ++c)
-                    work(c, seen + c * TILE, pulled + c * repeats * TILE, out ? made + c * functions * TILE : out, count,
-                         TILE);
-                if (out) transpose(made, TILE, out + row * functions, all * functions, of_out, count);
+                    work(c, seen + c * PITCH, pulled + c * repeats * PITCH, out ? made + c * functions * PITCH : out, count,
+                         PITCH);
+                if (out) transpose(made, PITCH, out + row * functions, all * functions, of_out, count);
             }
         }
     }
