@@ -8,8 +8,8 @@ os.environ["CONVKAN_COMPILE"] = "native"
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 # There is a worker of pytest a core: threads beyond that wait for each other, spinning, for most of their time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Nearly all that is imported and collected stays: to look through it for garbage on the way takes a quarter of the time.
-gc.disable()
+
+import without_gc  # noqa: F401, I001 - first, since what is imported and collected stays
 
 import pytest
 import torch
