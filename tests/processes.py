@@ -28,7 +28,7 @@ START_METHOD = "forkserver" if HAS_SERVER else "spawn"
 # What a run imports on its way is here, too.
 LATER = ["sklearn.datasets", "sklearn.metrics", "sklearn.model_selection", "matplotlib.pyplot", "docstring_parser"]
 LATER += ["torch.utils.tensorboard", "safetensors.torch", "convkan.interpret.plot", "experiments.common.fine_tuning"]
-multiprocessing.set_forkserver_preload(["without_gc", "pytest", "experiments.common.trainer", *LATER])
+multiprocessing.set_forkserver_preload(["tests.without_gc", "pytest", "experiments.common.trainer", *LATER])
 
 
 @dataclass
