@@ -450,7 +450,7 @@ class TestWholeModels:
     )
     def test_every_model_is_one_graph_for_all_batch_sizes(self, name, compile_counting):
         # What becomes of a graph depends on its layers, each on its own: that is seen in their test, and here once.
-        backend = "aot_eager" if name == "kan_vgg" else "eager"
+        backend = "aot_eager" if name == "kan_cnn" else "eager"
         model = create_model(name, in_channels=1, **shallow(name))
         compiled, graphs = compile_counting(model, backend, dynamic=True)
         for batch in (2, 5, 3):
