@@ -12,11 +12,11 @@ net = resnet18(num_classes=10)
 plain = sum(p.numel() for p in net.parameters())
 
 # KANConv2d takes nn.Conv2d's arguments in their order. In a ResNet batch normalisation comes after convolutions and is
-# followed by a ReLU, so most inputs lie between 0 and 3. Only its last block is swapped here: a function has 3 + 3
+# followed by a ReLU, so most inputs lie between 0 and 3. Only one block is swapped here: a function has 3 + 3
 # coefficients and a weight of its base, so each convolution grows to 7 times its parameters.
 basis = BSpline(grid_size=3, grid_range=(-1, 3))
 for name, conv in list(net.named_modules()):
-    if name.startswith("layer4.1") and isinstance(conv, nn.Conv2d):
+    if name.startswith("layer2.1") and isinstance(conv, nn.Conv2d):
         swapped = KANConv2d(
             conv.in_channels,
             conv.out_channels,

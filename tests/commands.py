@@ -29,9 +29,11 @@ def assert_refused(outcome, *words):
         assert str(word) in outcome.err
 
 
-def called(script, *arguments):
-    """The status that a script ends with, called in this process as its command line would."""
+def called(script, *arguments, pictures=False):
+    """The status that a script ends with, called in this process as its command line would; for pictures see below."""
     with pytest.MonkeyPatch.context() as patch:
+        if not pictures:
+            patch.setattr(train, "draw", lambda *_: None)
         patch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
         patch.delenv(cli.DEBUG_VARIABLE, raising=False)
         try:

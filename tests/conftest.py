@@ -9,6 +9,8 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 # There is a worker of pytest a core: threads beyond that wait for each other, spinning, for most of their time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import without_gc  # noqa: F401, I001 - first, since what is imported and collected stays
+
 import pytest
 import torch
 from hypothesis import settings
@@ -33,6 +35,7 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+    gc.enable()
 
 
 NO_CASE = SimpleNamespace(params={})  # of a test that is not parametrised
@@ -61,7 +64,7 @@ def call(monkeypatch, capsys, tmp_path):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CONVKAN_DATA", raising=False)
-    return lambda script, *arguments: Outcome(called(script, *arguments), *capsys.readouterr())
+    return lambda script, *arguments, **options: Outcome(called(script, *arguments, **options), *capsys.readouterr())
 
 
 # What the package promises of torch and its other dependencies: to be run with the oldest versions of all of them, few

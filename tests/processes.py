@@ -9,6 +9,7 @@ Code that must find nothing but torch imported, as that about imports, is forked
 """
 
 import atexit
+import gc
 import json
 import multiprocessing.reduction
 import os
@@ -20,11 +21,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from convkan.interpret import plot
+
 HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()
 START_METHOD = "forkserver" if HAS_SERVER else "spawn"
 # What a run imports on its way is here, too.
-LATER = ["sklearn.datasets", "sklearn.metrics", "matplotlib.pyplot", "torch.utils.tensorboard", "docstring_parser"]
-multiprocessing.set_forkserver_preload(["pytest", "experiments.common.trainer", *LATER])
+LATER = ["sklearn.datasets", "sklearn.metrics", "sklearn.model_selection", "matplotlib.pyplot", "docstring_parser"]
+LATER += ["torch.utils.tensorboard", "safetensors.torch", "convkan.interpret.plot", "experiments.common.fine_tuning"]
+multiprocessing.set_forkserver_preload(["tests.without_gc", "pytest", "experiments.common.trainer", *LATER])
 
 
 @dataclass
@@ -86,8 +90,23 @@ class Streams:
             os.dup2(file.detach(), number)
 
 
+class NoPicture:
+    """In place of a picture of a run, which takes as long to draw as a small run; test_experiments looks at them."""
+
+    def savefig(self, path):
+        pass
+
+
 def run_script(module, arguments, environment, folder, streams):
-    """``python -m module arguments``, or ``python file arguments``, within a forked process."""
+    """``python -m module arguments``, or ``python file arguments``, within a forked process.
+
+    A training run leaves empty files in place of its pictures.
+    """
+    gc.freeze()  # what the server imported stays to the end
+    gc.enable()
+    if module == "experiments.train":
+        for name in ("plot_confusion", "plot_edges", "plot_learning_curves"):
+            setattr(plot, name, lambda *_: NoPicture())
     streams.install()
     os.chdir(folder)
     os.environ.clear()
@@ -101,7 +120,11 @@ def run_script(module, arguments, environment, folder, streams):
 
 # Reads a line for each piece of code: where it is to run, in what environment, and the files to write to.
 SERVER = """
+import gc
+gc.disable()
 import json, os, sys, torch
+gc.freeze()
+gc.enable()
 for line in sys.stdin:
     code, folder, environment, files = json.loads(line)
     child = os.fork()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cases import BASIS_CASES, diagonal
+from commands import finished
 from PIL import Image
 from torch import nn
 
@@ -26,9 +27,7 @@ from convkan.interpret.attribution.rescale import secant_rules
 from convkan.models import create_model
 from convkan.nn import KANLayer
 from convkan.testing import LAYERS, TOLERANCES, assert_agree, make_uneven, randomize, relative_error
-from experiments import deletion, train
-from experiments.common import cli
-from experiments.common.train_config import TrainConfig
+from experiments import deletion
 
 every_layer = pytest.mark.parametrize("case", LAYERS)
 DTYPES = (torch.float32, torch.float64)
@@ -397,8 +396,7 @@ def test_curves_of_a_model_that_adds_up_pixels():
 
 def test_quick_deletion_leaves_a_record_a_table_and_a_plot(tmp_path, monkeypatch, capsys):
     flags = ["--model_options.widths", "[2,4]", "--threads", "1", "--epochs", "1", "--train_fraction", "0.2"]
-    flags += ["--runs_root", str(tmp_path), "--run_name", "tiny"]
-    train.train(*train.start(cli.parse(TrainConfig, "test", flags)))
+    finished(tmp_path / "tiny", *flags)
     out = tmp_path / "out"
     arguments = ["deletion", "--run", str(tmp_path / "tiny"), "--quick", "--out", str(out)]
     monkeypatch.setattr("sys.argv", arguments)

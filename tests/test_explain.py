@@ -19,7 +19,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    flags = ("--epochs", 1, "--model_options.widths", "[3,4]", "--threads", 1, "--accelerator", "cpu")
+    flags = ("--epochs", 1, "--model_options.widths", "[2,2]", "--threads", 1, "--accelerator", "cpu")
     return finished(tmp_path_factory.mktemp("runs") / "tiny", *flags)
 
 

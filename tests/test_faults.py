@@ -31,13 +31,6 @@ CLOCKS = ("epoch_seconds", "input_seconds", "compile_seconds", "total_seconds")
 FIGURES = ("test_accuracy", "test_loss", "val_accuracy", "best_epoch", "epochs", "parameters", "confusion")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def without_pictures():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "draw", lambda *_: None)
-        yield
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """The folder of a run, and how long it took."""

@@ -23,11 +23,11 @@ SMALL = {
     "model_options": {"widths": [3, 4]},
     "epochs": 3,
     "batch_size": 32,
-    "train_fraction": 0.25,
+    "train_fraction": 0.1,
     "threads": 1,
     "accelerator": "cpu",
-    "adapt_every": 4,
-    "adapt_until": 20,
+    "adapt_every": 2,
+    "adapt_until": 8,
     "refine": {1: 7, 2: 14},
 }
 

@@ -352,7 +352,7 @@ def test_inputs_that_do_not_fit_a_layer_are_refused(case):
 
 @pytest.mark.parametrize("look", [importance, auto])
 def test_batches_that_no_model_can_be_called_with_are_refused(look):
-    model, x = nn.Sequential(KANLinear(2, 3), KANLinear(3, 1)), torch.rand(30, 2)
+    model, x = nn.Sequential(KANLinear(2, 1), KANLinear(1, 1)), torch.rand(30, 2)
     for batch, message in (({"x": x}, "got dict"), (x.numpy(), "got ndarray"), ((), "got tuple")):
         with pytest.raises(TypeError, match=f"batches must be tensors.*{message}"):
             look(model, [batch])

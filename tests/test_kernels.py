@@ -151,15 +151,15 @@ class TestCompiledKernels:
         assert relative_error(layer(x), exact) <= 2 * max(relative_error(plain, exact), torch.finfo(BF16).eps)
         assert count_compiled
         assert not kernels._failed
-        assert not kernels._failed
 
     def test_serve_every_size_without_being_compiled_again(self, count_compiled):
         compiled = []
         counter = torch._dynamo.utils.counters["stats"]
         for size, channels in ((4, 3), (5, 2), (7, 6), (6, 9)):
             layer = KANConv2d(channels, 2, 3, basis=BSpline(3, grid_range=(-size, size)))
+            x = torch.randn(2, channels, size, size)
             with torch.no_grad():
-                layer(torch.randn(2, channels, size, size))
+                assert_agree(layer(x), with_backend(layer, "reference")(x))
             compiled.append(counter["unique_graphs"])
         assert compiled[0] == compiled[-1]
 
@@ -370,6 +370,8 @@ LARGER += ["cnn_medium", "conv_kan_medium", "kanc_mlp_medium", "kanc_mlp_big", "
 # Plain twins are the same networks as KANs that are compiled, of torch's own layers.
 TWINS = ["cnn_big", "cnn_bn", "cnn_more_convs", "cnn_small", "densenet", "mobilenet", "plain_cnn", "resnet8"]
 TWINS += ["tiny", "unet", "vgg"]
+# Other flags than those of kernels would have torch compile its headers, which takes it seconds, once more.
+AS_KERNELS = {name: value for name, value in kernels.OPTIONS.items() if name.startswith("cpp.")}
 # Two stages have all that more have: units that keep the number of channels, and ones that change it.
 SHALLOW = {"depths": (2, 1), "widths": (4, 8)}
 
@@ -412,7 +414,7 @@ class TestWholeModels:
     def test_one_output_trains(self):
         torch.compiler.reset()
         for layer, shape in ((KANLinear(5, 1), (5,)), (KANConv2d(2, 1, 3, bias=True), (2, 5, 5))):
-            compiled = torch.compile(layer, fullgraph=True, dynamic=True)
+            compiled = torch.compile(layer, fullgraph=True, dynamic=True, options=AS_KERNELS)
             for batch in (4, 2):
                 x = torch.randn(batch, *shape)
                 expected = outputs_and_gradients(layer, x)

@@ -600,7 +600,7 @@ def test_pixels_that_do_not_matter_go():
 def pruned(tmp_path_factory):
     """The script's folder, of a tiny run on digits."""
     torch.set_num_threads(1)
-    flags = ("--model_options.widths", "[3,6]", "--epochs", 2, "--threads", 1)
+    flags = ("--model_options.widths", "[3,6]", "--epochs", 2, "--threads", 1, "--train_fraction", 0.3)
     folder = finished(tmp_path_factory.mktemp("runs") / "tiny", *flags)
     record = prune.prune(prune.PruneConfig(run=str(folder), quick=True))
     return folder / "pruned", record

@@ -47,14 +47,6 @@ PATIENCE = 300  # seconds, which only a failure takes
 quiet = pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*treespec.*is deprecated:FutureWarning")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def without_pictures():
-    """Pictures take longer than these runs: those tests draw them that are about it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "draw", lambda *_: None)
-        yield
-
-
 def rows(folder):
     with (folder / "history.csv").open(encoding="utf-8") as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
@@ -160,10 +152,7 @@ class TestMoreEpochs:
         for how in ("stretch", "restart"):
             found[how] = finished(tmp_path_factory.mktemp("runs") / how, 2)
             before = record(found[how])
-            arguments = ["train", "--resume", str(found[how]), "--epochs", "4", "--on-resume", how]
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sys, "argv", arguments)
-                train.main()
+            assert commands.called(train, "--resume", found[how], "--epochs", 4, "--on-resume", how) == 0
             found[how, "before"] = before
         return found
 
@@ -223,9 +212,6 @@ class TestMoreEpochs:
         assert rates(20, [0, 20]) == rates(20)
 
 
-draw = train.draw
-
-
 class Full:
     """A file on a full disk."""
 
@@ -276,9 +262,8 @@ def test_full_disk_is_told_with_its_path_and_the_run_goes_on_when_there_is_room(
 ):
     folder = tmp_path / "runs" / "two"
     with monkeypatch.context() as patch:
-        patch.setattr(train, "draw", draw)
         fill_disk(patch, name)
-        outcome = call(train, *TINY, "--epochs", 2, "--run_name", "two")
+        outcome = call(train, *TINY, "--epochs", 2, "--run_name", "two", pictures="png" in name)
     assert outcome.status == 1
     assert outcome.err.count("\n") == 1
     assert "No space left on device" in outcome.err
@@ -329,7 +314,7 @@ def interrupt_at(patch, owner, name, when=lambda *_: True):
 def test_ctrl_c_ends_in_one_line_and_the_run_can_go_on(owner, name, run_folder, call, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_at(patch, owner, name)
-        outcome = call(train, *TINY, "--epochs", 2, "--run_name", "two")
+        outcome = call(train, *TINY, "--epochs", 2, "--run_name", "two", pictures=True)
     folder = Path("runs", "two")
     assert outcome.status == 130
     assert outcome.err == f"interrupted: go on with: python -m experiments.train --resume {folder}\n"
