@@ -74,6 +74,7 @@ PREDICTIONS = [
 STEPS = [
     TrainingStep("25k", (9.3125, 9.4375), (1, 2, 2), (1, 28, 28), bar=1.25),
     TrainingStep("160k", (23.625, 23.75), (2, 2, 2), (3, 32, 32), bar=1.25),
+    TrainingStep("160k-shared", (23.75, 23.75), (2, 2, 2), (3, 32, 32), bar=1.25, kind="shared"),
 ]
 QUICK_MODELS = [Prediction("kan_mobilenet", "fashion_mnist", 1)]
 

@@ -67,7 +67,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """Forward, backward and AdamW step of ``kan_vgg`` of kind "lowrank" and of ``vgg`` with as many parameters.
+    """Forward, backward and AdamW step of ``kan_vgg`` and of ``vgg`` with as many parameters.
 
     Attributes:
         size: What their number of parameters is called.
@@ -77,6 +77,7 @@ class TrainingStep:
         batch: Images a step.
         mode: "eager" or "compiled".
         bar: The most that it may take in steps of the twin.
+        kind: Of the units of ``kan_vgg``.
     """
 
     size: str
@@ -86,6 +87,7 @@ class TrainingStep:
     batch: int = 128
     mode: str = "eager"
     bar: float | None = None
+    kind: str = "lowrank"
 
     @property
     def name(self) -> str:
@@ -96,7 +98,7 @@ class TrainingStep:
     def title(self) -> str:
         """For people."""
         shape = "×".join(map(str, (self.batch, *self.image)))
-        return f"training step on {shape}, kan_vgg lowrank and vgg of {self.size} parameters, {self.mode}"
+        return f"training step on {shape}, kan_vgg {self.kind} and vgg of {self.size} parameters, {self.mode}"
 
     @property
     def about(self) -> dict[str, Any]:
@@ -106,7 +108,7 @@ class TrainingStep:
     def __call__(self, device: torch.device, notes: list[str]) -> list[Contender]:
         """Both models."""
         compiled, options = self.mode == "compiled", {"depths": self.depths}
-        kan = options | {"kind": "lowrank", "rank": 1, "width": self.widths[0]}
+        kan = options | {"kind": self.kind, "rank": 1, "width": self.widths[0]}
         return [
             training("kan_vgg", kan, "convkan", self.image, self.batch, device, compiled),
             training(
