@@ -15,7 +15,8 @@ from convkan.testing import assert_agree, outputs_and_gradients, randomize, rela
 BASES = {
     "splines": BSpline(5, 3, (-1.5, 1)),
     "hats": BSpline(8, 1, (-1.5, 1), "clamp"),
-    "many": BSpline(40, 3, (-1.5, 1), "linear"),
+    "many": BSpline(40, 3, (-1.5, 1)),
+    "straight beyond": BSpline(5, 3, (-1.5, 1), "linear"),
     "polynomials": Chebyshev(4),
 }
 
@@ -94,15 +95,34 @@ def test_low_rank_convolutions_are_what_they_are_with_padding(name, rank, layout
     assert layer(x).is_contiguous(memory_format=torch.channels_last) == (layout == "last")
 
 
-def test_low_rank_convolutions_in_half_precision(monkeypatch):
-    layer, x = randomize(LowRankKANConv2d(8, 4, 3, padding=1)).bfloat16(), torch.randn(4, 8, 6, 6).bfloat16()
-    exact = outputs_and_gradients(with_backend(layer, "reference").double(), x.double())
-    padded = outputs_and_gradients(layer, x)
-    assert shifts(layer, x, monkeypatch)
-    for part, value in outputs_and_gradients(layer, x).items():
-        assert value.dtype == torch.bfloat16
-        allowed = 4 * max(relative_error(padded[part], exact[part]), torch.finfo(torch.bfloat16).eps)
-        assert relative_error(value, exact[part]) <= allowed, part
+@pytest.mark.parametrize("case", ["bfloat16", "autocast", "linear", "reference", "its own padding", "no padding"])
+def test_where_that_would_be_less_exact_or_another_function_padding_is_activated(case, monkeypatch):
+    basis = BSpline(5, 3, (10, 12), "linear") if case == "linear" else BSpline()
+    layer, x = randomize(LowRankKANConv2d(4, 3, 3, padding=1, basis=basis)), torch.randn(2, 4, 6, 6)
+    if case == "bfloat16":
+        layer, x = layer.bfloat16(), x.bfloat16()
+    if case == "reference":
+        layer.activation.backend = "reference"
+    if "padding" in case:
+        layer.activation = LearnableActivation(4, padding=(2, 2, 2, 2) if "own" in case else ())
+    with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
+        padded = layer(x)
+        assert not shifts(layer, x, monkeypatch)
+        assert torch.equal(layer(x), padded)
+
+
+@pytest.mark.parametrize("name", ["splines", "polynomials"])
+def test_what_cancels_in_half_precision_is_not_rounded_before(name):
+    layer, x = (
+        randomize(LearnableActivation(3, basis=BASES[name])).bfloat16(),
+        (0.05 * torch.randn(2, 3, 40)).bfloat16(),
+    )
+    exact = outputs_and_gradients(FromZero(layer, True).double(), x.double())
+    layer.bfloat16()
+    with compiled_kernels(False):
+        for part, value in outputs_and_gradients(FromZero(layer, False), x).items():
+            assert value.dtype == torch.bfloat16
+            assert relative_error(value, exact[part]) <= 4 * torch.finfo(torch.bfloat16).eps, part
 
 
 def test_who_looks_on_sees_the_activation_called(monkeypatch):

@@ -21,7 +21,7 @@ from convkan.nn.plain import LINEAR, convolution_arguments, take_over, where
 from convkan.nn.reparametrized import check_own
 from convkan.nn.sizes import check_channels
 from convkan.nn.tracing import call_as_leaf
-from convkan.ops import is_one_pass
+from convkan.ops import shifts_well
 
 # Numbers of an input from which on it pays to activate it without its padding, and the zeros of that on their own.
 LEAST_SHIFTED = 2**16
@@ -194,10 +194,13 @@ class LowRankKANConv2d(ConvolutionLayer):
             and any(self.convolution.amounts)
             and self.convolution.amounts[::2] == self.convolution.amounts[1::2]
             and type(activation) is LearnableActivation
+            and (activation.padding, activation.dim) == (self.convolution.amounts, 1)
+            and activation.backend in ("auto", "dense")
             and activation.named_edges is None
             and is_called_plainly(activation)
-            and activation.grid is not None
-            and is_one_pass(x, activation.grid, activation.plan)
+            and shifts_well(
+                x, activation.base_weight, activation.basis_weight, activation.grid, activation.plan.expansion
+            )
         )
 
     def _shifted(self, x: Tensor) -> Tensor:

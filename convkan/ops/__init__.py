@@ -1,7 +1,7 @@
 """How a layer is evaluated: one definition, and backends that agree with it."""
 
 from convkan.modes import is_concrete
-from convkan.ops.channelwise import is_one_pass
+from convkan.ops.channelwise import shifts_well
 from convkan.ops.convolution import Convolution
 from convkan.ops.dispatch import BACKENDS, Backend, check_backend_name, evaluate
 from convkan.ops.geometry import Channelwise, Geometry, Linear
@@ -25,6 +25,6 @@ __all__ = [
     "compiled_kernels",
     "evaluate",
     "is_concrete",
-    "is_one_pass",
     "knot_facts",
+    "shifts_well",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 from convkan.modes import is_concrete
 from convkan.ops import kernels, native
 from convkan.ops.counting import is_counted
-from convkan.ops.plan import Expansion, Plan
+from convkan.ops.plan import Expansion, at_least_float32
 from convkan.ops.tiles import REREAD_SHARE, UNCOMPILED_BYTES, even_size, tile_bytes
 
 # Floats that a processor works on at a time: AVX-512's; fewer elsewhere, of which this is a multiple.
@@ -35,8 +35,8 @@ def forward(
     if grid is not None and native.covers(expansion, x, base_weight, basis_weight, grid):
         return native.activation(x, base_weight, basis_weight, grid, expansion)
     if expansion.from_zero:
-        shifted = base_weight, basis_weight, grid, expansion.with_shift(False), ()
-        return forward(x, *shifted) - forward(_zero(x), *shifted)
+        shifted = *_exact(base_weight, basis_weight), grid, expansion.with_shift(False), ()
+        return (forward(x, *shifted) - forward(_zero(x), *shifted)).to(basis_weight.dtype)
     order = _channels_last(x)
     pixels = x.permute(order)
     merged = _pixels_to_merge(pixels)
@@ -68,12 +68,13 @@ def backward(
         by_x = found[0] if found[0] is None or padded is x else F.pad(found[0], tuple(-amount for amount in padding))
         return by_x, *found[1:]
     if expansion.from_zero:
-        shifted = base_weight, basis_weight, grid, expansion.with_shift(False)
+        dtype, grad = basis_weight.dtype, at_least_float32(grad)
+        shifted = *_exact(base_weight, basis_weight), grid, expansion.with_shift(False)
         by_x, *by_weights = backward(grad, x, *shifted, padding, need_x, need_weight)
         total = grad.sum([dimension for dimension in range(grad.ndim) if dimension != 1], keepdim=True)
         _, *at_zero = backward(-total, _zero(x), *shifted, (), False, need_weight)
         by_base, by_basis = (
-            None if one is None or other is None else one + other
+            None if one is None or other is None else (one + other).to(dtype)
             for one, other in zip(by_weights, at_zero, strict=True)
         )
         return by_x, by_base, by_basis
@@ -108,13 +109,28 @@ def backward(
     return grad_x, grad_base, rearrange(basis, "k r c -> (c r) k").to(basis_weight.dtype)
 
 
-def is_one_pass(x: Tensor, grid: Tensor, plan: Plan) -> bool:
-    """Whether an activation of ``x``, computed now, is one call of a kernel of ours, less its values at 0 as well."""
-    return native.covers(plan.expansion, x, grid) and not is_counted()
+def shifts_well(
+    x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor | None, expansion: Expansion
+) -> bool:
+    """Whether functions of ``x`` less their values at 0 are one call of a kernel of ours, and as exact as they are.
+
+    Half precision would round each part of what cancels; and values at 0 that are extrapolated linearly may be far
+    larger than those at the inputs.
+    """
+    if grid is None or any(t is not None and t.dtype != torch.float32 for t in (x, base_weight, basis_weight)):
+        return False
+    if not native.covers(expansion, x, base_weight, basis_weight, grid) or torch.is_autocast_enabled("cpu"):
+        return False
+    return native.splines(expansion).extrapolation != "linear" and not is_counted()
 
 
 def _zero(x: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "1 channels *ones"]:
     return x.new_zeros((1, x.shape[1], *(1,) * (x.ndim - 2)))
+
+
+def _exact(base_weight: Tensor | None, basis_weight: Tensor) -> tuple[Tensor | None, Tensor]:
+    """The weights, from half precision in float32: results that cancel are not rounded before they do."""
+    return None if base_weight is None else at_least_float32(base_weight), at_least_float32(basis_weight)
 
 
 def _channels_last(x: Float[Tensor, "batch channels *space"], padded: bool = False) -> list[int]:

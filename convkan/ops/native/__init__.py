@@ -17,6 +17,7 @@ from convkan.ops.native.calls import (
     knots,
     plane_features,
     plane_gradient,
+    splines,
 )
 from convkan.ops.native.small_linear import covers_linear, linear, linear_backward
 
@@ -36,4 +37,5 @@ __all__ = [
     "native_kernels",
     "plane_features",
     "plane_gradient",
+    "splines",
 ]
