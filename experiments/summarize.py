@@ -26,6 +26,7 @@ from experiments import (
     loading,
     pde,
     prune,
+    recovery,
     symbolic,
 )
 from experiments.benchmark import panel_report
@@ -181,6 +182,7 @@ TABLES: dict[str, dict[str, Callable[[Path], str]]] = {
         "fit_exp_sin": partial(table_of_record, "fit_exp_sin", fit.markdown, inside="fit"),
         "fit_large": partial(table_of_record, "fit_large", fit.markdown, inside="fit"),
         "feynman": partial(table_of_record, "feynman", feynman.summary),
+        "recovery": partial(table_of_record, "recovery", recovery.summary),
         "pde": partial(table_of_record, "pde", pde.markdown),
         "equations": partial(table_of_record, "equations", equations.markdown),
         "continual": partial(table_of_record, "continual", continual.markdown),
