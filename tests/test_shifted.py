@@ -21,8 +21,8 @@ BASES = {
 }
 
 
-class FromZero(nn.Module):
-    """An activation less its values at 0: by itself, or by its definition."""
+class Shifted(nn.Module):
+    """An activation less its values at 0: as one plan has it, or as the difference that it is."""
 
     def __init__(self, activation, by_definition):
         super().__init__()
@@ -49,10 +49,10 @@ def test_are_the_differences_in_value_and_gradient(name, functions, way, layout)
     layer = with_backend(layer, "reference") if way == "reference" else layer
     x = torch.randn(3, 9, 6, 5)
     x = x.contiguous(memory_format=torch.channels_last) if layout == "last" else x
-    exact = outputs_and_gradients(FromZero(layer, True).double(), x.double())
+    exact = outputs_and_gradients(Shifted(layer, True).double(), x.double())
     layer.float()
     with compiled_kernels(way != "generic"):
-        ours = outputs_and_gradients(FromZero(layer, False), x)
+        ours = outputs_and_gradients(Shifted(layer, False), x)
     for part, value in ours.items():
         assert_agree(value, exact[part].float(), part)
 
@@ -60,8 +60,8 @@ def test_are_the_differences_in_value_and_gradient(name, functions, way, layout)
 def test_have_derivatives_of_second_order():
     layer = randomize(LearnableActivation(2, 2)).double()
     x = torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradgradcheck(FromZero(layer, False), x)
-    assert torch.autograd.gradcheck(FromZero(layer, False), x, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(Shifted(layer, False), x)
+    assert torch.autograd.gradcheck(Shifted(layer, False), x, check_forward_ad=True)
 
 
 CONVOLUTIONS = {
@@ -117,10 +117,10 @@ def test_what_cancels_in_half_precision_is_not_rounded_before(name):
         randomize(LearnableActivation(3, basis=BASES[name])).bfloat16(),
         (0.05 * torch.randn(2, 3, 40)).bfloat16(),
     )
-    exact = outputs_and_gradients(FromZero(layer, True).double(), x.double())
+    exact = outputs_and_gradients(Shifted(layer, True).double(), x.double())
     layer.bfloat16()
     with compiled_kernels(False):
-        for part, value in outputs_and_gradients(FromZero(layer, False), x).items():
+        for part, value in outputs_and_gradients(Shifted(layer, False), x).items():
             assert value.dtype == torch.bfloat16
             assert relative_error(value, exact[part]) <= 4 * torch.finfo(torch.bfloat16).eps, part
 

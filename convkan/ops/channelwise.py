@@ -34,9 +34,9 @@ def forward(
     x = F.pad(x, padding) if any(padding) else x
     if grid is not None and native.covers(expansion, x, base_weight, basis_weight, grid):
         return native.activation(x, base_weight, basis_weight, grid, expansion)
-    if expansion.from_zero:
-        shifted = *_exact(base_weight, basis_weight), grid, expansion.with_shift(False), ()
-        return (forward(x, *shifted) - forward(_zero(x), *shifted)).to(basis_weight.dtype)
+    if expansion.shifted:
+        plain = *_exact(base_weight, basis_weight), grid, expansion.with_shift(False), ()
+        return (forward(x, *plain) - forward(_zero(x), *plain)).to(basis_weight.dtype)
     order = _channels_last(x)
     pixels = x.permute(order)
     merged = _pixels_to_merge(pixels)
@@ -67,12 +67,12 @@ def backward(
         found = native.activation_backward(grad, padded, base_weight, basis_weight, grid, expansion, *needed)
         by_x = found[0] if found[0] is None or padded is x else F.pad(found[0], tuple(-amount for amount in padding))
         return by_x, *found[1:]
-    if expansion.from_zero:
+    if expansion.shifted:
         dtype, grad = basis_weight.dtype, at_least_float32(grad)
-        shifted = *_exact(base_weight, basis_weight), grid, expansion.with_shift(False)
-        by_x, *by_weights = backward(grad, x, *shifted, padding, need_x, need_weight)
+        plain = *_exact(base_weight, basis_weight), grid, expansion.with_shift(False)
+        by_x, *by_weights = backward(grad, x, *plain, padding, need_x, need_weight)
         total = grad.sum([dimension for dimension in range(grad.ndim) if dimension != 1], keepdim=True)
-        _, *at_zero = backward(-total, _zero(x), *shifted, (), False, need_weight)
+        _, *at_zero = backward(-total, _zero(x), *plain, (), False, need_weight)
         by_base, by_basis = (
             None if one is None or other is None else (one + other).to(dtype)
             for one, other in zip(by_weights, at_zero, strict=True)

@@ -28,13 +28,13 @@ class Expansion:
             on different ranges have equal expansions, and share what is compiled for them.
         base_activation: Name of the fixed part of each edge, or None.
         uniform: Whether each channel's knots are equally spaced, so that a closed form may be used.
-        from_zero: Features are taken less their values at 0, so that zeros stay zeros.
+        shifted: Features are taken less their values at 0, so that zeros stay zeros.
     """
 
     basis: Basis
     base_activation: str | None
     uniform: bool
-    from_zero: bool = False
+    shifted: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.basis, GriddedBasis):
@@ -85,7 +85,7 @@ class Expansion:
         planes = self.planes(x, knots, derivative=derivative, differentiable=differentiable)
         fixed = self.fixed(x, derivative=derivative)
         features = planes if fixed is None else torch.cat([fixed.unsqueeze(-2), planes], dim=-2)
-        if not self.from_zero or derivative:
+        if not self.shifted or derivative:
             return features
         return features - self.with_shift(False).features(
             x.new_zeros(x.shape[-2:]), knots, differentiable=differentiable
@@ -104,9 +104,9 @@ class Expansion:
         pixels, knots = x.unflatten(-1, (groups, -1)), self.knots(grid, groups)
         return self.features(pixels, knots, derivative=derivative, differentiable=differentiable)
 
-    def with_shift(self, from_zero: bool) -> "Expansion":
+    def with_shift(self, shifted: bool) -> "Expansion":
         """The same for features less their values at 0, or as they are."""
-        return self if from_zero == self.from_zero else _with_shift(self, from_zero)
+        return self if shifted == self.shifted else _with_shift(self, shifted)
 
     def fixed(self, x: Tensor, *, derivative: bool = False) -> Tensor | None:
         """b(x), or b'(x), of inputs in float32 or float64; None without a base activation."""
@@ -125,8 +125,8 @@ class Expansion:
 
 
 @lru_cache
-def _with_shift(expansion: Expansion, from_zero: bool) -> Expansion:
-    return replace(expansion, from_zero=from_zero)
+def _with_shift(expansion: Expansion, shifted: bool) -> Expansion:
+    return replace(expansion, shifted=shifted)
 
 
 def spread(
@@ -169,9 +169,9 @@ class Plan:
         """The same for knots that are equally spaced, or that need not be."""
         return self if uniform == self.expansion.uniform else _with_spacing(self, uniform)
 
-    def of_activation(self, from_zero: bool) -> "Plan":
+    def of_activation(self, shifted: bool) -> "Plan":
         """That of an activation without padding, of functions less their values at 0 if asked for."""
-        return _of_activation(self, from_zero)
+        return _of_activation(self, shifted)
 
 
 @lru_cache
@@ -180,8 +180,8 @@ def _with_spacing(plan: Plan, uniform: bool) -> Plan:
 
 
 @lru_cache
-def _of_activation(plan: Plan, from_zero: bool) -> Plan:
-    return Plan(plan.expansion.with_shift(from_zero), Channelwise())
+def _of_activation(plan: Plan, shifted: bool) -> Plan:
+    return Plan(plan.expansion.with_shift(shifted), Channelwise())
 
 
 # All plans of this process by their key.

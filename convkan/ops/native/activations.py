@@ -89,9 +89,9 @@ def activation(
     grid: Float[Tensor, "channels knots"],
     expansion: Expansion,
 ) -> Float[Tensor, "batch channels_out *space"]:
-    """All functions of all channels of an input that ``covers``."""
+    """All functions of all channels of an input that ``covers``, less their values at 0 where they are shifted."""
     weights = base_weight, basis_weight, grid, expansion
-    constants = -_Activation(_zero(x), *weights).values() if expansion.from_zero else None
+    constants = -_Activation(_zero(x), *weights).values() if expansion.shifted else None
     return _Activation(x, *weights).values(constants).to(basis_weight.dtype)
 
 
@@ -111,7 +111,7 @@ def activation_backward(
     by_x = None if by_x is None else by_x.to(x.dtype)
     if sums is None:
         return by_x, None, None
-    if expansion.from_zero:  # the constants depend on the weights, too
+    if expansion.shifted:  # the constants depend on the weights, too
         _, through_constants = _Activation(_zero(x), *weights).gradients(-sums[:, -1].float()[None], False, True)
         assert through_constants is not None
         sums += through_constants

@@ -95,7 +95,7 @@ def splines(expansion: Expansion) -> BSpline:
 
 def covers_features(expansion: Expansion, x: Tensor, grid: Tensor, dtype: torch.dtype, gradient: bool = False) -> bool:
     """Whether the kernels evaluate features in ``dtype``, and if asked for, gradients with respect to ``x``."""
-    if dtype not in PRECISIONS or expansion.from_zero or not covers(expansion, x, grid):
+    if dtype not in PRECISIONS or expansion.shifted or not covers(expansion, x, grid):
         return False
     basis = splines(expansion)
     return basis.extrapolation == "zero" and not (gradient and basis.order == 1)

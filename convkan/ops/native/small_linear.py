@@ -27,7 +27,7 @@ def covers_linear(
         return False
     if x.numel() // max(1, x.shape[-1]) * basis_weight.numel() > MOST_PRODUCTS:
         return False
-    if expansion.from_zero or not covers(expansion, x, base_weight, basis_weight, grid):
+    if expansion.shifted or not covers(expansion, x, base_weight, basis_weight, grid):
         return False
     basis = splines(expansion)
     return basis.extrapolation == "zero" and not (gradient and basis.order == 1)
