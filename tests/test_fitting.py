@@ -9,6 +9,7 @@ from torch import nn
 from convkan import KAN, BSpline, KANConv1d, KANLinear
 from convkan.fitting import fit, fit_residuals, linear
 from convkan.fitting.history import Line
+from convkan.fitting.layerwise import chain
 from convkan.fitting.objective import Objective, Term, data_term
 from convkan.fitting.smoothing import Smoothing
 from convkan.grid import adapt_grids
@@ -68,7 +69,7 @@ def test_the_jacobian_and_the_gradient_are_those_of_the_weighted_loss(name, monk
     expected = (weights * per_point).sum() / weights.sum() + objective.smoothing.penalty(objective.trained)
     assert torch.allclose(loss, expected)
     assert (name == "mlp") == (objective.smoothing.rows(vector).numel() == 0)
-    for way in (linear.Triangle, linear.Normal, linear.Products):
+    for way in (linear.Triangle, linear.Refined, linear.Normal, linear.Products):
         problem = way(objective, vector)
         assert torch.allclose(2 * problem.gradient, gradient, rtol=1e-9, atol=1e-12), way
 
@@ -76,8 +77,8 @@ def test_the_jacobian_and_the_gradient_are_those_of_the_weighted_loss(name, monk
 def test_every_way_takes_the_same_step():
     x = points(10)
     for model, ways in (
-        (net(2, 2, 1), (linear.Triangle, linear.Normal, linear.Products)),
-        (mlp(2, 8, 1), (linear.Triangle, linear.Normal, linear.Residuals, linear.Products)),
+        (net(2, 2, 1), (linear.Triangle, linear.Refined, linear.Normal, linear.Products)),
+        (mlp(2, 8, 1), (linear.Triangle, linear.Refined, linear.Normal, linear.Residuals, linear.Products)),
     ):
         objective = objective_of(model, x, smoothness=1e-6)
         problems = [way(objective, objective.vector()) for way in ways]
@@ -86,6 +87,104 @@ def test_every_way_takes_the_same_step():
         for way, other, problem in zip(ways[1:], others, problems[1:], strict=True):
             assert torch.allclose(other, first, rtol=1e-4, atol=1e-5 * first.abs().max().item()), way
             assert torch.allclose(problem.squares, problems[0].squares)
+
+
+@pytest.mark.parametrize("share", [1e-3, 1e-8, 2e-10, 1e-13])
+def test_no_digits_are_lost_however_small_the_damping_is(share):
+    x = points(200)
+    objective = objective_of(net(2, 3, 1, grid=10), x, smoothness=1e-13)
+    vector = objective.vector()
+    exact, refined = linear.Triangle(objective, vector), linear.Refined(objective, vector)
+    damping = share * torch.where(exact.squares > 0, exact.squares, 1)
+    expected, step = exact.step(damping), refined.step(damping)
+    assert (step - expected).norm() <= 1e-8 * expected.norm()
+
+
+class Doubled(nn.Sequential):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def masked():
+    model = net(2, 3, 1, bias=True)
+    model[0].mask_edges(torch.tensor([[True, False], [True, True], [False, False]]))
+    return model
+
+
+def named():
+    model = net(2, 2, 1)
+    fix(model[0], (0, 1), "sin", (1.0, 0.0, 1.0, 0.0))
+    return model
+
+
+def tied():
+    model = mlp(2, 2, 2, 2)
+    model[2].weight = model[0].weight
+    return model
+
+
+def hooked():
+    model = mlp(2, 3, 1)
+    model[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    return model
+
+
+class Twice(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def parametrized():
+    model = mlp(2, 3, 1)
+    nn.utils.parametrize.register_parametrization(model[0], "weight", Twice())
+    return model
+
+
+def with_a_fixed_layer():
+    model = net(2, 3, 1)
+    model[0].requires_grad_(False)
+    return model
+
+
+CHAINS = {
+    "products": lambda: net(2, (1, 1), 2),
+    "masked edges and constants": masked,
+    "no base activation": lambda: net(2, 3, 2, base_activation=None),
+    "another basis": lambda: KAN([2, 3, 1], basis="chebyshev", dtype=torch.float64),
+    "straight pieces": lambda: KAN([2, 3, 1], basis=BSpline(4, order=1), dtype=torch.float64),
+    "single precision": lambda: KAN([2, 3, 1]),
+    "an MLP": lambda: mlp(2, 3, 2),
+    "nested": lambda: nn.Sequential(mlp(2, 3), nn.Sequential(nn.Tanh(), KANLinear(3, 2, dtype=torch.float64))),
+    "one layer": lambda: KANLinear(2, 1, dtype=torch.float64),
+    "a layer that is not trained": with_a_fixed_layer,
+}
+OTHERS = {
+    "a forward of its own": lambda: Doubled(*mlp(2, 3, 1)),
+    "named functions": named,
+    "shared parameters": tied,
+    "a hook": hooked,
+    "weights that are computed": parametrized,
+    "a convolution": convolution,
+    "no rows": lambda: nn.Sequential(nn.Unflatten(1, (2, 1)), nn.Linear(1, 2, dtype=torch.float64), nn.Flatten()),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS | OTHERS)
+def test_derivatives_layer_by_layer_are_those_sample_by_sample(name):
+    model = (CHAINS | OTHERS)[name]().eval()
+    dtype = next(model.parameters()).dtype
+    x = 1.4 * points(40).to(dtype)  # some beyond the grids
+    y = torch.zeros_like(model(x))
+    term, numbers = data_term(x, y, torch.rand(40)), y[0].numel() * sum(p.numel() for p in model.parameters())
+    parameters = {name: value.detach() + 0.01 for name, value in model.named_parameters() if value.requires_grad}
+    with torch.no_grad():
+        found = list(term.derivatives(model, parameters, numbers))
+    expected = list(Term.derivatives(term, model, parameters, numbers))
+    assert (chain(model) is not None) == (name in CHAINS or name == "no rows")
+    for (residuals, by_name), (residuals_expected, by_name_expected) in zip(found, expected, strict=True):
+        torch.testing.assert_close(residuals, residuals_expected)
+        for name in parameters:
+            torch.testing.assert_close(by_name[name], by_name_expected[name])
 
 
 def test_sizes_choose_the_way(monkeypatch):
@@ -97,7 +196,9 @@ def test_sizes_choose_the_way(monkeypatch):
         objective = objective_of(model, x)
         return type(linear.linearized(objective, objective.vector()))
 
-    assert chosen(mlp(2, 8, 1)) is linear.Triangle
+    assert chosen(mlp(2, 8, 1)) is linear.Refined
+    assert chosen(mlp(2, 8, 1), MOST_NUMBERS=20) is linear.Triangle
+    monkeypatch.undo()
     assert chosen(mlp(2, 8, 1), MOST_FOR_QR=20) is linear.Residuals
     assert chosen(net(2, 2, 1)) is linear.Normal
     assert chosen(net(2, 2, 1), MOST_FOR_GRAM=20) is linear.Products

@@ -91,7 +91,8 @@ class BSpline(GriddedBasis):
         if self.extrapolation == "clamp":
             return values
         excess = torch.where(x < low, x - low, torch.where(x > high, x - high, 0)).unsqueeze(-2)
-        return values + torch.where(excess < 0, self._slopes(low, knots), self._slopes(high, knots)) * excess
+        of_low, of_high = self._slopes(torch.stack([low, high]), knots, fast)
+        return values + torch.where(excess < 0, of_low, of_high) * excess
 
     def derivative(self, x: Tensor, knots: Tensor | None = None, *, fast: bool = False) -> Tensor:
         """B_1'(x) … B_K'(x), shape (*batch, K, channels).

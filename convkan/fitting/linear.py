@@ -1,11 +1,13 @@
-"""One step of Levenberg–Marquardt: min over δ of ‖r + Jδ‖² + ‖√λ·δ‖², in four ways that one size or another needs.
+"""One step of Levenberg–Marquardt: min over δ of ‖r + Jδ‖² + ‖√λ·δ‖², in five ways that one size or another needs.
 
-``linearized`` chooses. The triangle of J by QR, for few parameters, loses no digits; JᵀJ by Cholesky takes less
-time; JJᵀ is the smaller of both where residuals are few; and where neither fits, LSMR never makes a matrix. J
-itself is made a chunk of samples at a time, and kept only for JJᵀ.
+``linearized`` chooses. The triangle of J by QR loses no digits, for few parameters; JᵀJ by Cholesky takes less time,
+and where J is kept, what it loses is found again; JJᵀ is the smaller of both where residuals are few; and where neither
+fits, LSMR never makes a matrix. J itself is made a chunk of samples at a time, and kept only where it is small.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from convkan.fitting.objective import Objective
 MOST_FOR_QR = 600  # parameters
 MOST_FOR_GRAM = 5000
 MOST_NUMBERS = 2**26  # of a J that is kept
+LEAST_SHARE = 1e-10  # of damping in a column's sum of squares: of less Cholesky's rounding is too much of a step
+REFINEMENTS = 2
 LSMR_ITERATIONS = 200
 
 
@@ -40,20 +44,28 @@ def linearized(objective: Objective, vector: Float[Tensor, " parameters"]) -> Li
     """The problem near a vector, in the way that suits its size."""
     size, rows = objective.size, objective.count
     if size <= MOST_FOR_QR:
-        return Triangle(objective, vector)
+        return Refined(objective, vector) if rows * size <= MOST_NUMBERS else Triangle(objective, vector)
     if not objective.smoothing.blocks and rows < size and rows * size <= MOST_NUMBERS:
         return Residuals(objective, vector)
     return Normal(objective, vector) if size <= MOST_FOR_GRAM else Products(objective, vector)
 
 
 class Triangle(Linearized):
-    """J as R of its QR decomposition, residuals an extra column."""
+    """J as R of its QR decomposition, residuals an extra column.
 
-    def __init__(self, objective: Objective, vector: Tensor) -> None:
+    Args:
+        objective: What is to be minimised.
+        vector: Where.
+        chunks: J and the residuals in parts, if they are known already.
+    """
+
+    def __init__(
+        self, objective: Objective, vector: Tensor, chunks: Iterable[tuple[Tensor, Tensor]] | None = None
+    ) -> None:
         smooth = objective.smoothing
         constant = smooth.matrix().to(vector)
         triangle = _triangle(torch.cat([constant, smooth.rows(vector).unsqueeze(1)], dim=1))
-        for rows, residuals in objective.jacobian(vector):
+        for rows, residuals in objective.jacobian(vector) if chunks is None else chunks:
             triangle = _triangle(torch.cat([triangle, torch.cat([rows, residuals.unsqueeze(1)], dim=1)]))
         self.triangle = triangle
         self.gradient = triangle[:, :-1].mT @ triangle[:, -1]
@@ -71,6 +83,50 @@ class Triangle(Linearized):
 
 def _triangle(matrix: Tensor) -> Tensor:
     return torch.linalg.qr(matrix, mode="r").R
+
+
+class Refined(Linearized):
+    """JᵀJ by Cholesky, and J as it is, by which steps are made right again; by QR where damping is too small for that.
+
+    Source: Björck, "Numerical Methods for Least Squares Problems" (1996), sec. 2.9.3, iterative refinement of the
+    normal equations.
+    """
+
+    def __init__(self, objective: Objective, vector: Tensor) -> None:
+        rows, residuals = zip(*objective.jacobian(vector), strict=True)
+        self.objective, self.vector, self.smooth = objective, vector, objective.smoothing
+        self.rows, self.residuals = torch.cat(rows), torch.cat(residuals)
+        self.rough = self.smooth.rows(vector)
+        self.gram = self.rows.mT @ self.rows
+        self.smooth.add_gram(self.gram)
+        self.gradient = self._back(self.residuals, self.rough)
+        self.squares = self.gram.diagonal().clone()
+
+    @cached_property
+    def triangle(self) -> Triangle:
+        """The other way."""
+        return Triangle(self.objective, self.vector, [(self.rows, self.residuals)])
+
+    def _back(self, residuals: Tensor, rough: Tensor) -> Tensor:
+        return self.rows.mT @ residuals + self.smooth.back(rough)
+
+    def step(self, damping: Tensor) -> Tensor | None:
+        """By Cholesky of columns of equal size."""
+        squares = self.squares + damping
+        if not (damping >= LEAST_SHARE * squares).all():
+            return self.triangle.step(damping)
+        root = squares.sqrt()
+        scaled = self.gram / root / root.unsqueeze(1)
+        scaled.diagonal().fill_(1)
+        factor, info = torch.linalg.cholesky_ex(scaled)
+        if info:
+            return self.triangle.step(damping)
+        move, wrong = torch.zeros_like(root), self.gradient
+        for _ in range(1 + REFINEMENTS):
+            move = move - torch.cholesky_solve((wrong / root).unsqueeze(1), factor)[:, 0] / root
+            left = self.rows @ move + self.residuals, self.smooth.rows(move) + self.rough
+            wrong = self._back(*left) + damping * move
+        return move
 
 
 class Normal(Linearized):

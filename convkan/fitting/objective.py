@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from convkan.fitting.layerwise import chain, differentiated
 from convkan.fitting.smoothing import Smoothing
 from convkan.nn import KANLayer
 from convkan.regularization import recorded_inputs, total_l1_entropy
@@ -19,6 +20,7 @@ SAMPLES_FOR_SPARSITY = 256
 SAMPLES_AT_A_TIME = 500  # what residuals of derivatives keep on the way is many times as much
 
 Parameters = dict[str, Tensor]
+Derivatives = dict[str, Float[Tensor, "samples rows numbers"]]
 Net = Callable[[Tensor], Tensor]
 Residual = Callable[..., Tensor]
 
@@ -56,6 +58,23 @@ class Term:
         places = (0,) * len(self.samples)
         return torch.func.vmap(lambda *sample: self.at(model, parameters, *sample), in_dims=places)(*self.samples)
 
+    def derivatives(
+        self, model: nn.Module, parameters: Parameters, numbers: int
+    ) -> Iterator[tuple[Float[Tensor, "samples rows"], Derivatives]]:
+        """The residuals and their derivatives by each parameter, of some samples at a time, mapped over them.
+
+        Args:
+            model: The net.
+            parameters: Where to differentiate.
+            numbers: How many derivatives a sample has.
+        """
+        of_one = torch.func.jacrev(_with_value(model, self), has_aux=True)
+        of_many = torch.func.vmap(of_one, in_dims=(None, *(0,) * len(self.samples)))
+        at_once = min(SAMPLES_AT_A_TIME, max(1, NUMBERS_AT_A_TIME // numbers))
+        for chunk in zip(*(sample.split(at_once) for sample in self.samples), strict=True):
+            found, residuals = of_many(parameters, *chunk)
+            yield residuals, {name: value.reshape(*residuals.shape, -1) for name, value in found.items()}
+
 
 @dataclass(frozen=True)
 class Data(Term):
@@ -66,6 +85,20 @@ class Data(Term):
         x, y, root = self.samples
         found = model(x) if parameters is None else _called(model, parameters, (x,))
         return (found - y).reshape(len(y), -1) * root.unsqueeze(1)
+
+    def derivatives(
+        self, model: nn.Module, parameters: Parameters, numbers: int
+    ) -> Iterator[tuple[Float[Tensor, "samples rows"], Derivatives]]:
+        """Likewise, but layer by layer where the net is a chain of layers that allow it."""
+        modules, at_once = chain(model), max(1, NUMBERS_AT_A_TIME // numbers)
+        for points, targets, weights in zip(*(sample.split(at_once) for sample in self.samples), strict=True):
+            made = None if modules is None else differentiated(modules, parameters, points)
+            if made is None:
+                yield from super().derivatives(model, parameters, numbers)
+                return
+            output, found = made
+            residuals = (output - targets).reshape(len(targets), -1) * weights.unsqueeze(1)
+            yield residuals, {name: value * weights.view(-1, 1, 1) for name, value in found.items()}
 
 
 def data_term(x: Tensor, y: Tensor, weights: Tensor | None) -> Data:
@@ -184,14 +217,9 @@ class Objective:
         """Some of the rows' derivatives at a time, each with its residuals; both in float64."""
         parameters = self.unpack(vector)
         for term, outputs in zip(self.terms, self.outputs, strict=True):
-            of_one = torch.func.jacrev(_with_value(self.model, term), has_aux=True)
-            of_many = torch.func.vmap(of_one, in_dims=(None, *(0,) * len(term.samples)))
-            at_once = min(SAMPLES_AT_A_TIME, max(1, NUMBERS_AT_A_TIME // (outputs * self.size)))
-            for chunk in zip(*(sample.split(at_once) for sample in term.samples), strict=True):
-                found, residuals = of_many(parameters, *chunk)
-                blocks = [found[name].reshape(*residuals.shape, -1) for name in self.trained]
-                rows = torch.cat(blocks, dim=2).flatten(0, 1)
-                scale = (term.count * outputs) ** -0.5
+            scale = (term.count * outputs) ** -0.5
+            for residuals, found in term.derivatives(self.model, parameters, outputs * self.size):
+                rows = torch.cat([found[name] for name in self.trained], dim=2).flatten(0, 1)
                 yield rows.detach().double() * scale, residuals.detach().double().flatten() * scale
 
 

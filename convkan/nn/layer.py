@@ -249,9 +249,10 @@ class KANLayer(AdoptsStates, EdgeLayer):
 
     def edge_weights(self) -> tuple[Tensor | None, Tensor]:
         """Base weight and basis weight as they count: without the edges that are masked."""
-        return self._without_masked(self.base_weight, self.basis_weight)
+        return self.without_masked(self.base_weight, self.basis_weight)
 
-    def _without_masked(self, base: Tensor | None, basis: Tensor) -> tuple[Tensor | None, Tensor]:
+    def without_masked(self, base: Tensor | None, basis: Tensor) -> tuple[Tensor | None, Tensor]:
+        """A base weight and a basis weight, with zeros for the edges that are masked."""
         if self.edge_mask is None:
             return base, basis
         alive = self.alive_edges(basis)
@@ -260,9 +261,8 @@ class KANLayer(AdoptsStates, EdgeLayer):
 
     def masked_weights(self) -> dict[str, Tensor]:
         """``edge_weights`` by name, as they are stored."""
-        base, basis = self.edge_weights()
-        weights = {"basis_weight": basis} if base is None else {"base_weight": base, "basis_weight": basis}
-        return {name: self.as_stored(weight) for name, weight in weights.items()}
+        weights = zip(("base_weight", "basis_weight"), self.edge_weights(), strict=True)
+        return {name: self.as_stored(weight) for name, weight in weights if weight is not None}
 
     def edge_planes(self) -> Float[Tensor, "out in_per_group features *kernel"]:
         """The weights of every edge as they count, that of the base activation first if there is one."""

@@ -189,7 +189,7 @@ class TransposedLayer(SpatialLayer, KANLayer):
     def edge_weights(self) -> tuple[Tensor | None, Tensor]:
         """Base weight and basis weight as they count, by output: without the edges that are masked."""
         base = None if self.base_weight is None else self.by_output(self.base_weight)
-        return self._without_masked(base, self.by_output(self.basis_weight))
+        return self.without_masked(base, self.by_output(self.basis_weight))
 
     def functions_in(self, weight: Tensor) -> int | None:
         """How many functions a basis weight is for; None if it is not one of this layer, whatever the basis."""
