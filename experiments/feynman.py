@@ -7,9 +7,8 @@ starts as it allows; the best on the validation points is taken. Both are given 
 mean 0 and standard deviation 1. The KAN paper's 27 dimensionless formulas have several seeds and, once, the shape that
 the paper made by hand. The budget is small, eight seconds of one CPU thread for either side, so that all formulas take
 some 45 minutes; most KANs are done before, and their MLPs are given the time that they took. Of 1,177 points 1,000 are
-fitted, as many as in pykan's examples. With half of them, and fits that took four times as long, MLPs were ahead: a fine
-grid wants points in all its intervals.
-Formulas: ``experiments.functions.feynman``.
+fitted, as many as in pykan's examples; with half of them MLPs were ahead, since a fine grid wants points in all its
+intervals. Formulas: ``experiments.functions.feynman``.
 """
 
 import statistics
