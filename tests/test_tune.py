@@ -15,12 +15,14 @@ import yaml
 from commands import assert_refused
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
+from sqlalchemy.exc import IntegrityError
 
 from experiments.common import cli, spaces
 from experiments.common.cli import UserError
 from experiments.common.records import DIVERGED, write_record
 from experiments.common.train_config import TrainConfig
 from experiments.tune import __main__ as tune
+from experiments.tune import storage
 from experiments.tune import trial as trial_module
 from experiments.tune.config import TuneConfig
 from experiments.tune.report import best_options, write_report
@@ -208,6 +210,33 @@ class TestTrials:
         with pytest.raises(UserError, match="cannot be used") as raised:
             open_study(replace(config, storage="mysql+nothing://me:secret@host/db"))
         assert "secret" not in str(raised.value)
+
+    def test_a_driver_that_is_missing_is_named(self, config, monkeypatch):
+        def without(url, **_):
+            raise ModuleNotFoundError("No module named 'psycopg'")
+
+        monkeypatch.setattr(storage, "RDBStorage", without)
+        with pytest.raises(UserError, match="No module named 'psycopg', which is this database's driver"):
+            open_study(config)
+
+    @pytest.mark.parametrize("losses", [1, storage.ATTEMPTS])
+    def test_workers_that_come_to_an_empty_database_at_once_make_its_tables_once(self, config, monkeypatch, losses):
+        made, real = [], storage.RDBStorage
+
+        def raced(url, **options):
+            made.append(url)
+            if len(made) <= losses:
+                raise IntegrityError("CREATE TABLE studies", {}, ValueError("duplicate key value"))
+            return real(url, **options)
+
+        monkeypatch.setattr(storage, "RDBStorage", raced)
+        monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
+        if losses < storage.ATTEMPTS:
+            assert open_study(config).study_name == config.name
+        else:
+            with pytest.raises(UserError, match="duplicate key value"):
+                open_study(config)
+        assert len(made) == min(losses + 1, storage.ATTEMPTS)
 
 
 def work_in_a_process(config, kind, barrier):

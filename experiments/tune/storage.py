@@ -1,6 +1,7 @@
 """Where a study is kept, and what of it is done: Optuna's database, which many workers share."""
 
 import json
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, Storage
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from experiments.common.cli import UserError
 from experiments.common.spaces import applies, distribution, label, own_settings
@@ -25,6 +26,7 @@ FAILURE = "failure"  # what a trial's run says of why it failed; one whose worke
 BUSY_SECONDS = 60  # for which a writer waits for the others
 RETRIES = 3  # of a trial whose worker ended: it may be what ends them
 LOCK = ".study.lock"
+ATTEMPTS = 5  # to open a database in which others make the tables
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def in_words(url: str) -> Iterator[None]:
         yield
     except (StorageInternalError, SQLAlchemyError, ImportError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
+        if isinstance(error, ModuleNotFoundError):
+            reason += ", which is this database's driver and has to be installed"
         try:
             where = make_url(url).render_as_string(hide_password=True)
         except SQLAlchemyError:
@@ -120,14 +124,7 @@ def open_study(config: TuneConfig) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     with in_words(config.url), alone(config), _experimental():
-        engine = {"connect_args": {"timeout": BUSY_SECONDS}} if config.is_local else {"pool_pre_ping": True}
-        storage = RDBStorage(
-            config.url,
-            engine_kwargs=engine,
-            heartbeat_interval=max(1, config.stale_after // 6),
-            grace_period=config.stale_after,
-            heartbeat_stale_trial_callback=retry,
-        )
+        storage = _storage(config)
         about = {"space": config.space, "recipe": config.recipe}
         wanted = {key: json.dumps(value, sort_keys=True, default=str) for key, value in about.items()}
         try:
@@ -144,6 +141,25 @@ def open_study(config: TuneConfig) -> optuna.Study:
             )
         study.pruner = pruner_of(config)
     return study
+
+
+def _storage(config: TuneConfig) -> RDBStorage:
+    """The database; of workers that come to an empty one at once without a common folder, one makes its tables."""
+    engine = {"connect_args": {"timeout": BUSY_SECONDS}} if config.is_local else {"pool_pre_ping": True}
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return RDBStorage(
+                config.url,
+                engine_kwargs=engine,
+                heartbeat_interval=max(1, config.stale_after // 6),
+                grace_period=config.stale_after,
+                heartbeat_stale_trial_callback=retry,
+            )
+        except (IntegrityError, ProgrammingError):  # a table that another made meanwhile
+            if attempt == ATTEMPTS:
+                raise
+            time.sleep(1)
+    raise AssertionError
 
 
 @contextmanager
