@@ -22,7 +22,7 @@ from experiments.common.study import Cell, Study, Work
 from experiments.functions.least_squares import fitted
 from experiments.functions.nets import kan
 from experiments.functions.rivals import KINDS, best_mlp
-from experiments.functions.special import SPECIAL, special_data
+from experiments.functions.special import SPECIAL, Extent, special_data
 
 WIDTHS = (2, 3, 3, 1)
 # What is left out of the KAN's fit, by what it is called.
@@ -40,6 +40,7 @@ class SpecialConfig:
 
     Attributes:
         functions: Names of functions, or "all".
+        domain: "unit", [0, 1]², which the published figures are taken to be of; or "wide", which is ours and harder.
         grids: Sizes of the grids, a stage each as long as they help.
         steps: Levenberg–Marquardt steps a stage.
         starts: Random starts of the KAN; half of them are carried on.
@@ -52,9 +53,10 @@ class SpecialConfig:
     """
 
     functions: list[str] = field(default_factory=lambda: ["all"])
+    domain: Extent = "unit"
     grids: list[int] = field(default_factory=lambda: [3, 5, 10, 20])
     steps: int = 60
-    starts: int = 6
+    starts: int = 3
     points: int = 1000
     seeds: int = 3
     ablation: bool = True
@@ -98,7 +100,7 @@ def kan_row(config: SpecialConfig, name: str, seed: int, change: dict[str, Any])
     torch.manual_seed(seed)
     return fitted(
         kan(WIDTHS, config.grids[0]),
-        special_data(name, config.points, seed),
+        special_data(name, config.points, seed, config.domain),
         config.steps,
         seed,
         **{"grids": config.grids, "restarts": config.starts, "carried": (config.starts + 1) // 2} | change,
@@ -109,7 +111,7 @@ def mlp_row(work: Work[SpecialConfig], name: str, seed: int) -> dict[str, Any]:
     """The best of all kinds of MLP, each given the time of the KAN of this seed, a start the steps of all stages."""
     config, of_kan = work.config, work.record["nets"][name]["KAN"][seed]
     steps = config.steps * (len(config.grids) + 1)  # the first grid is two stages
-    data, kinds = special_data(name, config.points, seed), KINDS[: 1 if config.quick else None]
+    data, kinds = special_data(name, config.points, seed, config.domain), KINDS[: 1 if config.quick else None]
     return best_mlp(data, of_kan["parameters"], of_kan["seconds"], steps, seed, kinds)
 
 

@@ -1,7 +1,9 @@
 """Least squares: small nets fitted to all points at once, judged on points held out and on others never seen."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from convkan.fitting import History, Method, fit
 from convkan.ops import compiled_kernels
 from experiments.common.counting import count_parameters
+from experiments.functions.nets import kan
 from experiments.functions.tasks import Data
 
 SMOOTHNESS = 1e-10  # against the sum of squares
@@ -102,3 +105,41 @@ def fitted(model: nn.Module, data: Data, steps: int, seed: int, **options: Any) 
         "steps": history.steps,
         "seconds": seconds,
     }
+
+
+def best_kan(
+    data: Data,
+    shapes: Sequence[tuple[int, ...]],
+    grids: Sequence[int],
+    steps: int,
+    seed: int,
+    *,
+    starts: int,
+    first_steps: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """A fit of a KAN, as a row of a record: of some starts of each shape, the best after a few steps goes on.
+
+    Args:
+        data: The points; the validation part decides which start is best, and when to stop.
+        shapes: Widths of the nets.
+        grids: Sizes of the grids; starts are on the first.
+        steps: Levenberg–Marquardt steps a stage at most.
+        seed: Of the random starts.
+        starts: Of each shape.
+        first_steps: Steps of each, on the first grid.
+        seconds: Time for all of it, half of it for the starts at most.
+    """
+    began = time.perf_counter()
+    tried: list[tuple[float, int, tuple[int, ...], nn.Sequential]] = []
+    for start, widths in product(range(starts), shapes):
+        if tried and time.perf_counter() - began > seconds / 2:
+            break
+        torch.manual_seed(1000 * seed + start)
+        model = kan(widths, grids[0])
+        row = fitted(model, data, first_steps, seed, grids=grids[:1], seconds=seconds / 2)
+        tried.append((row["val_rmse"], len(tried), widths, model))
+    _, _, widths, chosen = min(tried)
+    left = max(seconds - (time.perf_counter() - began), seconds / 4)
+    row = fitted(chosen, data, steps, seed, grids=grids, seconds=left)
+    return row | {"kind": list(widths), "starts": len(tried), "seconds": time.perf_counter() - began}
