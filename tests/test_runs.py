@@ -397,15 +397,15 @@ def test_kernels_of_our_own_are_announced_as_they_are_built(tmp_path, monkeypatc
     told = []
     watch = CompileWatch(lambda: told.append((tmp_path / "cache").exists()))
     watch.start()
-    path = build._built([str(compiler)], 1)
+    path = build._built([str(compiler)], "activations", 1)
     assert path.exists()
     assert (told, watch.count) == ([True], 1)
     assert watch.seconds > 0
-    build._built([str(compiler)], 1)  # which is there
+    build._built([str(compiler)], "activations", 1)  # which is there
     assert watch.count == 1
     watch.stop()
     path.unlink()
-    build._built([str(compiler)], 1)
+    build._built([str(compiler)], "activations", 1)
     assert watch.count == 1
 
 

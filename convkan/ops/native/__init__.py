@@ -1,7 +1,7 @@
 """Kernels of our own for what most layers compute: B-splines on equally spaced knots, in float32, on a CPU.
 
 They are plain C++ that includes nothing of torch: ``vectors.h``, on it ``bases.h`` and ``splines.h``, on these
-``features.h`` and ``activations.h``, on the former ``linear.h``, and ``kernels.cpp``, by which they are called.
+``features.h`` and ``activations.h``, on the former ``linear.h``; ``features.cpp`` and ``activations.cpp`` are built.
 ``build.py`` builds them with the machine's compiler, once a machine, and ``calls.py`` hands tensors over to them, on
 it ``activations.py`` and ``small_linear.py``. Where there is no compiler, or another basis, dtype or device,
 ``covers`` says so, and the operations of ``convkan.ops.kernels`` do the same.

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from convkan.ops.native.build import EXTRAPOLATIONS
 from convkan.ops.native.calls import check_size, ends, kernel, options, plain, splines
 from convkan.ops.plan import Expansion
 
-EXTRAPOLATIONS = {"zero": 0, "clamp": 1, "linear": 2}
 # Pixels of an image from which on they fill vectors.
 MIN_PIXELS = 16
 
@@ -22,7 +22,7 @@ class _Activation:
         self, x: Tensor, base_weight: Tensor | None, basis_weight: Tensor, grid: Tensor, expansion: Expansion
     ) -> None:
         basis = splines(expansion)
-        self.order, self.shape, self.channels = basis.order, x.shape, x.shape[1]
+        self.basis, self.shape, self.channels = basis, x.shape, x.shape[1]
         self.repeats, self.functions = len(basis_weight) // self.channels, basis.num_functions
         functions = self.channels * self.repeats
         check_size("basis_weight", basis_weight.shape, (functions, basis.num_functions))
@@ -69,7 +69,7 @@ class _Activation:
         by_x = self.empty(self.channels) if need_x else None
         sums: Tensor | None = None
         if need_weight:
-            chunks = kernel("chunks", self.order)(self.outer, self.pixels, self.last)  # summed up on their own
+            chunks = kernel("chunks", self.basis)(self.outer, self.pixels, self.last)  # summed up on their own
             shape = chunks, self.channels * self.repeats, self.functions + 2
             sums = torch.zeros(shape, dtype=torch.float64, device="cpu")
         self._run("activation_backward", self.laid_out(grad), *self.inputs, by_x, sums)
@@ -79,7 +79,7 @@ class _Activation:
         """Call a kernel with these tensors and all that is known of the input."""
         pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
         sizes = (c_int64 * 4)(self.outer, self.channels, self.pixels, self.grid.stride(0))
-        kernel(name, self.order)(*pointers, sizes, self.repeats, self.last, *self.ends, *self.options)
+        kernel(name, self.basis)(*pointers, sizes, self.repeats, self.last, *self.ends, *self.options)
 
 
 def activation(

@@ -32,6 +32,9 @@ INSTRUCTIONS = {
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"),
 }
 
+# As in splines.h.
+EXTRAPOLATIONS = {"zero": 0, "clamp": 1, "linear": 2}
+
 # Whoever wants to hear of a library that is built: each is called with True before, and with False after.
 LISTENERS: list[Callable[[bool], None]] = []
 
@@ -56,32 +59,34 @@ def native_kernels(enabled: bool) -> Iterator[None]:
 
 
 @cache
-def library(order: int) -> ctypes.CDLL | None:
-    """The kernels for splines of ``order``, built where they are not; None where they cannot be."""
+def library(source: str, order: int, extrapolation: str | None = None) -> ctypes.CDLL | None:
+    """The kernels of a source for splines of one kind, built where they are not; None where they cannot be."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None or platform.system() == "Windows":
         _log.info("no C++ compiler: kernels are not built")
         return None
     try:
-        return ctypes.CDLL(str(_built(shlex.split(compiler), order)))
+        return ctypes.CDLL(str(_built(shlex.split(compiler), source, order, extrapolation)))
     except (OSError, subprocess.SubprocessError, ValueError, RuntimeError) as error:  # the last: there is no home
         _log.info("kernels are not built: %s", getattr(error, "stderr", None) or error)
         return None
 
 
-def _built(compiler: list[str], order: int) -> Path:
+def _built(compiler: list[str], source: str, order: int, extrapolation: str | None = None) -> Path:
     """The file of the library; it is there whole or not at all, however many processes build it."""
     flags = [*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ()), f"-DCONVKAN_ORDER={order}"]
+    if extrapolation is not None:
+        flags.append(f"-DCONVKAN_EXTRAPOLATION={EXTRAPOLATIONS[extrapolation]}")
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=SECONDS).stdout
-    name = hashlib.sha256(_source() + version + " ".join([*compiler, *flags]).encode()).hexdigest()[:16]
-    path = _folder() / f"order{order}-{name}.so"
+    name = hashlib.sha256(_sources() + version + " ".join([*compiler, *flags]).encode()).hexdigest()[:16]
+    path = _folder() / "-".join([source, f"order{order}", *([extrapolation] if extrapolation else []), f"{name}.so"])
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with _told(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder, path.name)
         for threads in (["-fopenmp"], []):  # a compiler without OpenMP makes kernels for one thread
-            command = [*compiler, *flags, *threads, str(SOURCES / "kernels.cpp"), "-o", str(partial)]
+            command = [*compiler, *flags, *threads, str(SOURCES / f"{source}.cpp"), "-o", str(partial)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=not threads)
             if done.returncode == 0:
                 break
@@ -101,7 +106,7 @@ def _told() -> Iterator[None]:
             listener(False)
 
 
-def _source() -> bytes:
+def _sources() -> bytes:
     """All that is compiled."""
     return b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.suffix in (".h", ".cpp"))
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from convkan.basis import BSpline
+from convkan.basis.bspline import Extrapolation
 from convkan.modes import ORDINARY, is_concrete
 from convkan.ops.native import build
 from convkan.ops.plan import Expansion
@@ -39,10 +40,15 @@ _SIGNATURES: dict[str, list[Any]] = {
 }
 
 
+def kernel(name: str, basis: BSpline) -> Any:
+    """A kernel for splines of this kind; None where there is none."""
+    of_activations = name.startswith(("activation", "chunks"))  # which are told of the extrapolation at each call
+    return _kernel(name, basis.order, None if of_activations else basis.extrapolation)
+
+
 @cache
-def kernel(name: str, order: int) -> Any:
-    """A function of the library for splines of ``order``; None where there is none."""
-    library = build.library(order)
+def _kernel(name: str, order: int, extrapolation: Extrapolation | None) -> Any:
+    library = build.library("features" if extrapolation else "activations", order, extrapolation)
     if library is None:
         return None
     function = library[f"convkan_{name}"]
@@ -51,30 +57,30 @@ def kernel(name: str, order: int) -> Any:
     return function
 
 
-def covers(expansion: Expansion, x: Tensor, *others: Tensor | None) -> bool:
-    """Whether the kernels evaluate ``expansion`` on ``x``, with ``others`` (weights, grid) as they are.
+def covers(expansion: Expansion, x: Tensor, *others: Tensor | None, by: str = "activation") -> bool:
+    """Whether the kernel of that name evaluates ``expansion`` on ``x``, with ``others`` (weights, grid) as they are.
 
-    They are given addresses of memory, and so nothing but plain tensors on the CPU.
+    It is given addresses of memory, and so nothing but plain tensors on the CPU.
     """
     return (
         build.is_enabled()
         and x.dtype in PRECISIONS
         and is_concrete(x)
-        and _covers(expansion)
+        and _covers(expansion, by)
         and _is_plain(x)
         and all(map(_is_plain, others))
     )
 
 
 @lru_cache(maxsize=1024)
-def _covers(expansion: Expansion) -> bool:
+def _covers(expansion: Expansion, name: str) -> bool:
     basis = expansion.basis
     return (
         type(basis) is BSpline
         and expansion.uniform
         and 1 <= basis.order <= HIGHEST_ORDER
         and expansion.base_activation in BASES
-        and kernel("features", basis.order) is not None
+        and kernel(name, basis) is not None
     )
 
 
@@ -95,10 +101,15 @@ def splines(expansion: Expansion) -> BSpline:
 
 def covers_features(expansion: Expansion, x: Tensor, grid: Tensor, dtype: torch.dtype, gradient: bool = False) -> bool:
     """Whether the kernels evaluate features in ``dtype``, and if asked for, gradients with respect to ``x``."""
-    if dtype not in PRECISIONS or expansion.shifted or not covers(expansion, x, grid):
+    if dtype not in PRECISIONS or expansion.shifted or not has_features(expansion, gradient):
         return False
+    return covers(expansion, x, grid, by="features")
+
+
+def has_features(expansion: Expansion, gradient: bool) -> bool:
+    """Whether the closed form tells features, and if asked for, their slopes: at order 1 it does not know sides."""
     basis = splines(expansion)
-    return basis.extrapolation == "zero" and not (gradient and basis.order == 1)
+    return type(basis) is BSpline and (basis.order > 1 or not (gradient or basis.extrapolation == "linear"))
 
 
 def knots(grid: Float[Tensor, "channels knots"], groups: int) -> Float[Tensor, "groups channels knots"]:
@@ -161,9 +172,7 @@ def plane_features(
 
 def _features(x: Tensor, out: Tensor, layout: Any, expansion: Expansion, knots: Tensor) -> Tensor:
     basis, half = splines(expansion), out.dtype == torch.bfloat16
-    kernel("features", basis.order)(
-        x.data_ptr(), out.data_ptr(), half, layout, *ends(knots, basis), *options(expansion)
-    )
+    kernel("features", basis)(x.data_ptr(), out.data_ptr(), half, layout, *ends(knots, basis), *options(expansion))
     return out
 
 
@@ -195,7 +204,7 @@ def _pull_back(x: Tensor, grad: Tensor, layout: Any, expansion: Expansion, knots
     basis, dtype, x, grad = splines(expansion), x.dtype, plain(x), grad.detach().resolve_neg().contiguous()
     out = torch.empty_like(x)
     half = grad.dtype == torch.bfloat16
-    kernel("pull_back", basis.order)(
+    kernel("pull_back", basis)(
         x.data_ptr(), grad.data_ptr(), half, out.data_ptr(), layout, *ends(knots, basis), *options(expansion)
     )
     return out.to(dtype)

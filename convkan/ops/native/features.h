@@ -17,63 +17,102 @@ struct Layout {  // where features of a pixel are; the last loop goes by vectors
     int64_t g_outer, g_fixed, g_lane;  // in the grid
 };
 
-// Calls kernel(x offset, feature offset, lanes, middle of the grid, intervals a unit) for all vectors of pixels.
-template <class Kernel>
+// The grid of each lane: its middle and its intervals a unit, and where splines do not end by themselves, its ends.
+struct Span {
+    Vector middle, scale, low, high;
+};
+
+// A point's place in steps from the middle of its grid, held within the grid where splines do not end by themselves.
+template <int EXTRAPOLATION>
+struct Held {
+    Vector at, excess{};
+    Integers beyond{};
+    Held(Vector x, const Span& grid, int size) : at((x - grid.middle) * grid.scale) {
+        if constexpr (EXTRAPOLATION != ZERO) {
+            const Vector half = all(size * 0.5f), free = at;
+            const Integers below = x < grid.low, above = x > grid.high;
+            at = below ? -half : (above ? half : at);
+            excess = free - at;
+            beyond = below | above;
+        }
+    }
+};
+
+// Calls kernel(x offset, feature offset, lanes, span) for all vectors of pixels.
+template <int EXTRAPOLATION, class Kernel>
 void over(const Layout& at, const Grid& grid, int count, int threads, Kernel kernel) {
     constexpr int64_t PART = 64 * LANES;
     const int64_t rows = at.outer * at.fixed, parts = (at.lanes + PART - 1) / PART;
     // Of lanes that are channels, the grids stay the same from row to row, up to those of all `fixed`.
     const bool apart = at.g_lane != 0;
     const int64_t kept = apart && at.g_outer == 0 ? at.fixed : 0, width = (at.lanes + LANES - 1) / LANES * LANES;
-    std::vector<float> middles(kept * width, 0.0f), scales(kept * width, 1.0f);
+    const int64_t with_ends = EXTRAPOLATION == ZERO ? 0 : kept * width;
+    std::vector<float> middles(kept * width, 0.0f), scales(kept * width, 1.0f), lows(with_ends, 0.0f), highs(with_ends, 0.0f);
     for (int64_t fixed = 0; fixed < kept; ++fixed)
         for (int64_t lane = 0; lane < at.lanes; ++lane) {
             const int64_t g = fixed * at.g_fixed + lane * at.g_lane;
             middles[fixed * width + lane] = (grid.low[g] + grid.high[g]) * 0.5f;
             scales[fixed * width + lane] = grid.size / (grid.high[g] - grid.low[g]);
+            if constexpr (EXTRAPOLATION != ZERO) {
+                lows[fixed * width + lane] = grid.low[g];
+                highs[fixed * width + lane] = grid.high[g];
+            }
         }
     threads = rows * at.lanes * int64_t(count) < SERIAL ? 1 : threads;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t item = 0; item < rows * parts; ++item) {
         const int64_t row = item / parts, outer = row / at.fixed, fixed = row % at.fixed;
         const int64_t first = item % parts * PART, last = first + PART < at.lanes ? first + PART : at.lanes;
-        Vector middle{}, scale{};
+        Span span{};
         if (!apart) {
             const int64_t g = outer * at.g_outer + fixed * at.g_fixed;
-            middle = all((grid.low[g] + grid.high[g]) * 0.5f);
-            scale = all(grid.size / (grid.high[g] - grid.low[g]));
+            const float low = grid.low[g], high = grid.high[g];
+            span = {all((low + high) * 0.5f), all(grid.size / (high - low)), all(low), all(high)};
         }
         for (int64_t lane = first; lane < last; lane += LANES) {
             const int n = int(last - lane < LANES ? last - lane : LANES);
             if (apart) {
-                middle = load(&middles[fixed * width + lane], 1, LANES);
-                scale = load(&scales[fixed * width + lane], 1, LANES);
+                span.middle = load(&middles[fixed * width + lane], 1, LANES);
+                span.scale = load(&scales[fixed * width + lane], 1, LANES);
+                if constexpr (EXTRAPOLATION != ZERO) {
+                    span.low = load(&lows[fixed * width + lane], 1, LANES);
+                    span.high = load(&highs[fixed * width + lane], 1, LANES);
+                }
             }
             kernel(outer * at.x_outer + fixed * at.x_fixed + lane * at.x_lane,
-                   outer * at.f_outer + fixed * at.f_fixed + lane * at.f_lane, n, middle, scale);
+                   outer * at.f_outer + fixed * at.f_fixed + lane * at.f_lane, n, span);
         }
     }
 }
 
-template <int ORDER, class T>
+template <int ORDER, int EXTRAPOLATION, class T>
 void features(const float* x, T* out, const Layout& at, const Grid& grid, int base, int threads) {
     const int count = grid.size + ORDER;
-    over(at, grid, count, threads, [=](int64_t from, int64_t to, int n, Vector middle, Vector scale) {
+    over<EXTRAPOLATION>(at, grid, count, threads, [=](int64_t from, int64_t to, int n, const Span& span) {
         const Vector point = load(x + from, at.x_lane, n);
         T* y = out + to;
         if (base != NONE) {
             store(base_value(base, point), y, at.f_lane, n);
             y += at.f_function;
         }
-        Vector distance = (point - middle) * scale + (count - 1) * 0.5f;
+        const Held<EXTRAPOLATION> held(point, span, grid.size);
+        const Vector distance = held.at + (count - 1) * 0.5f;
+        if constexpr (EXTRAPOLATION == LINEAR && ORDER > 1)
+            if (any(held.beyond)) {
+                for (int k = 0; k < count; ++k, y += at.f_function) {
+                    const Vector here = distance - float(k);
+                    store(bump<ORDER>(here) + bump_slope<ORDER>(here) * held.excess, y, at.f_lane, n);
+                }
+                return;
+            }
         for (int k = 0; k < count; ++k, y += at.f_function) store(bump<ORDER>(distance - float(k)), y, at.f_lane, n);
     });
 }
 
-template <int ORDER, class T>
+template <int ORDER, int EXTRAPOLATION, class T>
 void pull_back(const float* x, const T* grad, float* out, const Layout& at, const Grid& grid, int base, int threads) {
     const int count = grid.size + ORDER;
-    over(at, grid, count, threads, [=](int64_t from, int64_t to, int n, Vector middle, Vector scale) {
+    over<EXTRAPOLATION>(at, grid, count, threads, [=](int64_t from, int64_t to, int n, const Span& span) {
         const Vector point = load(x + from, at.x_lane, n);
         const T* g = grad + to;
         Vector fixed{}, sum{};
@@ -81,10 +120,12 @@ void pull_back(const float* x, const T* grad, float* out, const Layout& at, cons
             fixed = load(g, at.f_lane, n) * base_slope(base, point);
             g += at.f_function;
         }
-        Vector distance = (point - middle) * scale + (count - 1) * 0.5f;
+        const Held<EXTRAPOLATION> held(point, span, grid.size);
+        const Vector distance = held.at + (count - 1) * 0.5f;
         for (int k = 0; k < count; ++k, g += at.f_function)
             sum += load(g, at.f_lane, n) * bump_slope<ORDER>(distance - float(k));
-        store(fixed + sum * scale, out + from, at.x_lane, n);
+        if constexpr (EXTRAPOLATION == CLAMP) sum = held.beyond ? Vector{} : sum;
+        store(fixed + sum * span.scale, out + from, at.x_lane, n);
     });
 }
 

@@ -135,7 +135,7 @@ inline void add_scaled(float* to, const float* from, float scale, int64_t count,
 
 // ------------------------------------------------------------------------------------------------ both
 
-template <int ORDER>
+template <int ORDER, int EXTRAPOLATION>
 void linear(const float* x, const Weights& weights, float* y, int64_t rows, const Grid& grid, int base) {
     const bool many = rows >= LANES;
     const int64_t block = many ? BLOCK : 1;
@@ -144,14 +144,14 @@ void linear(const float* x, const Weights& weights, float* y, int64_t rows, cons
         const int64_t count = std::min(block, rows - start);
         Layout at = many ? by_rows(weights, count) : by_planes(weights);
         (many ? at.g_fixed : at.g_lane) = grid.step;
-        features<ORDER>(x, planes.data(), at, grid, base, 1);
+        features<ORDER, EXTRAPOLATION>(x, planes.data(), at, grid, base, 1);
         if (many) multiply_rows(planes.data(), weights, y, count);
         else multiply_row(planes.data(), weights, y);
     }
 }
 
 // Gradients by x and by the weights, each where it is not null.
-template <int ORDER>
+template <int ORDER, int EXTRAPOLATION>
 void linear_backward(const float* grad, const float* x, const Weights& weights, float* by_x, float* by_base,
                      float* by_basis, int64_t rows, const Grid& grid, int base) {
     const bool many = rows >= LANES;
@@ -169,7 +169,7 @@ void linear_backward(const float* grad, const float* x, const Weights& weights, 
         if (count < block) std::fill(planes.begin(), planes.end(), 0.0f);  // of rows that there are not
         if (many) transposed(from, turned.data(), count, outputs);
         if (by_basis) {
-            features<ORDER>(x + start * weights.inputs, planes.data(), at, grid, base, 1);
+            features<ORDER, EXTRAPOLATION>(x + start * weights.inputs, planes.data(), at, grid, base, 1);
             if (many) sum_rows(turned.data(), planes.data(), weights, by_base, by_basis, start == 0);
             else
                 for (int64_t output = 0; output < outputs; ++output)
@@ -187,7 +187,7 @@ void linear_backward(const float* grad, const float* x, const Weights& weights, 
                                        add_scaled(planes.data() + first, weight, from[output], number, output == 0);
                                    });
                 }
-                pull_back<ORDER>(x + start * weights.inputs, planes.data(), by_x + start * weights.inputs, at, grid,
+                pull_back<ORDER, EXTRAPOLATION>(x + start * weights.inputs, planes.data(), by_x + start * weights.inputs, at, grid,
                                  base, 1);
             }
     }

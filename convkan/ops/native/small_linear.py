@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from convkan.ops.native.calls import BASES, check_size, covers, ends, kernel, plain, splines
+from convkan.ops.native.calls import BASES, check_size, covers, ends, has_features, kernel, plain, splines
 from convkan.ops.plan import Expansion
 
 # Products of a feature and a weight up to which handing tensors over takes longer than a library saves.
@@ -27,10 +27,9 @@ def covers_linear(
         return False
     if x.numel() // max(1, x.shape[-1]) * basis_weight.numel() > MOST_PRODUCTS:
         return False
-    if expansion.shifted or not covers(expansion, x, base_weight, basis_weight, grid):
+    if expansion.shifted or not has_features(expansion, gradient):
         return False
-    basis = splines(expansion)
-    return basis.extrapolation == "zero" and not (gradient and basis.order == 1)
+    return covers(expansion, x, base_weight, basis_weight, grid, by="linear")
 
 
 def linear(
@@ -87,4 +86,4 @@ def _run(
     sizes: Any = (c_int64 * 4)(x.numel() // inputs, inputs, outputs, grid.stride(0))
     pointers = [None if tensor is None else tensor.data_ptr() for tensor in given]
     base = BASES[expansion.base_activation]
-    kernel(name, basis.order)(*pointers, sizes, *ends(grid, basis), basis.grid_size, base)
+    kernel(name, basis)(*pointers, sizes, *ends(grid, basis), basis.grid_size, base)
