@@ -134,9 +134,10 @@ def test_every_task_can_be_sampled(name):
     assert torch.equal(data.train[1], again.train[1])
 
 
+@pytest.mark.parametrize("extent", ["unit", "wide"])
 @pytest.mark.parametrize("name", list(SPECIAL))
-def test_every_special_function_is_finite_on_its_domain(name):
-    data = special_data(name, 100, 0)
+def test_every_special_function_is_finite_on_its_domains(name, extent):
+    data = special_data(name, 100, 0, extent)
     assert len(data.train[0]) + len(data.val[0]) == 100
     assert data.test[1].isfinite().all()
     assert data.test[1].std() > 1e-3
