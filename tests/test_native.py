@@ -95,6 +95,32 @@ def test_small_linear_layers_go_on_beyond_their_grids_as_they_are_told(extrapola
             assert_agree(value, exact[part].float(), f"{part}, {layer.basis}, {base}")
 
 
+@pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
+def test_in_double_precision_all_digits_are_right(extrapolation):
+    basis = BSpline(6, 3, (-1.5, 1), extrapolation)
+    far = torch.tensor([-800.0, -40.0, -1.5, 0.0, 1.0, 40.0, 800.0]).double()
+    for number, base in enumerate(calls.EXACT_BASES):
+        if number % 2:
+            layer, x = KANLinear(3, 4, basis=basis, base_activation=base), 4 * torch.randn(60, 3).double()
+        else:
+            layer, x = KANConv2d(9, 4, 3, basis=basis, base_activation=base), 2 * torch.randn(2, 9, 6, 5).double()
+        x.view(-1)[: len(far)] = far
+        layer = randomize(layer).double()
+        assert native.covers_features(layer.plan.expansion, x, layer.grid, torch.float64, gradient=True)
+        exact = outputs_and_gradients(with_backend(layer, "reference"), x)
+        for part, value in outputs_and_gradients(layer, x).items():
+            assert relative_error(value, exact[part]) <= 1e-13, (part, base)
+
+
+def test_what_is_right_to_single_precision_alone_is_left_to_others_in_double():
+    gelu, x = KANLinear(3, 4, base_activation="gelu").double(), torch.randn(5, 3).double()
+    assert not native.covers_features(gelu.plan.expansion, x, gelu.grid, torch.float64)
+    activation = LearnableActivation(3).double()
+    assert not native.covers(activation.plan.expansion, x)
+    mixed = KANLinear(3, 4)
+    assert not native.covers_features(mixed.plan.expansion, x, mixed.grid, torch.float32)
+
+
 def test_a_function_that_channels_share_leaves_numbers_where_they_are():
     layer, x = randomize(LearnableActivation(1)), torch.randn(3, 9, 6, 5).contiguous(memory_format=torch.channels_last)
     for seen in (x.unflatten(1, (1, 9)), x.unflatten(1, (1, 9)).transpose(2, 4), x.unflatten(1, (1, 9))[..., ::2]):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from convkan.modes import is_called_plainly
 from convkan.nn import KANLinear
+from convkan.ops.elementwise import FeatureKernels
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -64,7 +65,9 @@ class Edges(Link[KANLinear]):
         base = None if layer.base_weight is None else self.parameter("base_weight")
         base, basis = layer.without_masked(base, self.parameter("basis_weight"))
         self.weight = basis if base is None else torch.cat([base, basis], dim=1)
-        self.x, self.features = x, layer.features(x, differentiable=False).to(x.dtype)
+        self.pixels = x.unsqueeze(-2)  # of one group
+        self.kernels = FeatureKernels(x, layer.grid, layer.plan, x.dtype, gradient=True)
+        self.features = self.kernels.features(self.pixels).squeeze(-3)
         y = self.features.flatten(1) @ self.weight.mT
         return y if layer.bias is None else y + self.parameter("bias")
 
@@ -83,10 +86,10 @@ class Edges(Link[KANLinear]):
         return found
 
     def backward(self, back: Back) -> Tensor:
-        """Through the derivatives of all functions."""
-        slopes = self.module.features(self.x, derivative=True, differentiable=False).to(self.x.dtype)
-        by_features = (back @ self.weight).unflatten(-1, slopes.shape[1:])
-        return (by_features * slopes.unsqueeze(1)).sum(2)
+        """Through the derivatives of all functions, one residual after the other."""
+        by_features = (back @ self.weight).unflatten(-1, self.features.shape[1:])
+        pulled = [self.kernels.pull_back(one.unsqueeze(1), self.pixels) for one in by_features.unbind(1)]
+        return torch.cat(pulled, dim=1)
 
 
 class Affine(Link[nn.Linear]):

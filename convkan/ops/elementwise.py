@@ -26,7 +26,7 @@ class FeatureKernels:
         self.native = False
         self.knots: Tensor | None
         if grid is not None and native.covers_features(plan.expansion, x, grid, dtype, gradient):
-            self.native, self.knots = True, native.knots(grid, groups)
+            self.native, self.knots = True, native.knots(grid, groups, native.computed_in(x))
         else:
             self.knots = plan.expansion.knots(grid, groups)
 

@@ -1,7 +1,8 @@
-"""Kernels of our own for what most layers compute: B-splines on equally spaced knots, in float32, on a CPU.
+"""Kernels of our own for what most layers compute: B-splines on equally spaced knots, on a CPU.
 
-They are plain C++ that includes nothing of torch: ``vectors.h``, on it ``bases.h`` and ``splines.h``, on these
-``features.h`` and ``activations.h``, on the former ``linear.h``; ``features.cpp`` and ``activations.cpp`` are built.
+They are plain C++ that includes nothing of torch: ``vectors.h``, on it ``bases.h``, ``splines.h`` and ``tables.h``, on
+``splines.h`` ``pieces.h``, on all of these ``features.h`` and ``activations.h``, on the former ``linear.h``. What is
+built is ``features.cpp``, in float32 and float64, and ``activations.cpp``, in float32.
 ``build.py`` builds them with the machine's compiler, once a machine, and ``calls.py`` hands tensors over to them, on
 it ``activations.py`` and ``small_linear.py``. Where there is no compiler, or another basis, dtype or device,
 ``covers`` says so, and the operations of ``convkan.ops.kernels`` do the same.
@@ -10,6 +11,7 @@ it ``activations.py`` and ``small_linear.py``. Where there is no compiler, or an
 from convkan.ops.native.activations import activation, activation_backward
 from convkan.ops.native.build import DISABLING_VARIABLE, is_enabled, native_kernels
 from convkan.ops.native.calls import (
+    computed_in,
     covers,
     covers_features,
     features,
@@ -25,6 +27,7 @@ __all__ = [
     "DISABLING_VARIABLE",
     "activation",
     "activation_backward",
+    "computed_in",
     "covers",
     "covers_features",
     "covers_linear",

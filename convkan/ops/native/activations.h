@@ -8,7 +8,8 @@
 #include <vector>
 
 #include "bases.h"
-#include "splines.h"
+#include "pieces.h"
+#include "tables.h"
 
 namespace {
 

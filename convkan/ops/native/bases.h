@@ -46,7 +46,7 @@ inline Vector hyperbolic_tangent(Vector x) {
 
 // GELU as it is approximated, x (1 + tanh u) / 2 with u = √(2/π) (x + 0.044715 x³).
 inline Tangent gelu_tanh(Vector x) {
-    const float scale = 0.797884561f, cubic = 0.044715f;
+    const Number scale = 0.797884561f, cubic = 0.044715f;
     const Vector square = x * x, t = hyperbolic_tangent(scale * (x + cubic * x * square)), gate = 0.5f + 0.5f * t;
     return {x * gate, gate + 0.5f * x * (1.0f - t * t) * scale * (1.0f + 3.0f * cubic * square)};
 }

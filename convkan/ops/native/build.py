@@ -59,27 +59,32 @@ def native_kernels(enabled: bool) -> Iterator[None]:
 
 
 @cache
-def library(source: str, order: int, extrapolation: str | None = None) -> ctypes.CDLL | None:
+def library(source: str, order: int, extrapolation: str | None = None, double: bool = False) -> ctypes.CDLL | None:
     """The kernels of a source for splines of one kind, built where they are not; None where they cannot be."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None or platform.system() == "Windows":
         _log.info("no C++ compiler: kernels are not built")
         return None
     try:
-        return ctypes.CDLL(str(_built(shlex.split(compiler), source, order, extrapolation)))
+        return ctypes.CDLL(str(_built(shlex.split(compiler), source, order, extrapolation, double)))
     except (OSError, subprocess.SubprocessError, ValueError, RuntimeError) as error:  # the last: there is no home
         _log.info("kernels are not built: %s", getattr(error, "stderr", None) or error)
         return None
 
 
-def _built(compiler: list[str], source: str, order: int, extrapolation: str | None = None) -> Path:
+def _built(
+    compiler: list[str], source: str, order: int, extrapolation: str | None = None, double: bool = False
+) -> Path:
     """The file of the library; it is there whole or not at all, however many processes build it."""
     flags = [*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ()), f"-DCONVKAN_ORDER={order}"]
     if extrapolation is not None:
         flags.append(f"-DCONVKAN_EXTRAPOLATION={EXTRAPOLATIONS[extrapolation]}")
+    flags += ["-DCONVKAN_DOUBLE"] if double else []
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=SECONDS).stdout
     name = hashlib.sha256(_sources() + version + " ".join([*compiler, *flags]).encode()).hexdigest()[:16]
-    path = _folder() / "-".join([source, f"order{order}", *([extrapolation] if extrapolation else []), f"{name}.so"])
+    path = _folder() / "-".join(
+        [source, f"order{order}", *filter(None, [extrapolation, "double" * double]), f"{name}.so"]
+    )
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)

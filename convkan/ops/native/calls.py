@@ -21,8 +21,10 @@ NAMES = (None, "silu", "relu", "identity", "sigmoid", "gelu", "tanh", "gelu_tanh
 BASES = {name: number for number, name in enumerate(NAMES)}
 # Channels from which on vectors go over channels; of fewer, where these are last, over pixels.
 MIN_CHANNELS = 8
-# What numbers may come in and go out as; all is computed in float32.
+# What numbers may come in and go out as where all is computed in float32; features are in float64, too.
 PRECISIONS = (torch.float32, torch.bfloat16)
+# Those computed to all digits of float64.
+EXACT_BASES = (None, "silu", "relu", "identity", "sigmoid", "relu6", "hardswish")
 
 _ENDS = [c_void_p, c_void_p]  # low ends of the grids, high ends
 _LAYOUT = [c_void_p, *_ENDS]  # sizes and strides, ends of the grids
@@ -40,21 +42,27 @@ _SIGNATURES: dict[str, list[Any]] = {
 }
 
 
-def kernel(name: str, basis: BSpline) -> Any:
-    """A kernel for splines of this kind; None where there is none."""
+def kernel(name: str, basis: BSpline, dtype: torch.dtype = torch.float32) -> Any:
+    """A kernel that computes in ``dtype`` with splines of this kind; None where there is none."""
     of_activations = name.startswith(("activation", "chunks"))  # which are told of the extrapolation at each call
-    return _kernel(name, basis.order, None if of_activations else basis.extrapolation)
+    return _kernel(name, basis.order, None if of_activations else basis.extrapolation, dtype)
 
 
 @cache
-def _kernel(name: str, order: int, extrapolation: Extrapolation | None) -> Any:
-    library = build.library("features" if extrapolation else "activations", order, extrapolation)
+def _kernel(name: str, order: int, extrapolation: Extrapolation | None, dtype: torch.dtype) -> Any:
+    double = dtype == torch.float64
+    library = build.library("features" if extrapolation else "activations", order, extrapolation, double)
     if library is None:
         return None
     function = library[f"convkan_{name}"]
     function.argtypes = _SIGNATURES[name]
     function.restype = c_int64 if name == "chunks" else None
     return function
+
+
+def computed_in(x: Tensor) -> torch.dtype:
+    """The precision of what is computed with these numbers."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def covers(expansion: Expansion, x: Tensor, *others: Tensor | None, by: str = "activation") -> bool:
@@ -64,23 +72,23 @@ def covers(expansion: Expansion, x: Tensor, *others: Tensor | None, by: str = "a
     """
     return (
         build.is_enabled()
-        and x.dtype in PRECISIONS
+        and (x.dtype in PRECISIONS or (x.dtype == torch.float64 and by != "activation"))
         and is_concrete(x)
-        and _covers(expansion, by)
+        and _covers(expansion, by, computed_in(x))
         and _is_plain(x)
         and all(map(_is_plain, others))
     )
 
 
 @lru_cache(maxsize=1024)
-def _covers(expansion: Expansion, name: str) -> bool:
+def _covers(expansion: Expansion, name: str, dtype: torch.dtype) -> bool:
     basis = expansion.basis
     return (
         type(basis) is BSpline
         and expansion.uniform
         and 1 <= basis.order <= HIGHEST_ORDER
-        and expansion.base_activation in BASES
-        and kernel(name, basis) is not None
+        and expansion.base_activation in (EXACT_BASES if dtype == torch.float64 else BASES)
+        and kernel(name, basis, dtype) is not None
     )
 
 
@@ -101,7 +109,8 @@ def splines(expansion: Expansion) -> BSpline:
 
 def covers_features(expansion: Expansion, x: Tensor, grid: Tensor, dtype: torch.dtype, gradient: bool = False) -> bool:
     """Whether the kernels evaluate features in ``dtype``, and if asked for, gradients with respect to ``x``."""
-    if dtype not in PRECISIONS or expansion.shifted or not has_features(expansion, gradient):
+    wanted = (torch.float64,) if x.dtype == torch.float64 else PRECISIONS
+    if dtype not in wanted or expansion.shifted or not has_features(expansion, gradient):
         return False
     return covers(expansion, x, grid, by="features")
 
@@ -112,18 +121,20 @@ def has_features(expansion: Expansion, gradient: bool) -> bool:
     return type(basis) is BSpline and (basis.order > 1 or not (gradient or basis.extrapolation == "linear"))
 
 
-def knots(grid: Float[Tensor, "channels knots"], groups: int) -> Float[Tensor, "groups channels knots"]:
+def knots(
+    grid: Float[Tensor, "channels knots"], groups: int, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "groups channels knots"]:
     """The knots as ``features`` takes them: of equally spaced ones the kernels read the ends, wherever they lie."""
-    grid = grid.detach()
-    grid = grid if grid.dtype == torch.float32 else grid.float()
+    grid = grid.detach().to(dtype)
     return grid.view(groups, -1, grid.shape[-1]) if grid.is_contiguous() else grid.unflatten(0, (groups, -1))
 
 
 def plain(x: Tensor) -> Tensor:
-    """Its numbers in float32, in rows."""
-    if x.dtype == torch.float32 and x.is_contiguous() and not x.is_neg():
+    """Its numbers in float32 or float64, in rows."""
+    dtype = computed_in(x)
+    if x.dtype == dtype and x.is_contiguous() and not x.is_neg():
         return x
-    return x.detach().resolve_neg().float().contiguous()
+    return x.detach().resolve_neg().to(dtype).contiguous()
 
 
 def _layout(x: Float[Tensor, "pixels groups channels"], functions: int, knots: Tensor) -> Any:
@@ -172,7 +183,9 @@ def plane_features(
 
 def _features(x: Tensor, out: Tensor, layout: Any, expansion: Expansion, knots: Tensor) -> Tensor:
     basis, half = splines(expansion), out.dtype == torch.bfloat16
-    kernel("features", basis)(x.data_ptr(), out.data_ptr(), half, layout, *ends(knots, basis), *options(expansion))
+    kernel("features", basis, x.dtype)(
+        x.data_ptr(), out.data_ptr(), half, layout, *ends(knots, basis), *options(expansion)
+    )
     return out
 
 
@@ -204,7 +217,7 @@ def _pull_back(x: Tensor, grad: Tensor, layout: Any, expansion: Expansion, knots
     basis, dtype, x, grad = splines(expansion), x.dtype, plain(x), grad.detach().resolve_neg().contiguous()
     out = torch.empty_like(x)
     half = grad.dtype == torch.bfloat16
-    kernel("pull_back", basis)(
+    kernel("pull_back", basis, x.dtype)(
         x.data_ptr(), grad.data_ptr(), half, out.data_ptr(), layout, *ends(knots, basis), *options(expansion)
     )
     return out.to(dtype)
@@ -212,7 +225,8 @@ def _pull_back(x: Tensor, grad: Tensor, layout: Any, expansion: Expansion, knots
 
 def ends(knots: Float[Tensor, "*groups channels knots"], basis: BSpline) -> tuple[int, int]:
     """Where the first channel's ends of the grid are."""
-    start, step = knots.data_ptr() + 4 * basis.order * knots.stride(-1), 4 * knots.stride(-1)
+    step = knots.element_size() * knots.stride(-1)
+    start = knots.data_ptr() + basis.order * step
     return start, start + basis.grid_size * step
 
 

@@ -29,7 +29,7 @@ struct Held {
     Integers beyond{};
     Held(Vector x, const Span& grid, int size) : at((x - grid.middle) * grid.scale) {
         if constexpr (EXTRAPOLATION != ZERO) {
-            const Vector half = all(size * 0.5f), free = at;
+            const Vector half = all(size * Number(0.5)), free = at;
             const Integers below = x < grid.low, above = x > grid.high;
             at = below ? -half : (above ? half : at);
             excess = free - at;
@@ -47,11 +47,11 @@ void over(const Layout& at, const Grid& grid, int count, int threads, Kernel ker
     const bool apart = at.g_lane != 0;
     const int64_t kept = apart && at.g_outer == 0 ? at.fixed : 0, width = (at.lanes + LANES - 1) / LANES * LANES;
     const int64_t with_ends = EXTRAPOLATION == ZERO ? 0 : kept * width;
-    std::vector<float> middles(kept * width, 0.0f), scales(kept * width, 1.0f), lows(with_ends, 0.0f), highs(with_ends, 0.0f);
+    std::vector<Number> middles(kept * width, Number(0)), scales(kept * width, Number(1)), lows(with_ends, Number(0)), highs(with_ends, Number(0));
     for (int64_t fixed = 0; fixed < kept; ++fixed)
         for (int64_t lane = 0; lane < at.lanes; ++lane) {
             const int64_t g = fixed * at.g_fixed + lane * at.g_lane;
-            middles[fixed * width + lane] = (grid.low[g] + grid.high[g]) * 0.5f;
+            middles[fixed * width + lane] = (grid.low[g] + grid.high[g]) * Number(0.5);
             scales[fixed * width + lane] = grid.size / (grid.high[g] - grid.low[g]);
             if constexpr (EXTRAPOLATION != ZERO) {
                 lows[fixed * width + lane] = grid.low[g];
@@ -66,8 +66,8 @@ void over(const Layout& at, const Grid& grid, int count, int threads, Kernel ker
         Span span{};
         if (!apart) {
             const int64_t g = outer * at.g_outer + fixed * at.g_fixed;
-            const float low = grid.low[g], high = grid.high[g];
-            span = {all((low + high) * 0.5f), all(grid.size / (high - low)), all(low), all(high)};
+            const Number low = grid.low[g], high = grid.high[g];
+            span = {all((low + high) * Number(0.5)), all(grid.size / (high - low)), all(low), all(high)};
         }
         for (int64_t lane = first; lane < last; lane += LANES) {
             const int n = int(last - lane < LANES ? last - lane : LANES);
@@ -86,7 +86,7 @@ void over(const Layout& at, const Grid& grid, int count, int threads, Kernel ker
 }
 
 template <int ORDER, int EXTRAPOLATION, class T>
-void features(const float* x, T* out, const Layout& at, const Grid& grid, int base, int threads) {
+void features(const Number* x, T* out, const Layout& at, const Grid& grid, int base, int threads) {
     const int count = grid.size + ORDER;
     over<EXTRAPOLATION>(at, grid, count, threads, [=](int64_t from, int64_t to, int n, const Span& span) {
         const Vector point = load(x + from, at.x_lane, n);
@@ -96,21 +96,21 @@ void features(const float* x, T* out, const Layout& at, const Grid& grid, int ba
             y += at.f_function;
         }
         const Held<EXTRAPOLATION> held(point, span, grid.size);
-        const Vector distance = held.at + (count - 1) * 0.5f;
+        const Vector distance = held.at + (count - 1) * Number(0.5);
         if constexpr (EXTRAPOLATION == LINEAR && ORDER > 1)
             if (any(held.beyond)) {
                 for (int k = 0; k < count; ++k, y += at.f_function) {
-                    const Vector here = distance - float(k);
+                    const Vector here = distance - Number(k);
                     store(bump<ORDER>(here) + bump_slope<ORDER>(here) * held.excess, y, at.f_lane, n);
                 }
                 return;
             }
-        for (int k = 0; k < count; ++k, y += at.f_function) store(bump<ORDER>(distance - float(k)), y, at.f_lane, n);
+        for (int k = 0; k < count; ++k, y += at.f_function) store(bump<ORDER>(distance - Number(k)), y, at.f_lane, n);
     });
 }
 
 template <int ORDER, int EXTRAPOLATION, class T>
-void pull_back(const float* x, const T* grad, float* out, const Layout& at, const Grid& grid, int base, int threads) {
+void pull_back(const Number* x, const T* grad, Number* out, const Layout& at, const Grid& grid, int base, int threads) {
     const int count = grid.size + ORDER;
     over<EXTRAPOLATION>(at, grid, count, threads, [=](int64_t from, int64_t to, int n, const Span& span) {
         const Vector point = load(x + from, at.x_lane, n);
@@ -121,9 +121,9 @@ void pull_back(const float* x, const T* grad, float* out, const Layout& at, cons
             g += at.f_function;
         }
         const Held<EXTRAPOLATION> held(point, span, grid.size);
-        const Vector distance = held.at + (count - 1) * 0.5f;
+        const Vector distance = held.at + (count - 1) * Number(0.5);
         for (int k = 0; k < count; ++k, g += at.f_function)
-            sum += load(g, at.f_lane, n) * bump_slope<ORDER>(distance - float(k));
+            sum += load(g, at.f_lane, n) * bump_slope<ORDER>(distance - Number(k));
         if constexpr (EXTRAPOLATION == CLAMP) sum = held.beyond ? Vector{} : sum;
         store(fixed + sum * span.scale, out + from, at.x_lane, n);
     });

@@ -11,8 +11,8 @@
 namespace {
 
 struct Weights {  // by output; planes one after another, those of the base activation first
-    const float* base;   // (outputs, inputs), or null
-    const float* basis;  // (outputs, functions · inputs)
+    const Number* base;   // (outputs, inputs), or null
+    const Number* basis;  // (outputs, functions · inputs)
     int64_t inputs, outputs, functions;
 
     int64_t first() const { return base ? inputs : 0; }  // planes of the base activation
@@ -33,7 +33,7 @@ inline void over_parts(const Weights& weights, T* base, T* basis, int64_t output
 constexpr int64_t BLOCK = 4 * LANES;
 struct Rows {
     Vector of[4];
-    ALWAYS_INLINE inline void add(const float* from, float weight) {
+    ALWAYS_INLINE inline void add(const Number* from, Number weight) {
         for (int part = 0; part < 4; ++part) of[part] += *(const Stored*)(from + part * LANES) * weight;
     }
 };
@@ -43,26 +43,26 @@ inline Layout by_rows(const Weights& weights, int64_t rows) {
     return {1, inputs, rows, 0, 1, inputs, 0, BLOCK, 1, inputs * BLOCK, 0, 0, 0};
 }
 
-inline void transposed(const float* from, float* to, int64_t rows, int64_t columns) {  // with zeros for missing rows
+inline void transposed(const Number* from, Number* to, int64_t rows, int64_t columns) {  // with zeros for missing rows
     for (int64_t column = 0; column < columns; ++column)
         for (int64_t row = 0; row < BLOCK; ++row) to[column * BLOCK + row] = row < rows ? from[row * columns + column] : 0;
 }
 
-inline void multiply_rows(const float* planes, const Weights& weights, float* y, int64_t rows) {
+inline void multiply_rows(const Number* planes, const Weights& weights, Number* y, int64_t rows) {
     for (int64_t output = 0; output < weights.outputs; ++output) {
         Rows sum{};
-        over_parts(weights, weights.base, weights.basis, output, [&](const float* weight, int64_t count, int64_t first) {
+        over_parts(weights, weights.base, weights.basis, output, [&](const Number* weight, int64_t count, int64_t first) {
             for (int64_t p = 0; p < count; ++p) sum.add(planes + (first + p) * BLOCK, weight[p]);
         });
         for (int64_t row = 0; row < rows; ++row) y[row * weights.outputs + output] = sum.of[row / LANES][row % LANES];
     }
 }
 
-inline void spread_rows(const float* grad, const Weights& weights, float* planes) {
+inline void spread_rows(const Number* grad, const Weights& weights, Number* planes) {
     for (int64_t output = 0; output < weights.outputs; ++output)
-        over_parts(weights, weights.base, weights.basis, output, [&](const float* weight, int64_t count, int64_t first) {
+        over_parts(weights, weights.base, weights.basis, output, [&](const Number* weight, int64_t count, int64_t first) {
             for (int64_t p = 0; p < count; ++p) {
-                float* to = planes + (first + p) * BLOCK;
+                Number* to = planes + (first + p) * BLOCK;
                 for (int64_t row = 0; row < BLOCK; row += LANES) {
                     const Vector more = *(const Stored*)(grad + output * BLOCK + row) * weight[p];
                     *(Stored*)(to + row) = output ? *(const Stored*)(to + row) + more : more;
@@ -71,16 +71,16 @@ inline void spread_rows(const float* grad, const Weights& weights, float* planes
         });
 }
 
-inline void sum_rows(const float* grad, const float* planes, const Weights& weights, float* by_base, float* by_basis,
+inline void sum_rows(const Number* grad, const Number* planes, const Weights& weights, Number* by_base, Number* by_basis,
                      bool first_block) {
     for (int64_t output = 0; output < weights.outputs; ++output)
-        over_parts(weights, by_base, by_basis, output, [&](float* by_weight, int64_t count, int64_t first) {
+        over_parts(weights, by_base, by_basis, output, [&](Number* by_weight, int64_t count, int64_t first) {
             for (int64_t p = 0; p < count; ++p) {
                 Vector sum{};
                 for (int64_t row = 0; row < BLOCK; row += LANES)
                     sum += *(const Stored*)(grad + output * BLOCK + row) *
                            *(const Stored*)(planes + (first + p) * BLOCK + row);
-                by_weight[p] = total(sum) + (first_block ? 0.0f : by_weight[p]);
+                by_weight[p] = total(sum) + (first_block ? Number(0) : by_weight[p]);
             }
         });
 }
@@ -95,7 +95,7 @@ inline Layout by_planes(const Weights& weights) {
 
 // Products of COUNT rows of `matrix` with a vector, added to y: several at once, to wait for memory only once.
 template <int COUNT>
-inline void dots(const float* matrix, int64_t stride, const float* vector, float* y, int64_t count) {
+inline void dots(const Number* matrix, int64_t stride, const Number* vector, Number* y, int64_t count) {
     Vector sums[COUNT]{};
     int64_t p = 0;
     for (; p + LANES <= count; p += LANES) {
@@ -108,10 +108,10 @@ inline void dots(const float* matrix, int64_t stride, const float* vector, float
     }
 }
 
-inline void multiply_row(const float* planes, const Weights& weights, float* y) {
+inline void multiply_row(const Number* planes, const Weights& weights, Number* y) {
     constexpr int AT_ONCE = 8;
-    std::fill(y, y + weights.outputs, 0.0f);
-    const auto part = [&](const float* matrix, const float* vector, int64_t count) {
+    std::fill(y, y + weights.outputs, Number(0));
+    const auto part = [&](const Number* matrix, const Number* vector, int64_t count) {
         int64_t output = 0;
         for (; output + AT_ONCE <= weights.outputs; output += AT_ONCE)
             dots<AT_ONCE>(matrix + output * count, count, vector, y + output, count);
@@ -122,7 +122,7 @@ inline void multiply_row(const float* planes, const Weights& weights, float* y) 
 }
 
 // to += from · scale, or to = from · scale.
-inline void add_scaled(float* to, const float* from, float scale, int64_t count, bool first) {
+inline void add_scaled(Number* to, const Number* from, Number scale, int64_t count, bool first) {
     int64_t p = 0;
     if (first) {
         for (; p + LANES <= count; p += LANES) *(Stored*)(to + p) = *(const Stored*)(from + p) * scale;
@@ -136,10 +136,10 @@ inline void add_scaled(float* to, const float* from, float scale, int64_t count,
 // ------------------------------------------------------------------------------------------------ both
 
 template <int ORDER, int EXTRAPOLATION>
-void linear(const float* x, const Weights& weights, float* y, int64_t rows, const Grid& grid, int base) {
+void linear(const Number* x, const Weights& weights, Number* y, int64_t rows, const Grid& grid, int base) {
     const bool many = rows >= LANES;
     const int64_t block = many ? BLOCK : 1;
-    std::vector<float> planes(weights.planes() * block);
+    std::vector<Number> planes(weights.planes() * block);
     for (int64_t start = 0; start < rows; start += block, x += block * weights.inputs, y += block * weights.outputs) {
         const int64_t count = std::min(block, rows - start);
         Layout at = many ? by_rows(weights, count) : by_planes(weights);
@@ -152,28 +152,28 @@ void linear(const float* x, const Weights& weights, float* y, int64_t rows, cons
 
 // Gradients by x and by the weights, each where it is not null.
 template <int ORDER, int EXTRAPOLATION>
-void linear_backward(const float* grad, const float* x, const Weights& weights, float* by_x, float* by_base,
-                     float* by_basis, int64_t rows, const Grid& grid, int base) {
+void linear_backward(const Number* grad, const Number* x, const Weights& weights, Number* by_x, Number* by_base,
+                     Number* by_basis, int64_t rows, const Grid& grid, int base) {
     const bool many = rows >= LANES;
     const int64_t block = many ? BLOCK : 1, outputs = weights.outputs;
-    std::vector<float> planes(weights.planes() * block), turned(many ? outputs * BLOCK : 0);
+    std::vector<Number> planes(weights.planes() * block), turned(many ? outputs * BLOCK : 0);
     if (rows == 0 && by_basis) {
-        if (by_base) std::fill(by_base, by_base + outputs * weights.inputs, 0.0f);
-        std::fill(by_basis, by_basis + outputs * weights.inputs * weights.functions, 0.0f);
+        if (by_base) std::fill(by_base, by_base + outputs * weights.inputs, Number(0));
+        std::fill(by_basis, by_basis + outputs * weights.inputs * weights.functions, Number(0));
     }
     for (int64_t start = 0; start < rows; start += block) {
         const int64_t count = std::min(block, rows - start);
         Layout at = many ? by_rows(weights, count) : by_planes(weights);
         (many ? at.g_fixed : at.g_lane) = grid.step;
-        const float* from = grad + start * outputs;
-        if (count < block) std::fill(planes.begin(), planes.end(), 0.0f);  // of rows that there are not
+        const Number* from = grad + start * outputs;
+        if (count < block) std::fill(planes.begin(), planes.end(), Number(0));  // of rows that there are not
         if (many) transposed(from, turned.data(), count, outputs);
         if (by_basis) {
             features<ORDER, EXTRAPOLATION>(x + start * weights.inputs, planes.data(), at, grid, base, 1);
             if (many) sum_rows(turned.data(), planes.data(), weights, by_base, by_basis, start == 0);
             else
                 for (int64_t output = 0; output < outputs; ++output)
-                    over_parts(weights, by_base, by_basis, output, [&](float* to, int64_t number, int64_t first) {
+                    over_parts(weights, by_base, by_basis, output, [&](Number* to, int64_t number, int64_t first) {
                         add_scaled(to, planes.data() + first, from[output], number, start == 0);
                     });
         }
@@ -183,7 +183,7 @@ void linear_backward(const float* grad, const float* x, const Weights& weights, 
                 else {
                     for (int64_t output = 0; output < outputs; ++output)
                         over_parts(weights, weights.base, weights.basis, output,
-                                   [&](const float* weight, int64_t number, int64_t first) {
+                                   [&](const Number* weight, int64_t number, int64_t first) {
                                        add_scaled(planes.data() + first, weight, from[output], number, output == 0);
                                    });
                 }

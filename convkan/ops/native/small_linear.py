@@ -3,11 +3,10 @@
 from ctypes import c_int64
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from convkan.ops.native.calls import BASES, check_size, covers, ends, has_features, kernel, plain, splines
+from convkan.ops.native.calls import BASES, check_size, computed_in, covers, ends, has_features, kernel, plain, splines
 from convkan.ops.plan import Expansion
 
 # Products of a feature and a weight up to which handing tensors over takes longer than a library saves.
@@ -23,7 +22,7 @@ def covers_linear(
     gradient: bool = False,
 ) -> bool:
     """Whether the kernels evaluate a linear layer on ``x``, and if asked for, gradients with respect to ``x``."""
-    if grid is None or any(t is not None and t.dtype != torch.float32 for t in (x, base_weight, basis_weight)):
+    if grid is None or any(t is not None and t.dtype != computed_in(x) for t in (x, base_weight, basis_weight)):
         return False
     if x.numel() // max(1, x.shape[-1]) * basis_weight.numel() > MOST_PRODUCTS:
         return False
@@ -82,8 +81,8 @@ def _run(
     check_size("grid", grid.shape, (inputs, basis.num_knots))
     if base_weight is not None:
         check_size("base_weight", base_weight.shape, (outputs, inputs))
-    grid = grid if grid.dtype == torch.float32 else grid.float()
+    grid = grid.to(x.dtype)
     sizes: Any = (c_int64 * 4)(x.numel() // inputs, inputs, outputs, grid.stride(0))
     pointers = [None if tensor is None else tensor.data_ptr() for tensor in given]
     base = BASES[expansion.base_activation]
-    kernel(name, basis)(*pointers, sizes, *ends(grid, basis), basis.grid_size, base)
+    kernel(name, basis, x.dtype)(*pointers, sizes, *ends(grid, basis), basis.grid_size, base)

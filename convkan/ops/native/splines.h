@@ -1,6 +1,6 @@
-// Uniform B-splines: by their closed form, where all functions are wanted, and as polynomials, where one spline is.
+// Uniform B-splines by their closed form, where all functions are wanted.
 //
-// The closed form is a sum of truncated powers (Schoenberg 1946; de Boor, "A Practical Guide to Splines", ch. IX).
+// It is a sum of truncated powers (Schoenberg 1946; de Boor, "A Practical Guide to Splines", ch. IX).
 #pragma once
 
 #include "vectors.h"
@@ -10,26 +10,24 @@ namespace {
 enum Extrapolation : int { ZERO = 0, CLAMP = 1, LINEAR = 2 };
 
 struct Grid {  // the ends of each channel's grid
-    const float* low;
-    const float* high;
+    const Number* low;
+    const Number* high;
     int size;
     int64_t step = 1;  // from one channel's to the next one's
 };
 
-// ------------------------------------------------------------------------------------------------ all functions
-
 // (−1)^j C(order+1, j)/order!
 template <int ORDER>
-constexpr float truncated(int j) {
+constexpr Number truncated(int j) {
     double c = 1, f = 1;
     for (int i = 1; i <= ORDER; ++i) f *= i;
     for (int i = 0; i < j; ++i) c = -c * (ORDER + 1 - i) / (i + 1);
-    return float(c / f);
+    return Number(c / f);
 }
 
 template <int EXPONENT>
 inline Vector power(Vector x) {
-    if constexpr (EXPONENT == 0) return all(1.0f);
+    if constexpr (EXPONENT == 0) return all(1);
     else if constexpr (EXPONENT == 1) return x;
     else return power<EXPONENT / 2>(x) * power<EXPONENT - EXPONENT / 2>(x);
 }
@@ -37,10 +35,10 @@ inline Vector power(Vector x) {
 // The B-spline at this distance, in steps, from its centre.
 template <int ORDER>
 inline Vector bump(Vector distance) {
-    Vector inside = at_least((ORDER + 1) / 2.0f - absolute(distance), 0.0f);
+    Vector inside = at_least((ORDER + 1) / Number(2) - absolute(distance), 0);
     Vector y = power<ORDER>(inside) * truncated<ORDER>(0);
     for (int j = 1; j < (ORDER + 2) / 2; ++j) {
-        inside = at_least(inside - 1.0f, 0.0f);
+        inside = at_least(inside - Number(1), 0);
         y += power<ORDER>(inside) * truncated<ORDER>(j);
     }
     return y;
@@ -49,142 +47,13 @@ inline Vector bump(Vector distance) {
 // Its derivative by that distance, from order 2 on.
 template <int ORDER>
 inline Vector bump_slope(Vector distance) {
-    Vector inside = at_least((ORDER + 1) / 2.0f - absolute(distance), 0.0f);
+    Vector inside = at_least((ORDER + 1) / Number(2) - absolute(distance), 0);
     Vector y = power<ORDER - 1>(inside) * (ORDER * truncated<ORDER>(0));
     for (int j = 1; j < (ORDER + 2) / 2; ++j) {
-        inside = at_least(inside - 1.0f, 0.0f);
+        inside = at_least(inside - Number(1), 0);
         y += power<ORDER - 1>(inside) * (ORDER * truncated<ORDER>(j));
     }
-    return distance < 0.0f ? y : -y;
-}
-
-// ------------------------------------------------------------------------------------------------ one spline
-
-// The order + 1 splines alive on an interval as polynomials in t, the place within it: of[b][m] of t^m.
-template <int ORDER>
-struct Pieces {
-    double of[ORDER + 1][ORDER + 1] = {};
-    Pieces() {  // de Boor, ch. X, eq. 22 to 24, with polynomials for numbers
-        of[0][0] = 1;
-        for (int k = 1; k <= ORDER; ++k) {
-            double next[ORDER + 1][ORDER + 1] = {};
-            for (int b = 0; b < k; ++b)
-                for (int m = 0; m < k; ++m) {
-                    const double share = of[b][m] / k;
-                    next[b][m] += (b + 1) * share;
-                    next[b][m + 1] -= share;
-                    next[b + 1][m] -= (b + 1 - k) * share;
-                    next[b + 1][m + 1] += share;
-                }
-            std::memcpy(of, next, sizeof of);
-        }
-    }
-};
-
-// A line cut into intervals of one step, on each of which every spline is a polynomial in t, the place from its left
-// end. What lies below and above of them are two more, the first and the last.
-template <int ORDER>
-struct Intervals {
-    int size, extrapolation;
-    int beyond;  // of each end of the grid, intervals on which splines are not 0
-    int count, functions;
-    Intervals(int size, int extrapolation)
-        : size(size), extrapolation(extrapolation), beyond(extrapolation == ZERO ? ORDER : 0),
-          count(size + 2 * beyond + 2), functions(size + ORDER) {}
-
-    int last() const { return count - 1; }
-    bool outer(int interval) const { return interval == 0 || interval == last(); }
-
-    // The first of the order + 1 functions that may be alive; some do not exist.
-    int first(int interval) const {
-        const int inner = interval == 0 ? 1 : interval == last() ? last() - 1 : interval;
-        return inner - 1 - beyond;
-    }
-
-    // What function `first + b` has of t^m.
-    double share(int interval, int b, int m) const {
-        static const Pieces<ORDER> pieces;
-        const double* of = pieces.of[b];
-        if (!outer(interval)) return of[m];
-        if (extrapolation == ZERO || m > (extrapolation == LINEAR)) return 0;
-        double value = of[0], slope = of[1];
-        if (interval != 0) {
-            value = slope = 0;
-            for (int i = 0; i <= ORDER; ++i) {
-                value += of[i];
-                slope += i * of[i];
-            }
-        } else if (extrapolation == LINEAR) {
-            value -= slope;  // the grid begins at the interval's right end
-        }
-        return m == 0 ? value : slope;
-    }
-
-    // The spline with these weights: share m of an interval at to[m * stride + interval].
-    void tabulate(const float* weight, float* to, int stride) const {
-        for (int interval = 0; interval < count; ++interval)
-            for (int m = 0; m <= ORDER; ++m) {
-                double sum = 0;
-                for (int b = 0; b <= ORDER; ++b) {
-                    const int k = first(interval) + b;
-                    if (k >= 0 && k < functions) sum += share(interval, b, m) * weight[k];
-                }
-                to[m * stride + interval] = float(sum);
-            }
-    }
-
-    // The adjoint, added to `to`: of sums of t^m over what is in an interval, Σ of each function over all there is.
-    void collect(int interval, const double* moments, double* to) const {
-        double wrong = 0;  // or NaN, where a number is none, and then so is its product with zero
-        for (int m = 0; m <= ORDER; ++m) wrong += moments[m] * 0.0;
-        if (wrong != 0) for (int k = 0; k < functions; ++k) to[k] += wrong;
-        for (int b = 0; b <= ORDER; ++b) {
-            const int k = first(interval) + b;
-            if (k < 0 || k >= functions) continue;
-            for (int m = 0; m <= ORDER; ++m) to[k] += share(interval, b, m) * moments[m];
-        }
-    }
-};
-
-struct Ends {  // of one channel's grid, or of one a lane
-    Vector low, high, scale;
-    Ends(Vector low, Vector high, int size) : low(low), high(high), scale(float(size) / (high - low)) {}
-    Ends(const Grid& grid, int64_t channel)
-        : Ends(all(grid.low[channel * grid.step]), all(grid.high[channel * grid.step]), grid.size) {}
-};
-
-struct Place {
-    Integers interval;
-    Vector t;
-};
-
-template <int ORDER>
-inline Place place(const Intervals<ORDER>& intervals, Vector x, const Ends& grid) {
-    const int last = intervals.last();
-    const Vector u = (x - grid.low) * grid.scale + float(intervals.beyond + 1);
-    const Vector held = at_most(at_least(u, 0.0f), float(last));
-    Integers interval = __builtin_convertvector(held, Integers);
-    interval = interval < 0 ? Integers{} : interval;  // of NaN
-    if (intervals.extrapolation == ZERO) return {interval, held - __builtin_convertvector(interval, Vector)};
-    // The ends belong to the grid.
-    interval = x < grid.low ? Integers{} : (interval < 1 ? all(1) : interval);
-    interval = x > grid.high ? all(last) : (interval > last - 1 ? all(last - 1) : interval);
-    const Vector t = intervals.extrapolation == LINEAR ? u : held;
-    return {interval, t - __builtin_convertvector(interval, Vector)};
-}
-
-// Rounding has put points near a knot on either side of it. At order 1 the side decides on the slope: that on the right
-// of a knot, but on the left of the grid's end.
-template <int ORDER>
-inline Integers exact_side(const Intervals<ORDER>& intervals, Integers interval, Vector x, const Ends& grid) {
-    const Vector step = (grid.high - grid.low) / float(intervals.size);
-    const Vector j = __builtin_convertvector(interval, Vector) - float(1 + intervals.beyond);
-    const float end = float(intervals.size);
-    const Vector left = j == end ? grid.high : grid.low + product(step, j);
-    const Vector right = j + 1.0f == end ? grid.high : grid.low + product(step, j + 1.0f);
-    const Integers down = (x < left) & (interval > 0), up = (x >= right) & (interval < intervals.last());
-    interval = interval + down - up;  // true is −1
-    return x == grid.high ? all(intervals.size + intervals.beyond) : interval;
+    return distance < Number(0) ? y : -y;
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Vectors of floats and what is done with them: to load, to store, to compare, to look up, to transpose.
+// Vectors of numbers and what is done with them: to load, to store, to compare. Numbers are floats, or doubles where
+// CONVKAN_DOUBLE is defined.
 //
 // Comparisons are written so that NaN goes through them: `a < b ? b : a` is NaN where a is.
 #pragma once
@@ -13,24 +14,31 @@
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
-#elif defined(__AVX2__)
-constexpr int LANES = 8;
+#if defined(CONVKAN_DOUBLE)
+typedef double Number;
+typedef int64_t Integer;
 #else
-constexpr int LANES = 4;
+typedef float Number;
+typedef int32_t Integer;
 #endif
-typedef float Vector __attribute__((vector_size(4 * LANES)));
-typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
-typedef float Stored __attribute__((vector_size(4 * LANES), aligned(4)));  // as they lie between other floats
+#if defined(__AVX512F__)
+constexpr int BYTES = 64;
+#elif defined(__AVX2__)
+constexpr int BYTES = 32;
+#else
+constexpr int BYTES = 16;
+#endif
+constexpr int LANES = BYTES / sizeof(Number);
+typedef Number Vector __attribute__((vector_size(BYTES)));
+typedef Integer Integers __attribute__((vector_size(BYTES)));
+typedef Number Stored __attribute__((vector_size(BYTES), aligned(sizeof(Number))));  // as they lie between others
 
 #define ALWAYS_INLINE __attribute__((always_inline))
 
-inline Vector all(float value) { return Vector{} + value; }
-inline Integers all(int32_t value) { return Integers{} + value; }
-inline Vector at_least(Vector x, float low) { return x < low ? all(low) : x; }
-inline Vector at_most(Vector x, float high) { return x > high ? all(high) : x; }
-inline Vector absolute(Vector x) { return (Vector)((Integers)x & 0x7fffffff); }
+inline Vector all(Number value) { return Vector{} + value; }
+inline Vector at_least(Vector x, Number low) { return x < low ? all(low) : x; }
+inline Vector at_most(Vector x, Number high) { return x > high ? all(high) : x; }
+inline Vector absolute(Vector x) { return (Vector)((Integers)x & std::numeric_limits<Integer>::max()); }
 
 inline bool any(Integers truths) {
 #if defined(__AVX512F__)
@@ -44,13 +52,13 @@ inline bool any(Integers truths) {
 #endif
 }
 
-inline Vector load(const float* from, int64_t stride, int count) {
+inline Vector load(const Number* from, int64_t stride, int count) {
     if (stride == 1 && count == LANES) return *(const Stored*)from;
     Vector x{};
     for (int lane = 0; lane < count; ++lane) x[lane] = from[lane * stride];
     return x;
 }
-inline void store(Vector x, float* to, int64_t stride, int count) {
+inline void store(Vector x, Number* to, int64_t stride, int count) {
     if (stride == 1 && count == LANES) *(Stored*)to = x;
     else for (int lane = 0; lane < count; ++lane) to[lane * stride] = x[lane];
 }
@@ -73,157 +81,48 @@ inline Vector load(const uint16_t* from, int64_t stride, int count) {
     return x;
 }
 inline void store(Vector x, uint16_t* to, int64_t stride, int count) {
-    for (int lane = 0; lane < count; ++lane) to[lane * stride] = rounded(x[lane]);
+    for (int lane = 0; lane < count; ++lane) to[lane * stride] = rounded(float(x[lane]));
 }
 
-inline float total(Vector x) {
-    float sum = 0;
+inline Number total(Vector x) {
+    Number sum = 0;
     for (int lane = 0; lane < LANES; ++lane) sum += x[lane];
     return sum;
 }
 
-// A product that is rounded on its own, as it is outside of a fused multiply-add.
-inline Vector product(Vector a, Vector b) {
-    Vector y = a * b;
-#if defined(__AVX512F__)
-    asm("" : "+v"(y));
-#elif defined(__SSE__)
-    asm("" : "+x"(y));
-#elif defined(__aarch64__)
-    asm("" : "+w"(y));
+// e^x by x = n ln 2 + r and Taylor's polynomial in r, within 2 units of the last place; 0 is the least number here.
+struct Exponential {
+#if defined(CONVKAN_DOUBLE)
+    static constexpr int DEGREE = 13, MANTISSA = 52;
+    static constexpr Number LOWEST = -708.0, HIGHEST = 709.0;
+    static constexpr Number LN_2 = 0.693147180369123816490, LN_2_REST = 1.90821492927058770002e-10;
 #else
-    volatile Vector kept = y;
-    y = kept;
+    static constexpr int DEGREE = 7, MANTISSA = 23;
+    static constexpr Number LOWEST = -87.3f, HIGHEST = 88.0f;
+    static constexpr Number LN_2 = 0.693359375f, LN_2_REST = -2.12194440e-4f;
 #endif
-    return y;
-}
+    static constexpr Number NEAREST = Number(Integer(3) << (MANTISSA - 1));  // brings n to the lowest bits
+    Number share[DEGREE + 1];  // 1/m!
+    constexpr Exponential() : share{} {
+        double factorial = 1;
+        for (int m = 0; m <= DEGREE; ++m) {
+            factorial *= m ? m : 1;
+            share[m] = Number(1 / factorial);
+        }
+    }
+};
 
-// table[position] in every lane, wherever they are.
-inline Vector gathered(const float* table, Integers position) {
-#if defined(__AVX512F__)
-    return (Vector)_mm512_i32gather_ps((__m512i)position, table, 4);
-#elif defined(__AVX2__)
-    return (Vector)_mm256_i32gather_ps(table, (__m256i)position, 4);
-#else
-    Vector y;
-    for (int lane = 0; lane < LANES; ++lane) y[lane] = table[position[lane]];
-    return y;
-#endif
-}
-
-// The same of a table of `size` numbers, a multiple of LANES, which stays in registers where it is small.
-inline Vector look_up(const float* table, int size, Integers position) {
-#if defined(__AVX512F__)
-    if (size == 16) return (Vector)_mm512_permutexvar_ps((__m512i)position, _mm512_loadu_ps(table));
-    if (size == 32)
-        return (Vector)_mm512_permutex2var_ps(_mm512_loadu_ps(table), (__m512i)position, _mm512_loadu_ps(table + 16));
-#elif defined(__AVX2__)
-    const __m256i at = (__m256i)position;
-    if (size == 8) return (Vector)_mm256_permutevar8x32_ps(_mm256_loadu_ps(table), at);
-    if (size == 16) {
-        const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), at);
-        const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), at);
-        return (Vector)_mm256_blendv_ps(low, high, (__m256)_mm256_slli_epi32(at, 28));  // by the bit of eight
-    }
-#endif
-    return gathered(table, position);
-}
-
-// Columns of WIDTH vectors as rows of as many numbers: that of a lane begins at to[WIDTH * row_of<WIDTH>(lane)].
-template <int WIDTH>
-inline int row_of(int lane) {
-#if defined(__AVX512F__) || defined(__AVX2__)
-    constexpr int PARTS = LANES / 4;  // within each of which alone it is fast to exchange numbers
-    if constexpr (WIDTH == 2) return lane % 4 / 2 * (2 * PARTS) + lane / 4 * 2 + lane % 2;
-    if constexpr (WIDTH == 4) return lane % 4 * PARTS + lane / 4;
-#endif
-    return lane;
-}
-template <int WIDTH>
-inline void transpose(const Vector* columns, float* to) {
-#if defined(__AVX512F__)
-#define PAIRED(name, a, b) (Vector) _mm512_unpack##name##_ps((__m512)(a), (__m512)(b))
-#define PAIRED_TWICE(name, a, b) (Vector) _mm512_unpack##name##_pd((__m512d)(a), (__m512d)(b))
-#elif defined(__AVX2__)
-#define PAIRED(name, a, b) (Vector) _mm256_unpack##name##_ps((__m256)(a), (__m256)(b))
-#define PAIRED_TWICE(name, a, b) (Vector) _mm256_unpack##name##_pd((__m256d)(a), (__m256d)(b))
-#endif
-#ifdef PAIRED
-    if constexpr (WIDTH == 2) {
-        store(PAIRED(lo, columns[0], columns[1]), to, 1, LANES);
-        store(PAIRED(hi, columns[0], columns[1]), to + LANES, 1, LANES);
-        return;
-    }
-    if constexpr (WIDTH == 4) {
-        const Vector a = PAIRED(lo, columns[0], columns[1]), b = PAIRED(lo, columns[2], columns[3]);
-        const Vector c = PAIRED(hi, columns[0], columns[1]), d = PAIRED(hi, columns[2], columns[3]);
-        store(PAIRED_TWICE(lo, a, b), to, 1, LANES);
-        store(PAIRED_TWICE(hi, a, b), to + LANES, 1, LANES);
-        store(PAIRED_TWICE(lo, c, d), to + 2 * LANES, 1, LANES);
-        store(PAIRED_TWICE(hi, c, d), to + 3 * LANES, 1, LANES);
-        return;
-    }
-#undef PAIRED
-#undef PAIRED_TWICE
-#endif
-    for (int column = 0; column < WIDTH; ++column) store(columns[column], to + column, WIDTH, LANES);
-}
-
-#if defined(__AVX512F__) || defined(__AVX2__)
-inline void transpose8(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
-    __m256 a[8], b[8];
-    for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps(from + i * from_stride);
-    for (int i = 0; i < 8; i += 2) {
-        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
-        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
-        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
-        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
-    }
-    for (int i = 0; i < 4; ++i) {
-        _mm256_storeu_ps(to + i * to_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
-        _mm256_storeu_ps(to + (i + 4) * to_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
-    }
-}
-#endif
-
-// A matrix of so many rows and columns, of which rows begin at from[i * from_stride], as its transpose.
-inline void transpose(const float* from, int64_t from_stride, float* to, int64_t to_stride, int64_t rows,
-                      int64_t columns) {
-#if defined(__AVX512F__) || defined(__AVX2__)
-    if (rows >= 8 && columns >= 8) {  // the last blocks overlap with those before
-        for (int64_t i = 0; i < rows; i += 8)
-            for (int64_t j = 0; j < columns; j += 8) {
-                const int64_t row = i + 8 < rows ? i : rows - 8, column = j + 8 < columns ? j : columns - 8;
-                transpose8(from + row * from_stride + column, from_stride, to + column * to_stride + row, to_stride);
-            }
-        return;
-    }
-#endif
-    for (int64_t row = 0; row < rows; ++row)
-        for (int64_t column = 0; column < columns; ++column)
-            to[column * to_stride + row] = from[row * from_stride + column];
-}
-
-// e^x by x = n ln 2 + r and Taylor's polynomial in r, within 2 units of the last place; 0 is 1e-38 here.
 inline Vector exponential(Vector x) {
-    const Vector held = at_most(at_least(x, -87.3f), 88.0f);
-    const Vector shifted = held * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the nearest integer comes to the lowest bits
-    const Vector n = shifted - 12582912.0f;
-    const Vector r = held - n * 0.693359375f + n * 2.12194440e-4f;
-    Vector y = all(1.0f / 5040);
-    y = y * r + 1.0f / 720;
-    y = y * r + 1.0f / 120;
-    y = y * r + 1.0f / 24;
-    y = y * r + 1.0f / 6;
-    y = y * r + 0.5f;
-    y = y * r + 1.0f;
-    y = y * r + 1.0f;
-    y = (Vector)((Integers)y + ((Integers)shifted << 23));
-    return x > 88.0f ? all(std::numeric_limits<float>::infinity()) : y;
+    constexpr Exponential e;
+    const Vector held = at_most(at_least(x, e.LOWEST), e.HIGHEST);
+    const Vector shifted = held * Number(1.4426950408889634) + e.NEAREST;
+    const Vector n = shifted - e.NEAREST;
+    const Vector r = held - n * e.LN_2 - n * e.LN_2_REST;
+    Vector y = all(e.share[e.DEGREE]);
+#pragma GCC unroll 16
+    for (int m = e.DEGREE - 1; m >= 0; --m) y = y * r + e.share[m];
+    y = (Vector)((Integers)y + ((Integers)shifted << e.MANTISSA));
+    return x > e.HIGHEST ? all(std::numeric_limits<Number>::infinity()) : y;
 }
 
 }  // namespace
