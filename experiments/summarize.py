@@ -27,6 +27,8 @@ from experiments import (
     pde,
     prune,
     recovery,
+    small_nets,
+    special,
     symbolic,
 )
 from experiments.benchmark import panel_report
@@ -181,6 +183,8 @@ TABLES: dict[str, dict[str, Callable[[Path], str]]] = {
         "fit": partial(table_of_record, "fit", fit.markdown),
         "fit_exp_sin": partial(table_of_record, "fit_exp_sin", fit.markdown, inside="fit"),
         "fit_large": partial(table_of_record, "fit_large", fit.markdown, inside="fit"),
+        "special": partial(table_of_record, "special", special.markdown),
+        "special_wide": partial(table_of_record, "special", special.markdown, inside="special_wide"),
         "feynman": partial(table_of_record, "feynman", feynman.summary),
         "recovery": partial(table_of_record, "recovery", recovery.summary),
         "pde": partial(table_of_record, "pde", pde.markdown),
@@ -190,6 +194,7 @@ TABLES: dict[str, dict[str, Callable[[Path], str]]] = {
         "symbolic": partial(table_of_record, "symbolic", symbolic.markdown),
         "deletion": partial(table_of_record, "deletion", deletion.markdown),
         "prune": partial(table_of_record, "prune", prune.markdown),
+        "small_nets": partial(table_of_record, "small_nets", small_nets.markdown),
         "comparisons": comparisons,
     },
     "docs/training.md": {

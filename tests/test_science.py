@@ -15,7 +15,7 @@ from convkan.basis import BASES
 from convkan.fitting.linear import Triangle
 from convkan.fitting.objective import Objective, Term
 from convkan.interpret.plot import new_figure
-from experiments import bases, chebyshev, continual, convert, fit, loading, pde, special
+from experiments import bases, chebyshev, continual, convert, fit, loading, pde, small_nets, special
 from experiments.common import cli
 from experiments.common.study import Work, settings_of
 from experiments.functions import poisson, tasks
@@ -61,6 +61,7 @@ def tiny(num_classes):
         (convert, ["--train_fraction", "0.03", "--model", "tiny"]),
         (bases, ["--steps", "2"]),
         (loading, ["--workers", "[1]"]),
+        (small_nets, []),
         pytest.param(special, ["--steps", "2"], marks=pytest.mark.thorough),
     ],
 )
