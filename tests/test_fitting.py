@@ -146,7 +146,38 @@ def with_a_fixed_layer():
     return model
 
 
+def with_one_activation():
+    model, tanh = mlp(2, 3, 3, 1), nn.Tanh()
+    model[1] = model[3] = tanh
+    return model
+
+
+class Step(nn.Module):
+    def forward(self, x):
+        return (x > 0).to(x.dtype)
+
+
+def with_a_parameter_of_its_own():
+    model = mlp(2, 3, 1)
+    model[0].register_parameter("scale", nn.Parameter(torch.ones(1, dtype=torch.float64)))
+    return model
+
+
+def with_an_empty_list_of_functions():
+    model = net(2, 3, 1)
+    model[0].add_symbolic()
+    return model
+
+
+def relu_in_place():
+    return nn.Sequential(mlp(2, 3), nn.ReLU(inplace=True), nn.Linear(3, 1, dtype=torch.float64))
+
+
 CHAINS = {
+    "one activation in two places": with_one_activation,
+    "an activation in place": relu_in_place,
+    "an activation without slopes": lambda: nn.Sequential(mlp(2, 3), Step(), mlp(3, 1)),
+    "an end without slopes": lambda: nn.Sequential(mlp(2, 3), Step()),
     "products": lambda: net(2, (1, 1), 2),
     "masked edges and constants": masked,
     "no base activation": lambda: net(2, 3, 2, base_activation=None),
@@ -159,6 +190,8 @@ CHAINS = {
     "a layer that is not trained": with_a_fixed_layer,
 }
 OTHERS = {
+    "a parameter of its own": with_a_parameter_of_its_own,
+    "no named functions yet": with_an_empty_list_of_functions,
     "a forward of its own": lambda: Doubled(*mlp(2, 3, 1)),
     "named functions": named,
     "shared parameters": tied,
@@ -185,6 +218,21 @@ def test_derivatives_layer_by_layer_are_those_sample_by_sample(name):
         torch.testing.assert_close(residuals, residuals_expected)
         for name in parameters:
             torch.testing.assert_close(by_name[name], by_name_expected[name])
+
+
+def test_layers_that_are_not_trained_take_no_memory(monkeypatch):
+    model = mlp(2, 3, 2, 1)
+    model[:3].requires_grad_(False)
+    monkeypatch.setattr("convkan.fitting.layerwise.Affine.backward", lambda *_: pytest.fail("goes on"))
+    objective = objective_of(model, points(20))
+    [(rows, _)] = objective.jacobian(objective.vector())
+    assert rows.shape == (20, 3)
+
+
+def test_an_mlp_is_fitted_in_inference_mode_too():
+    model, x = mlp(2, 6, 1), points()
+    with torch.inference_mode():
+        assert fit(model, x.clone(), curve(x).clone(), steps=20).rmse < 0.1
 
 
 def test_sizes_choose_the_way(monkeypatch):

@@ -154,6 +154,15 @@ def test_what_is_no_number_stays_none(order, extrapolation):
             assert torch.equal(value.isnan(), exact[part].isnan()), part
 
 
+@pytest.mark.parametrize("order", [3, 5])
+def test_numbers_far_out_leave_gradients_finite(order):
+    layer = randomize(LearnableActivation(2, basis=BSpline(5, order, extrapolation="linear")))
+    ours, exact = both(layer, torch.tensor([[1e8, 0.3], [-1e14, 0.1]]))
+    for part, value in ours.items():
+        assert value.isfinite().all(), part
+        assert_agree(value, exact[part].float(), part)
+
+
 def test_sums_do_not_depend_on_the_number_of_threads():
     layer, x = randomize(LearnableActivation(5)), torch.randn(40, 5, 16, 16)
     found = []

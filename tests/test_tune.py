@@ -211,13 +211,11 @@ class TestTrials:
             open_study(replace(config, storage="mysql+nothing://me:secret@host/db"))
         assert "secret" not in str(raised.value)
 
-    def test_a_driver_that_is_missing_is_named(self, config, monkeypatch):
-        def without(url, **_):
-            raise ModuleNotFoundError("No module named 'psycopg'")
-
-        monkeypatch.setattr(storage, "RDBStorage", without)
-        with pytest.raises(UserError, match="No module named 'psycopg', which is this database's driver"):
-            open_study(config)
+    def test_a_driver_that_is_missing_is_named(self, config):
+        url = "oracle+cx_oracle://me:secret@host/db"  # which nobody has
+        with pytest.raises(UserError, match="No module named 'cx_Oracle', which is this database's driver") as raised:
+            open_study(replace(config, storage=url))
+        assert "secret" not in str(raised.value)
 
     @pytest.mark.parametrize("losses", [1, storage.ATTEMPTS])
     def test_workers_that_come_to_an_empty_database_at_once_make_its_tables_once(self, config, monkeypatch, losses):

@@ -111,13 +111,13 @@ class Affine(Link[nn.Linear]):
 
 
 class Fixed(Link[nn.Module]):
-    """A module without parameters, such as an activation or products: differentiated by torch."""
+    """A module without parameters, such as an activation or products: differentiated by torch, all samples at once."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output, and the graph behind it."""
+        """The output, and the graph behind it; the module may work in place."""
         with torch.enable_grad():
             self.x = x.detach().requires_grad_()
-            self.y: Tensor = self.module(self.x)
+            self.y: Tensor = self.module(self.x.clone())
         return self.y.detach()
 
     def derivatives(self, back: Back) -> dict[str, Tensor]:
@@ -126,6 +126,8 @@ class Fixed(Link[nn.Module]):
 
     def backward(self, back: Back) -> Tensor:
         """One residual after the other, each for all samples."""
+        if not self.y.requires_grad:  # it is constant
+            return back.new_zeros(*back.shape[:2], *self.x.shape[1:])
         found = [torch.autograd.grad(self.y, self.x, one, retain_graph=True)[0] for one in back.unbind(1)]
         return torch.stack(found, dim=1)
 
@@ -133,8 +135,8 @@ class Fixed(Link[nn.Module]):
 def chain(model: nn.Module) -> dict[str, nn.Module] | None:
     """The modules of a net by name, one the input of the next, if all that has parameters is a layer of these kinds.
 
-    None if it is another net: one with a ``forward`` of its own, hooks, parameters that are shared or computed from
-    others, edges that compute named functions, or other layers.
+    None if it is another net: one with a ``forward`` of its own, hooks, parameters that are shared, computed from
+    others or added to a layer, edges that compute named functions, or other layers.
     """
     found = dict(_flattened("", model))
     parameters = [id(value) for _, value in model.named_parameters(remove_duplicate=False)]
@@ -146,7 +148,8 @@ def chain(model: nn.Module) -> dict[str, nn.Module] | None:
 def _flattened(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     in_order = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
     if in_order and is_called_plainly(module):
-        for key, child in module.named_children():
+        for key, child in module._modules.items():  # among which a module may be there twice
+            assert child is not None
             yield from _flattened(f"{name}.{key}".lstrip("."), child)
     else:
         yield name, module
@@ -156,23 +159,29 @@ def _kind(module: nn.Module) -> type[Link[nn.Module]] | None:
     """How a module is differentiated; None if it cannot be."""
     if not is_called_plainly(module):
         return None
-    if type(module) is KANLinear and module.named_edges is None:
+    names = {name for name, _ in module.named_parameters()}
+    if type(module) is KANLinear and names <= {"base_weight", "basis_weight", "bias"}:
         return Edges  # type: ignore[return-value]
-    if type(module) is nn.Linear:
+    if type(module) is nn.Linear and names <= {"weight", "bias"}:
         return Affine  # type: ignore[return-value]
-    return Fixed if next(module.parameters(), None) is None else None
+    return None if names else Fixed
 
 
 def differentiated(
     modules: Mapping[str, nn.Module], parameters: Mapping[str, Tensor], x: Float[Tensor, "samples in"]
 ) -> tuple[Float[Tensor, "samples out"], dict[str, Float[Tensor, "samples out numbers"]]] | None:
-    """The outputs of a ``chain``, and their derivatives by each parameter; None if a layer is not given rows.
+    """The outputs of a ``chain``, and their derivatives by some parameters; None if a layer is not given rows.
+
+    None, too, in inference mode, where modules leave no graph.
 
     Args:
         modules: The chain.
-        parameters: By name; what is missing is as it is in the modules.
+        parameters: By which to differentiate, by name; others are as they are in the modules.
         x: Inputs.
     """
+    if torch.is_inference_mode_enabled():
+        return None
+    wanted = [any(name.rpartition(".")[0] == key for name in parameters) for key in modules]
     links: list[Link[nn.Module]] = []
     with torch.no_grad():
         for name, module in modules.items():
@@ -186,7 +195,9 @@ def differentiated(
         found: dict[str, Tensor] = {}
         back = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
         for index, link in reversed(list(enumerate(links))):
-            found |= {link.full(name): value for name, value in link.derivatives(back).items()}
-            if index:
-                back = link.backward(back)
-    return x, found
+            if wanted[index]:
+                found |= {link.full(name): value for name, value in link.derivatives(back).items()}
+            if not any(wanted[:index]):
+                break
+            back = link.backward(back)
+    return x, {name: found[name] for name in parameters}

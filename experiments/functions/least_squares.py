@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -128,18 +129,17 @@ def best_kan(
         seed: Of the random starts.
         starts: Of each shape.
         first_steps: Steps of each, on the first grid.
-        seconds: Time for all of it, half of it for the starts at most.
+        seconds: Time for all of it, half of it for the starts, each an equal share at most.
     """
     began = time.perf_counter()
     tried: list[tuple[float, int, tuple[int, ...], nn.Sequential]] = []
     for start, widths in product(range(starts), shapes):
-        if tried and time.perf_counter() - began > seconds / 2:
-            break
         torch.manual_seed(1000 * seed + start)
         model = kan(widths, grids[0])
-        row = fitted(model, data, first_steps, seed, grids=grids[:1], seconds=seconds / 2)
-        tried.append((row["val_rmse"], len(tried), widths, model))
+        each = seconds / 2 / (starts * len(shapes))
+        row = fitted(model, data, first_steps, seed, grids=grids[:1], seconds=each)
+        tried.append((row["val_rmse"] if isfinite(row["val_rmse"]) else inf, len(tried), widths, model))
     _, _, widths, chosen = min(tried)
-    left = max(seconds - (time.perf_counter() - began), seconds / 4)
-    row = fitted(chosen, data, steps, seed, grids=grids, seconds=left)
+    left = seconds - (time.perf_counter() - began)
+    row = fitted(chosen, data, steps, seed, grids=grids, seconds=max(left, seconds / 4))
     return row | {"kind": list(widths), "starts": len(tried), "seconds": time.perf_counter() - began}

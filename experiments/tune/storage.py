@@ -15,7 +15,7 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, Storage
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from experiments.common.cli import UserError
 from experiments.common.spaces import applies, distribution, label, own_settings
@@ -106,8 +106,9 @@ def in_words(url: str) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError, ImportError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        if isinstance(error, ModuleNotFoundError):
+        cause = error.__cause__ or error
+        reason = str(cause).splitlines()[0]
+        if isinstance(cause, ModuleNotFoundError):
             reason += ", which is this database's driver and has to be installed"
         try:
             where = make_url(url).render_as_string(hide_password=True)
@@ -155,8 +156,9 @@ def _storage(config: TuneConfig) -> RDBStorage:
                 grace_period=config.stale_after,
                 heartbeat_stale_trial_callback=retry,
             )
-        except (IntegrityError, ProgrammingError):  # a table that another made meanwhile
-            if attempt == ATTEMPTS:
+        except (IntegrityError, ProgrammingError, OperationalError) as error:
+            made_meanwhile = any(word in str(error) for word in ("already exists", "duplicate key"))
+            if attempt == ATTEMPTS or not made_meanwhile:
                 raise
             time.sleep(1)
     raise AssertionError

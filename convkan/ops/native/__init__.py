@@ -1,8 +1,9 @@
 """Kernels of our own for what most layers compute: B-splines on equally spaced knots, on a CPU.
 
-They are plain C++ that includes nothing of torch: ``vectors.h``, on it ``bases.h``, ``splines.h`` and ``tables.h``, on
-``splines.h`` ``pieces.h``, on all of these ``features.h`` and ``activations.h``, on the former ``linear.h``. What is
-built is ``features.cpp``, in float32 and float64, and ``activations.cpp``, in float32.
+They are plain C++ that includes nothing of torch. ``vectors.h`` is below all; on it are ``bases.h``, ``splines.h`` and
+``tables.h``. ``features.h`` takes the closed form of ``splines.h``, and ``linear.h`` takes features; ``activations.h``
+looks up polynomials, by ``pieces.h``. What is built is ``features.cpp``, in float32 and float64, and
+``activations.cpp``, in float32.
 ``build.py`` builds them with the machine's compiler, once a machine, and ``calls.py`` hands tensors over to them, on
 it ``activations.py`` and ``small_linear.py``. Where there is no compiler, or another basis, dtype or device,
 ``covers`` says so, and the operations of ``convkan.ops.kernels`` do the same.

@@ -1,5 +1,5 @@
-// The kernels of features and of small linear layers, for splines of one order and
-// extrapolation, in floats or doubles: as activations.cpp.
+// The kernels of features and of small linear layers, for splines of one order and extrapolation, in one precision;
+// built as activations.cpp is.
 
 #include "features.h"
 #include "linear.h"
@@ -23,8 +23,8 @@ void convkan_features(const Number* x, void* out, int half, const int64_t* sizes
     else features<ORDER, EXTRAPOLATION>(x, (Number*)out, at, grid, base, threads);
 }
 
-void convkan_pull_back(const Number* x, const void* grad, int half, Number* out, const int64_t* sizes, const Number* low,
-                       const Number* high, int size, int base, int threads) {
+void convkan_pull_back(const Number* x, const void* grad, int half, Number* out, const int64_t* sizes,
+                       const Number* low, const Number* high, int size, int base, int threads) {
     Layout at;
     std::memcpy(&at, sizes, sizeof at);
     const Grid grid{low, high, size};
@@ -33,8 +33,8 @@ void convkan_pull_back(const Number* x, const void* grad, int half, Number* out,
 }
 
 // `sizes`: rows, inputs, outputs, and how far apart the ends of neighbouring channels' grids are.
-void convkan_linear(const Number* x, const Number* base_weight, const Number* basis_weight, Number* y, const int64_t* sizes,
-                    const Number* low, const Number* high, int size, int base) {
+void convkan_linear(const Number* x, const Number* base_weight, const Number* basis_weight, Number* y,
+                    const int64_t* sizes, const Number* low, const Number* high, int size, int base) {
     const Weights weights{base_weight, basis_weight, sizes[1], sizes[2], size + ORDER};
     linear<ORDER, EXTRAPOLATION>(x, weights, y, sizes[0], Grid{low, high, size, sizes[3]}, base);
 }
@@ -43,6 +43,7 @@ void convkan_linear_backward(const Number* grad, const Number* x, const Number* 
                              Number* by_x, Number* by_base, Number* by_basis, const int64_t* sizes, const Number* low,
                              const Number* high, int size, int base) {
     const Weights weights{base_weight, basis_weight, sizes[1], sizes[2], size + ORDER};
-    linear_backward<ORDER, EXTRAPOLATION>(grad, x, weights, by_x, by_base, by_basis, sizes[0], Grid{low, high, size, sizes[3]}, base);
+    const Grid grid{low, high, size, sizes[3]};
+    linear_backward<ORDER, EXTRAPOLATION>(grad, x, weights, by_x, by_base, by_basis, sizes[0], grid, base);
 }
 }

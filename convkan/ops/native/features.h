@@ -47,7 +47,8 @@ void over(const Layout& at, const Grid& grid, int count, int threads, Kernel ker
     const bool apart = at.g_lane != 0;
     const int64_t kept = apart && at.g_outer == 0 ? at.fixed : 0, width = (at.lanes + LANES - 1) / LANES * LANES;
     const int64_t with_ends = EXTRAPOLATION == ZERO ? 0 : kept * width;
-    std::vector<Number> middles(kept * width, Number(0)), scales(kept * width, Number(1)), lows(with_ends, Number(0)), highs(with_ends, Number(0));
+    std::vector<Number> middles(kept * width, Number(0)), scales(kept * width, Number(1));
+    std::vector<Number> lows(with_ends, Number(0)), highs(with_ends, Number(0));
     for (int64_t fixed = 0; fixed < kept; ++fixed)
         for (int64_t lane = 0; lane < at.lanes; ++lane) {
             const int64_t g = fixed * at.g_fixed + lane * at.g_lane;

@@ -45,22 +45,24 @@ inline Layout by_rows(const Weights& weights, int64_t rows) {
 
 inline void transposed(const Number* from, Number* to, int64_t rows, int64_t columns) {  // with zeros for missing rows
     for (int64_t column = 0; column < columns; ++column)
-        for (int64_t row = 0; row < BLOCK; ++row) to[column * BLOCK + row] = row < rows ? from[row * columns + column] : 0;
+        for (int64_t row = 0; row < BLOCK; ++row)
+            to[column * BLOCK + row] = row < rows ? from[row * columns + column] : 0;
 }
 
 inline void multiply_rows(const Number* planes, const Weights& weights, Number* y, int64_t rows) {
     for (int64_t output = 0; output < weights.outputs; ++output) {
         Rows sum{};
-        over_parts(weights, weights.base, weights.basis, output, [&](const Number* weight, int64_t count, int64_t first) {
+        const auto part = [&](const Number* weight, int64_t count, int64_t first) {
             for (int64_t p = 0; p < count; ++p) sum.add(planes + (first + p) * BLOCK, weight[p]);
-        });
+        };
+        over_parts(weights, weights.base, weights.basis, output, part);
         for (int64_t row = 0; row < rows; ++row) y[row * weights.outputs + output] = sum.of[row / LANES][row % LANES];
     }
 }
 
 inline void spread_rows(const Number* grad, const Weights& weights, Number* planes) {
-    for (int64_t output = 0; output < weights.outputs; ++output)
-        over_parts(weights, weights.base, weights.basis, output, [&](const Number* weight, int64_t count, int64_t first) {
+    for (int64_t output = 0; output < weights.outputs; ++output) {
+        const auto part = [&](const Number* weight, int64_t count, int64_t first) {
             for (int64_t p = 0; p < count; ++p) {
                 Number* to = planes + (first + p) * BLOCK;
                 for (int64_t row = 0; row < BLOCK; row += LANES) {
@@ -68,11 +70,13 @@ inline void spread_rows(const Number* grad, const Weights& weights, Number* plan
                     *(Stored*)(to + row) = output ? *(const Stored*)(to + row) + more : more;
                 }
             }
-        });
+        };
+        over_parts(weights, weights.base, weights.basis, output, part);
+    }
 }
 
-inline void sum_rows(const Number* grad, const Number* planes, const Weights& weights, Number* by_base, Number* by_basis,
-                     bool first_block) {
+inline void sum_rows(const Number* grad, const Number* planes, const Weights& weights, Number* by_base,
+                     Number* by_basis, bool first_block) {
     for (int64_t output = 0; output < weights.outputs; ++output)
         over_parts(weights, by_base, by_basis, output, [&](Number* by_weight, int64_t count, int64_t first) {
             for (int64_t p = 0; p < count; ++p) {
@@ -187,8 +191,8 @@ void linear_backward(const Number* grad, const Number* x, const Weights& weights
                                        add_scaled(planes.data() + first, weight, from[output], number, output == 0);
                                    });
                 }
-                pull_back<ORDER, EXTRAPOLATION>(x + start * weights.inputs, planes.data(), by_x + start * weights.inputs, at, grid,
-                                 base, 1);
+                pull_back<ORDER, EXTRAPOLATION>(x + start * weights.inputs, planes.data(), by_x + start * weights.inputs,
+                                                at, grid, base, 1);
             }
     }
 }

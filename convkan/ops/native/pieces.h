@@ -100,13 +100,14 @@ struct Intervals {
 
     // The adjoint, added to `to`: of sums of t^m over what is in an interval, Σ of each function over all there is.
     void collect(int interval, const double* moments, double* to) const {
+        const int degree = extrapolation == LINEAR && outer(interval) ? 1 : ORDER;  // far out higher powers are infinite
         double wrong = 0;  // or NaN, where a number is none, and then so is its product with zero
-        for (int m = 0; m <= ORDER; ++m) wrong += moments[m] * 0.0;
+        for (int m = 0; m <= degree; ++m) wrong += moments[m] * 0.0;
         if (wrong != 0) for (int k = 0; k < functions; ++k) to[k] += wrong;
         for (int b = 0; b <= ORDER; ++b) {
             const int k = first(interval) + b;
             if (k < 0 || k >= functions) continue;
-            for (int m = 0; m <= ORDER; ++m) to[k] += share(interval, b, m) * moments[m];
+            for (int m = 0; m <= degree; ++m) to[k] += share(interval, b, m) * moments[m];
         }
     }
 };

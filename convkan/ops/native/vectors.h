@@ -90,7 +90,7 @@ inline Number total(Vector x) {
     return sum;
 }
 
-// e^x by x = n ln 2 + r and Taylor's polynomial in r, within 2 units of the last place; 0 is the least number here.
+// e^x by x = n ln 2 + r and Taylor's polynomial in r, within 2 units of the last place; below LOWEST it stays the same.
 struct Exponential {
 #if defined(CONVKAN_DOUBLE)
     static constexpr int DEGREE = 13, MANTISSA = 52;
