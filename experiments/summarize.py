@@ -184,7 +184,6 @@ TABLES: dict[str, dict[str, Callable[[Path], str]]] = {
         "fit_exp_sin": partial(table_of_record, "fit_exp_sin", fit.markdown, inside="fit"),
         "fit_large": partial(table_of_record, "fit_large", fit.markdown, inside="fit"),
         "special": partial(table_of_record, "special", special.markdown),
-        "special_wide": partial(table_of_record, "special", special.markdown, inside="special_wide"),
         "feynman": partial(table_of_record, "feynman", feynman.summary),
         "recovery": partial(table_of_record, "recovery", recovery.summary),
         "pde": partial(table_of_record, "pde", pde.markdown),
