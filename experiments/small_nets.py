@@ -2,9 +2,9 @@
 
 A net of widths [2, 5, 1], cubic splines on five intervals, is fitted to exp(sin πx + y²) at 1,000 points by torch's
 L-BFGS, the same for all, and its Laplacian is taken at these points. Nets take turns, and medians over rounds are told.
-Beside ours: the recursion of Cox and de Boor in plain operations, as efficient-kan evaluates splines; Gaussians in
-their place, as fast-kan has them; pykan, where it is installed, without its symbolic branch; an MLP of about as many
-parameters.
+Beside ours, in plain operations: the recursion of Cox and de Boor, as efficient-kan evaluates splines; their closed
+formula; Gaussians in their place, as fast-kan has them. Then pykan, where it is installed, without its symbolic branch,
+and an MLP of about as many parameters.
 """
 
 import statistics
@@ -22,11 +22,14 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from convkan import KAN, BSpline
+from convkan import KAN, RBF, BSpline, KANLinear
+from convkan.basis import Basis
 from convkan.interpret.plot import BLUE, GREY, new_figure
+from experiments.benchmark.obvious import Obvious
 from experiments.common.cli import GOES_ON, check_positive, run
 from experiments.common.counting import count_parameters
 from experiments.common.study import Cell, Study, Work
+from experiments.functions.nets import mlp_of_size
 
 WIDTHS = (2, 5, 1)
 OURS = "convkan"
@@ -79,38 +82,24 @@ class Recursive(nn.Module):
         return F.linear(F.silu(x), self.base) + F.linear(b.flatten(1), self.splines)
 
 
-class Gaussian(nn.Module):
-    """A layer of Gaussians in place of splines, as many."""
-
-    centres: Tensor
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.register_buffer("centres", torch.linspace(-1, 1, GRID_SIZE + ORDER))
-        self.base = nn.Parameter(torch.randn(outputs, inputs) / inputs**0.5)
-        self.bumps = nn.Parameter(0.1 * torch.randn(outputs, inputs * (GRID_SIZE + ORDER)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """SiLU and Gaussians, each times its weights."""
-        width = 2 / (GRID_SIZE + ORDER - 1)
-        bumps = torch.exp(-(((x.unsqueeze(-1) - self.centres) / width) ** 2))
-        return F.linear(F.silu(x), self.base) + F.linear(bumps.flatten(1), self.bumps)
-
-
 def layered(layer: Callable[[int, int], nn.Module]) -> nn.Module:
     """A net of such layers."""
     return nn.Sequential(*(layer(before, after) for before, after in pairwise(WIDTHS)))
 
 
-def ours(dtype: torch.dtype, extrapolation: Any = "linear") -> nn.Module:
+def obvious(basis: Basis, inputs: int, outputs: int) -> nn.Module:
+    """A layer of plain operations, functions by their formulas."""
+    return Obvious(basis, KANLinear(inputs, outputs, basis=basis), 0, copies=False)
+
+
+def ours(dtype: torch.dtype) -> nn.Module:
     """``convkan.KAN``."""
-    return KAN(WIDTHS, basis=BSpline(GRID_SIZE, ORDER, extrapolation=extrapolation), dtype=dtype)
+    return KAN(WIDTHS, basis=BSpline(GRID_SIZE, ORDER, extrapolation="linear"), dtype=dtype)
 
 
 def mlp() -> nn.Module:
-    """An MLP of about as many parameters."""
-    wide = 11
-    return nn.Sequential(nn.Linear(2, wide), nn.Tanh(), nn.Linear(wide, wide), nn.Tanh(), nn.Linear(wide, 1))
+    """The MLP that comes closest in size."""
+    return mlp_of_size(WIDTHS[0], WIDTHS[-1], 2, "tanh", count_parameters(ours(torch.float32))).float()
 
 
 def pykan() -> nn.Module:
@@ -128,7 +117,8 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     OURS: partial(ours, torch.float32),
     "convkan, float64": partial(ours, torch.float64),
     "recursion, as efficient-kan": partial(layered, Recursive),
-    "Gaussians, as fast-kan": partial(layered, Gaussian),
+    "splines by their formula": partial(layered, partial(obvious, BSpline(GRID_SIZE, ORDER))),
+    "Gaussians, as fast-kan": partial(layered, partial(obvious, RBF(GRID_SIZE + ORDER, (-1.0, 1.0)))),
     "pykan": pykan,
     "MLP of equal size": mlp,
 }

@@ -151,7 +151,7 @@ def summary(record: dict[str, Any]) -> list[str]:
     said = [
         f"Median test RMSE of {config['seeds']} seeds, {config['points']} points on {wheres[config['domain']]}. KANs "
         f"{list(WIDTHS)} of {config['starts']} starts, their grid chosen on validation points; MLPs of as many "
-        "parameters, each of four kinds for the KAN's time. "
+        "parameters, each of four kinds for all of the KAN's time. "
         f"The KAN has the smaller error on {wins} of {len(names)}; its worst seed is {max(worst):.1f} times its median "
         "at most."
     ]
@@ -179,7 +179,7 @@ def draw(record: dict[str, Any]) -> Figure:
     places = range(len(names))
     shown = [
         ("KAN", BLUE, [middle(record, name, "KAN") for name in names]),
-        ("MLP, equal size and time", ORANGE, [middle(record, name, "MLP") for name in names]),
+        ("MLPs of equal size", ORANGE, [middle(record, name, "MLP") for name in names]),
     ]
     if record["config"]["domain"] == "unit":
         shown.append(("the paper's KAN", GREY, [SPECIAL[name].kan for name in names]))

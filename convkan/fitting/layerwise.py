@@ -132,17 +132,25 @@ class Fixed(Link[nn.Module]):
         return torch.stack(found, dim=1)
 
 
-def chain(model: nn.Module) -> dict[str, nn.Module] | None:
-    """The modules of a net by name, one the input of the next, if all that has parameters is a layer of these kinds.
+Chain = list[tuple[str, nn.Module, type[Link[nn.Module]]]]
+
+
+def chain(model: nn.Module) -> Chain | None:
+    """The modules of a net with their names and kinds, one the input of the next, if all of them are of these kinds.
 
     None if it is another net: one with a ``forward`` of its own, hooks, parameters that are shared, computed from
     others or added to a layer, edges that compute named functions, or other layers.
     """
-    found = dict(_flattened("", model))
     parameters = [id(value) for _, value in model.named_parameters(remove_duplicate=False)]
     if len(parameters) > len(set(parameters)):
         return None
-    return found if all(_kind(module) is not None for module in found.values()) else None
+    found: Chain = []
+    for name, module in _flattened("", model):
+        kind = _kind(module)
+        if kind is None:
+            return None
+        found.append((name, module, kind))
+    return found
 
 
 def _flattened(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -168,7 +176,7 @@ def _kind(module: nn.Module) -> type[Link[nn.Module]] | None:
 
 
 def differentiated(
-    modules: Mapping[str, nn.Module], parameters: Mapping[str, Tensor], x: Float[Tensor, "samples in"]
+    modules: Chain, parameters: Mapping[str, Tensor], x: Float[Tensor, "samples in"]
 ) -> tuple[Float[Tensor, "samples out"], dict[str, Float[Tensor, "samples out numbers"]]] | None:
     """The outputs of a ``chain``, and their derivatives by some parameters; None if a layer is not given rows.
 
@@ -181,12 +189,12 @@ def differentiated(
     """
     if torch.is_inference_mode_enabled():
         return None
-    wanted = [any(name.rpartition(".")[0] == key for name in parameters) for key in modules]
+    trained = {name.rpartition(".")[0] for name in parameters}
+    wanted = [name in trained for name, _, _ in modules]
     links: list[Link[nn.Module]] = []
     with torch.no_grad():
-        for name, module in modules.items():
-            kind = _kind(module)
-            if kind is None or (kind is not Fixed and x.ndim != 2):
+        for name, module, kind in modules:
+            if kind is not Fixed and x.ndim != 2:
                 return None
             links.append(kind(name, module, parameters))
             x = links[-1].forward(x)

@@ -35,7 +35,7 @@ class Special:
         kan: Test RMSE of the paper's best KAN.
         mlp: Of its best MLP.
         wide: The wide domain of both arguments.
-        second: The other domain of the second argument; that of the first is [0, 1].
+        second: The second argument's part of the unit square; the first's is [0, 1].
         kanbefair: Test RMSE of the best KAN of KANbeFair (Yu, Yu and Wang, arXiv 2407.16674) on [0, 1]²; those of its
             Bessel functions are not of these functions, and left out.
     """

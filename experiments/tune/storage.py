@@ -144,24 +144,23 @@ def open_study(config: TuneConfig) -> optuna.Study:
     return study
 
 
-def _storage(config: TuneConfig) -> RDBStorage:
+def _storage(config: TuneConfig, attempts: int = ATTEMPTS) -> RDBStorage:
     """The database; of workers that come to an empty one at once without a common folder, one makes its tables."""
     engine = {"connect_args": {"timeout": BUSY_SECONDS}} if config.is_local else {"pool_pre_ping": True}
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return RDBStorage(
-                config.url,
-                engine_kwargs=engine,
-                heartbeat_interval=max(1, config.stale_after // 6),
-                grace_period=config.stale_after,
-                heartbeat_stale_trial_callback=retry,
-            )
-        except (IntegrityError, ProgrammingError, OperationalError) as error:
-            made_meanwhile = any(word in str(error) for word in ("already exists", "duplicate key"))
-            if attempt == ATTEMPTS or not made_meanwhile:
-                raise
-            time.sleep(1)
-    raise AssertionError
+    try:
+        return RDBStorage(
+            config.url,
+            engine_kwargs=engine,
+            heartbeat_interval=max(1, config.stale_after // 6),
+            grace_period=config.stale_after,
+            heartbeat_stale_trial_callback=retry,
+        )
+    except (IntegrityError, ProgrammingError, OperationalError) as error:
+        made_meanwhile = any(words in str(error) for words in ("already exists", "duplicate key"))
+        if attempts == 1 or not made_meanwhile:
+            raise
+    time.sleep(1)
+    return _storage(config, attempts - 1)
 
 
 @contextmanager

@@ -82,9 +82,8 @@ def _built(
     flags += ["-DCONVKAN_DOUBLE"] if double else []
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=SECONDS).stdout
     name = hashlib.sha256(_sources() + version + " ".join([*compiler, *flags]).encode()).hexdigest()[:16]
-    path = _folder() / "-".join(
-        [source, f"order{order}", *filter(None, [extrapolation, "double" * double]), f"{name}.so"]
-    )
+    kind = [source, f"order{order}", extrapolation, "double" if double else None, name]
+    path = _folder() / ("-".join(filter(None, kind)) + ".so")
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
