@@ -114,16 +114,8 @@ def kan_row(
         return {"failure": "a value is not finite"}
     if shapes is None:
         shapes = [(data.train[0].shape[1], *hidden, 1) for hidden in HIDDEN]
-    row = best_kan(
-        data,
-        shapes,
-        config.grids,
-        config.steps,
-        seed,
-        starts=config.starts,
-        first_steps=config.first_steps,
-        seconds=config.seconds,
-    )
+    starts = {"starts": config.starts, "first_steps": config.first_steps}
+    row = best_kan(data, shapes, config.grids, config.steps, seed, seconds=config.seconds, **starts)
     return in_units(row, data, unit)
 
 
