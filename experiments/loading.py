@@ -274,7 +274,7 @@ def draw(record: Record) -> Figure:
     right.set_ylim(bottom=0)
     right.set_xlabel("batches")
     right.set_ylabel("MiB, all processes")
-    right.legend()
+    right.legend(loc="lower right")
     return figure
 
 
